@@ -1,0 +1,37 @@
+-- The advisory lock key that an awake daemon holds shared. Also in src/wake/awake-lock.ts.
+create or replace function lighter.awake_lock_key() returns bigint
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return 7809632190518;
+comment on function lighter.awake_lock_key() is
+  'Key of the advisory lock that a draining daemon holds shared; free means that every daemon sleeps.';
+
+create or replace function lighter.as_uuid(value text) returns uuid
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+return case
+  when value ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then value::uuid
+end;
+comment on function lighter.as_uuid(text) is 'The uuid that the text spells in canonical form, else null; never an error.';
+
+create or replace function lighter.effective_threshold(source lighter.sources) returns integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+return coalesce(source.threshold_bytes, (select s.threshold_bytes from lighter.settings s));
+comment on function lighter.effective_threshold(lighter.sources) is
+  'Phase 2 threshold of a source in bytes: its own, else the one of lighter.settings.';
+
+-- Room for each envelope value such that an envelope with all its keys stays below the threshold:
+-- what is left after the pointers (names, two uuids, the count, the kind), shared evenly.
+create or replace function lighter.envelope_value_limit(source lighter.sources) returns integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (
+  select (lighter.effective_threshold(source)
+          - 200 - octet_length(source.phase2_kind) - 2 * coalesce(octet_length(source.phase1_field), 0)
+          - coalesce(sum(octet_length(to_json(k)::text) + 4), 0)::integer)
+         / greatest(count(*), 1)::integer
+    from unnest(source.envelope_keys) k
+);
+comment on function lighter.envelope_value_limit(lighter.sources) is
+  'Longest envelope value in bytes of text; a longer one stays only in the artifact, so that an envelope never exceeds the threshold.';

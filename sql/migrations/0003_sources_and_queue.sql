@@ -1,0 +1,129 @@
+create table lighter.sources (
+  id integer generated always as identity primary key,
+  relation regclass not null,
+  json_column name not null,
+  key_column name not null,
+  key_type text not null check (key_type in ('uuid', 'bigint', 'integer')),
+  tenant_column name not null,
+  parent_relation regclass,
+  parent_key_column name,
+  parent_column name,
+  entity_type text,
+  entity_column name,
+  phase1_field text,
+  phase1_kind text not null,
+  phase2_kind text not null,
+  envelope_keys text[] not null,
+  threshold_bytes integer check (threshold_bytes between 1024 and 1000000000),
+  skip_triggers boolean not null,
+  paused boolean not null default false,
+  attached_at timestamptz not null default now(),
+  unique (relation, json_column)
+);
+comment on table lighter.sources is 'Tables and jsonb columns that are watched; written by lighter.attach and lighter.detach.';
+comment on column lighter.sources.key_column is 'The single-column primary key.';
+comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
+comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
+comment on column lighter.sources.parent_column is 'Column of the table that refers to parent_relation (parent_key_column).';
+comment on column lighter.sources.entity_column is 'Column whose value becomes artifact_refs.entity_id.';
+comment on column lighter.sources.phase1_field is 'Field that is offloaded whatever its size; null: no phase 1.';
+comment on column lighter.sources.envelope_keys is 'Keys that stay in the row after phase 2, when their values are small.';
+comment on column lighter.sources.threshold_bytes is 'Phase 2 threshold of this source; null: lighter.settings.threshold_bytes.';
+comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
+comment on column lighter.sources.paused is 'Jobs are kept but not claimed.';
+
+-- Not tenant data: it names rows only. Its key leads with the source, since the trigger must not look a tenant up.
+-- No foreign key to sources: its check would lock one row of sources in every application write.
+create table lighter.jobs (
+  source_id integer not null,
+  row_id text not null,
+  priority smallint not null default 0,
+  available_at timestamptz not null default now(),
+  attempts integer not null default 0,
+  conflicts smallint not null default 0,
+  enqueued_at timestamptz not null default now(),
+  last_error text,
+  primary key (source_id, row_id)
+) with (
+  fillfactor = 80,
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 2000,
+  autovacuum_vacuum_insert_scale_factor = 0,
+  autovacuum_vacuum_insert_threshold = 20000,
+  autovacuum_analyze_scale_factor = 0,
+  autovacuum_analyze_threshold = 20000,
+  autovacuum_vacuum_cost_delay = 0
+);
+create index jobs_due on lighter.jobs (priority, available_at);
+comment on table lighter.jobs is 'The queue: rows that may hold something to offload.';
+comment on column lighter.jobs.priority is 'Lower goes first: 0 live, 10 backfill.';
+comment on column lighter.jobs.available_at is 'Not claimed before this; a claim moves it forward by the lease (visibility timeout).';
+comment on column lighter.jobs.attempts is 'Claims that ended neither in a commit nor in a conflict.';
+comment on column lighter.jobs.conflicts is 'Times the row had changed, or was locked, when its offload was to be committed.';
+
+create table lighter.failed_jobs (
+  source_id integer not null,
+  row_id text not null,
+  attempts integer not null,
+  enqueued_at timestamptz not null,
+  failed_at timestamptz not null default now(),
+  last_error text not null,
+  primary key (source_id, row_id)
+);
+comment on table lighter.failed_jobs is 'Dead letters: jobs given up after their last attempt. Their rows stay inline and whole; lighter.retry brings them back.';
+
+create table lighter.objects (
+  tenant_id uuid not null,
+  r2_key text not null,
+  kind text not null,
+  state text not null default 'uploading' check (state in ('uploading', 'stored', 'deleting')),
+  content_type text not null,
+  content_encoding text,
+  artifact_count integer not null check (artifact_count > 0),
+  byte_length bigint,
+  upload_id text,
+  lease_until timestamptz,
+  created_at timestamptz not null default now(),
+  stored_at timestamptz,
+  primary key (tenant_id, r2_key),
+  check (state <> 'uploading' or lease_until is not null)
+);
+create index objects_uploading on lighter.objects (lease_until) where state = 'uploading';
+comment on table lighter.objects is 'Every object of ours in the bucket, registered before its first byte is sent.';
+comment on column lighter.objects.state is 'uploading: may or may not exist; stored: committed and used by artifacts; deleting: on its way out.';
+comment on column lighter.objects.byte_length is 'Length of the object as stored, in bytes; null while a stream is under way.';
+comment on column lighter.objects.artifact_count is 'Artifacts written into the object, whether or not all of them were committed.';
+comment on column lighter.objects.upload_id is 'Multipart upload id while one is open.';
+comment on column lighter.objects.lease_until is 'Past this, an object still uploading is an orphan.';
+
+create table lighter.tenants (
+  tenant_id uuid primary key,
+  plan text not null default 'standard' check (plan in ('standard', 'premium')),
+  legal_hold boolean not null default false
+);
+comment on table lighter.tenants is 'What retention must know of a tenant; a tenant without a row is on the standard plan.';
+
+create table lighter.retention_policies (
+  id integer generated always as identity primary key,
+  plan text check (plan in ('standard', 'premium')),
+  tenant_id uuid,
+  kind text,
+  keep_days integer check (keep_days > 0),
+  unique nulls not distinct (plan, tenant_id, kind),
+  check (plan is null or tenant_id is null)
+);
+comment on table lighter.retention_policies is 'How long artifacts are kept; the most specific policy wins (tenant before plan, kind before none).';
+comment on column lighter.retention_policies.keep_days is 'Days after created_at; null: for ever.';
+insert into lighter.retention_policies (plan, keep_days) values ('standard', 90), ('premium', null);
+
+create table lighter.sweep_runs (
+  id bigint generated always as identity primary key,
+  sweep text not null,
+  started_at timestamptz not null default now(),
+  finished_at timestamptz,
+  dry_run boolean not null default false,
+  counts jsonb not null default '{}',
+  error text
+);
+create index sweep_runs_recent on lighter.sweep_runs (sweep, started_at desc);
+comment on table lighter.sweep_runs is 'History of sweeps.';
