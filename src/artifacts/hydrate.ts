@@ -1,0 +1,200 @@
+// Metadata as it was before offloading: pointers followed, payloads put back, as text from end to end.
+import type { Queryable } from '../db/pool.ts'
+import { ArtifactError, LighterError } from '../errors.ts'
+import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
+import { fieldCountKey, fieldRefKey, metadataKindKey, metadataRefKey } from '../offload/source-sql.ts'
+import type { ObjectStore } from '../store/object-store.ts'
+import { defaultFetchOptions, type FetchOptions, fetchPayloads } from './fetch.ts'
+import { type Artifact, lookupArtifacts } from './lookup.ts'
+import { joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
+
+/** A row's metadata may be offloaded again and again, each time on top of the last; more than this is no chain of ours. */
+const maxDepth = 1000
+
+export interface HydrateContext {
+  db: Queryable
+  store: ObjectStore
+  fetch?: FetchOptions
+}
+
+export interface HydrateInput {
+  tenantId: TenantId
+  /** The column's text (`metadata::text`), null for SQL null. */
+  metadata: string | null
+  /** The source's phase 1 field. */
+  field: string | null
+}
+
+export type HydrateResult = { metadata: string | null; error: null } | { metadata: null; error: LighterError }
+
+/**
+ * Hydrates many rows: per level of pointers one lookup per tenant and one read per frame.
+ *
+ * `base = payload(artifact_metadata_ref)`, hydrated in turn; the row's own keys are laid over it, since the
+ * application may have changed them; then the field comes from its pointer, unless the row has it inline
+ * again. For a row that was not touched since, the result equals the original jsonb.
+ * @returns results in the order of the inputs; a row that can't be hydrated has its error, never wrong data
+ */
+export async function hydrateMany(context: HydrateContext, inputs: HydrateInput[]): Promise<HydrateResult[]> {
+  return hydrateLevel(context, inputs, 0)
+}
+
+/** One row. @throws {ArtifactError} a pointer leads nowhere, to another tenant, or to damaged bytes */
+export async function hydrate(context: HydrateContext, input: HydrateInput): Promise<string | null> {
+  const [result] = await hydrateMany(context, [input])
+  if (result === undefined) throw new Error('hydrateMany lost its input')
+  if (result.error !== null) throw result.error
+  return result.metadata
+}
+
+/** `fieldKnown`: what this lies under has the field already, so the one it points to is not needed. */
+type LevelInput = HydrateInput & { fieldKnown?: boolean }
+
+interface Opened {
+  input: LevelInput
+  members: Map<string, string>
+  metadataRef: ArtifactId | null
+  fieldRef: ArtifactId | null
+}
+
+async function hydrateLevel(
+  context: HydrateContext,
+  inputs: LevelInput[],
+  depth: number,
+): Promise<HydrateResult[]> {
+  const results = new Array<HydrateResult | undefined>(inputs.length)
+  const opened = new Map<number, Opened>()
+  inputs.forEach((input, i) => {
+    try {
+      const open = openPointers(input)
+      if (open === null) results[i] = { metadata: input.metadata, error: null }
+      else opened.set(i, open)
+    } catch (error) {
+      results[i] = failed(error)
+    }
+  })
+  if (opened.size > 0) {
+    if (depth >= maxDepth)
+      throw new ArtifactError('pointer_chain_too_long', `pointers lead on for more than ${maxDepth} levels`)
+    await hydrateOpened(context, opened, results, depth)
+  }
+  return results.map(result => result ?? failed(new Error('hydrate lost a row')))
+}
+
+/** The row's pointers, or null when it has none. */
+function openPointers(input: LevelInput): Opened | null {
+  if (input.metadata === null || rawKind(input.metadata) !== 'object') return null
+  // Cheap test first: most rows have no pointer, and splitting a long text is work.
+  const mentionsField = input.field !== null && input.metadata.includes(`"${fieldRefKey(input.field)}"`)
+  if (!mentionsField && !input.metadata.includes(`"${metadataRefKey}"`)) return null
+  const members = splitObject(input.metadata)
+  const metadataRef = uuidOf(members.get(metadataRefKey))
+  const fieldRef = input.field === null ? null : uuidOf(members.get(fieldRefKey(input.field)))
+  if (metadataRef === null && fieldRef === null) return null
+  return {
+    input,
+    members,
+    metadataRef: metadataRef === null ? null : asArtifactId(metadataRef),
+    fieldRef: fieldRef === null ? null : asArtifactId(fieldRef),
+  }
+}
+
+async function hydrateOpened(
+  context: HydrateContext,
+  opened: Map<number, Opened>,
+  results: (HydrateResult | undefined)[],
+  depth: number,
+): Promise<void> {
+  const artifacts = await lookupAll(context.db, [...opened.values()])
+  const artifactOf = (open: Opened, id: ArtifactId) => artifacts.get(open.input.tenantId)?.get(id)
+
+  // A field that is inline again stands for itself: its pointer is stale and need not be read.
+  const inline = (open: Opened) => open.input.field !== null && open.members.has(open.input.field)
+  const wanted = new Set<Artifact>()
+  for (const open of opened.values()) {
+    for (const id of [open.metadataRef, inline(open) || open.input.fieldKnown ? null : open.fieldRef]) {
+      const artifact = id === null ? undefined : artifactOf(open, id)
+      if (artifact !== undefined) wanted.add(artifact)
+    }
+  }
+  const payloads = await fetchPayloads(context.store, [...wanted], context.fetch ?? defaultFetchOptions)
+  const payloadOf = (open: Opened, id: ArtifactId): string => {
+    const artifact = artifactOf(open, id)
+    // Said of another tenant's artifact and of none at all alike.
+    if (artifact === undefined)
+      throw new ArtifactError(
+        'artifact_not_found',
+        `the row points to artifact ${id}, which its tenant does not have`,
+      )
+    const payload = payloads.get(artifact)
+    if (payload instanceof LighterError) throw payload
+    if (payload === undefined) throw new Error(`payload ${id} was not fetched`)
+    return payload.toString('utf8')
+  }
+
+  // All bases of this level go on together, so that a chain costs a round per level, not per row.
+  const bases: { index: number; input: LevelInput }[] = []
+  for (const [index, open] of opened) {
+    if (open.metadataRef === null) continue
+    try {
+      const fieldKnown = open.input.fieldKnown === true || open.fieldRef !== null || inline(open)
+      bases.push({ index, input: { ...open.input, metadata: payloadOf(open, open.metadataRef), fieldKnown } })
+    } catch (error) {
+      results[index] = failed(error)
+    }
+  }
+  const hydrated = await hydrateLevel(
+    context,
+    bases.map(base => base.input),
+    depth + 1,
+  )
+  const baseOf = new Map(bases.map((base, i) => [base.index, hydrated[i]]))
+
+  for (const [index, open] of opened) {
+    if (results[index] !== undefined) continue
+    try {
+      const base = baseOf.get(index)
+      if (base !== undefined && base.error !== null) throw base.error
+      const own = new Map(open.members)
+      if (open.metadataRef !== null) {
+        own.delete(metadataRefKey)
+        own.delete(metadataKindKey)
+      }
+      const { field } = open.input
+      if (field !== null && open.fieldRef !== null) {
+        if (!inline(open)) {
+          if (!open.input.fieldKnown) own.set(field, payloadOf(open, open.fieldRef))
+          own.delete(fieldRefKey(field))
+          own.delete(fieldCountKey(field))
+        } else if (artifactOf(open, open.fieldRef) !== undefined) {
+          own.delete(fieldRefKey(field))
+          own.delete(fieldCountKey(field))
+        }
+        // else: inline, beside something under our names that is no pointer; the application's own data.
+      }
+      const metadata = base === undefined ? joinObject(own) : overlay(base.metadata ?? 'null', own)
+      results[index] = { metadata, error: null }
+    } catch (error) {
+      results[index] = failed(error)
+    }
+  }
+}
+
+async function lookupAll(db: Queryable, opened: Opened[]): Promise<Map<TenantId, Map<ArtifactId, Artifact>>> {
+  const found = new Map<TenantId, Map<ArtifactId, Artifact>>()
+  for (const [tenantId, ofTenant] of Map.groupBy(opened, open => open.input.tenantId)) {
+    const ids = new Set(ofTenant.flatMap(open => [open.metadataRef, open.fieldRef]).filter(id => id !== null))
+    found.set(tenantId, await lookupArtifacts(db, tenantId, [...ids]))
+  }
+  return found
+}
+
+function failed(error: unknown): HydrateResult {
+  if (error instanceof LighterError) return { metadata: null, error }
+  return {
+    metadata: null,
+    error: new ArtifactError('hydrate_failed', error instanceof Error ? error.message : String(error), {
+      cause: error,
+    }),
+  }
+}

@@ -1,0 +1,214 @@
+// JSON text taken apart and put together without being parsed: values stay the exact characters they were,
+// so numbers beyond a double (12345678901234567890.5, 1e400) survive. One pass, no recursion.
+
+export type RawKind = 'object' | 'array' | 'string' | 'number' | 'boolean' | 'null'
+
+/** The text is not JSON where we had to look at it. `offset` counts UTF-16 units from its beginning. */
+export class MalformedJsonError extends Error {
+  readonly code = 'malformed_json'
+  readonly offset: number
+
+  constructor(what: string, offset: number) {
+    super(`malformed JSON at character ${offset}: ${what}`)
+    this.name = 'MalformedJsonError'
+    this.offset = offset
+  }
+}
+
+const quote = 0x22
+const plus = 0x2b
+const comma = 0x2c
+const minus = 0x2d
+const dot = 0x2e
+const zero = 0x30
+const nine = 0x39
+const colon = 0x3a
+const openBracket = 0x5b
+const backslash = 0x5c
+const closeBracket = 0x5d
+const openBrace = 0x7b
+const closeBrace = 0x7d
+
+/**
+ * What a JSON text is. Objects, arrays and strings are told by their first character, however long they are;
+ * the short kinds are checked whole.
+ * @throws {MalformedJsonError}
+ */
+export function rawKind(text: string): RawKind {
+  const start = skipSpace(text, 0)
+  const first = text.charCodeAt(start)
+  if (first === openBrace) return 'object'
+  if (first === openBracket) return 'array'
+  if (first === quote) return 'string'
+  const scalar = wholeValue(text)
+  if (scalar === 'null') return 'null'
+  return scalar === 'true' || scalar === 'false' ? 'boolean' : 'number'
+}
+
+/**
+ * Top-level members of an object's text, in order: decoded key, exact raw text of the value. Of a key that
+ * occurs twice the last wins, as in jsonb. In values that are strings, objects or arrays only quotes, escapes
+ * and brackets are followed, to find their ends.
+ * @throws {MalformedJsonError} not an object, or broken at its top level
+ */
+export function splitObject(text: string): Map<string, string> {
+  const members = new Map<string, string>()
+  let at = skipSpace(text, 0)
+  if (text.charCodeAt(at) !== openBrace) throw new MalformedJsonError('not an object', at)
+  at = skipSpace(text, at + 1)
+  if (text.charCodeAt(at) === closeBrace) {
+    expectEnd(text, at + 1)
+    return members
+  }
+  for (;;) {
+    if (text.charCodeAt(at) !== quote) throw new MalformedJsonError('a key was expected', at)
+    const keyEnd = stringEnd(text, at)
+    const key = decodeKey(text.slice(at, keyEnd), at)
+    at = skipSpace(text, keyEnd)
+    if (text.charCodeAt(at) !== colon) throw new MalformedJsonError('":" was expected', at)
+    at = skipSpace(text, at + 1)
+    const end = valueEnd(text, at)
+    members.set(key, text.slice(at, end))
+    at = skipSpace(text, end)
+    const next = text.charCodeAt(at)
+    if (next === closeBrace) {
+      expectEnd(text, at + 1)
+      return members
+    }
+    if (next !== comma) throw new MalformedJsonError('"," or "}" was expected', at)
+    at = skipSpace(text, at + 1)
+  }
+}
+
+/** Inverse of `splitObject`, laid out and escaped as Postgres's jsonb::text does. */
+export function joinObject(members: Iterable<[string, string]>): string {
+  const parts: string[] = []
+  for (const [key, raw] of members) parts.push(`${JSON.stringify(key)}: ${raw}`)
+  return `{${parts.join(', ')}}`
+}
+
+/**
+ * What jsonb's `base || own` gives, for an object `own`: members of an object are replaced, an array is
+ * appended to, anything else becomes an array of both. Without own members the base is returned as it is.
+ * @throws {MalformedJsonError} the base is broken: it is never cut or wrapped on a guess
+ */
+export function overlay(base: string, own: Map<string, string>): string {
+  if (own.size === 0) return base
+  const kind = rawKind(base)
+  if (kind === 'object') {
+    const merged = splitObject(base)
+    for (const [key, raw] of own) merged.set(key, raw)
+    return joinObject(merged)
+  }
+  const whole = wholeValue(base)
+  const added = joinObject(own)
+  if (kind !== 'array') return `[${whole}, ${added}]`
+  const isEmpty = skipSpace(whole, 1) === whole.length - 1
+  return isEmpty ? `[${added}]` : `${whole.slice(0, -1)}, ${added}]`
+}
+
+const uuidLiteral = /^"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"$/i
+
+/**
+ * The uuid, in lower case, that a raw value spells as a JSON string; null for anything else. Spelled plainly,
+ * that is: jsonb::text never escapes a hex digit.
+ */
+export function uuidOf(raw: string | undefined): string | null {
+  if (raw === undefined || !uuidLiteral.test(raw)) return null
+  return raw.slice(1, -1).toLowerCase()
+}
+
+/** The one value of a text, without the space around it. */
+function wholeValue(text: string): string {
+  const start = skipSpace(text, 0)
+  const end = valueEnd(text, start)
+  expectEnd(text, end)
+  return text.slice(start, end)
+}
+
+function expectEnd(text: string, from: number): void {
+  const rest = skipSpace(text, from)
+  if (rest < text.length) throw new MalformedJsonError('the text goes on after its value', rest)
+}
+
+/** JSON knows four kinds of space; String.trim would take away more. */
+function skipSpace(text: string, from: number): number {
+  let at = from
+  for (;;) {
+    const code = text.charCodeAt(at)
+    if (code !== 0x20 && code !== 0x0a && code !== 0x0d && code !== 0x09) return at
+    at++
+  }
+}
+
+/** Just past the value that begins at `start`. What may follow it is the caller's to say. */
+function valueEnd(text: string, start: number): number {
+  const first = text.charCodeAt(start)
+  if (first === quote) return stringEnd(text, start)
+  if (first === openBrace || first === openBracket) return containerEnd(text, start)
+  for (const literal of ['true', 'false', 'null']) {
+    if (text.startsWith(literal, start)) return start + literal.length
+  }
+  return numberEnd(text, start)
+}
+
+/**
+ * Just past the closing quote of the string that begins at `start`. Jumps from quote to quote (a native
+ * search, many times faster than a loop over characters); a quote after an odd run of backslashes is escaped.
+ * The runs looked at lie between two quotes each, so no character is counted twice.
+ */
+function stringEnd(text: string, start: number): number {
+  let from = start + 1
+  for (;;) {
+    const at = text.indexOf('"', from)
+    if (at === -1) throw new MalformedJsonError('a string has no end', start)
+    let backslashes = 0
+    while (text.charCodeAt(at - 1 - backslashes) === backslash) backslashes++
+    if (backslashes % 2 === 0) return at + 1
+    from = at + 1
+  }
+}
+
+/** Brackets are matched with a stack of our own: recursion would overflow on deep nesting. */
+function containerEnd(text: string, start: number): number {
+  const closers: number[] = []
+  for (let at = start; at < text.length; at++) {
+    const code = text.charCodeAt(at)
+    if (code === quote) at = stringEnd(text, at) - 1
+    else if (code === openBrace) closers.push(closeBrace)
+    else if (code === openBracket) closers.push(closeBracket)
+    else if (code === closeBrace || code === closeBracket) {
+      if (closers.pop() !== code) throw new MalformedJsonError('a bracket closes another kind', at)
+      if (closers.length === 0) return at + 1
+    }
+  }
+  throw new MalformedJsonError('an object or array has no end', start)
+}
+
+function numberEnd(text: string, start: number): number {
+  let at = text.charCodeAt(start) === minus ? start + 1 : start
+  at = text.charCodeAt(at) === zero ? at + 1 : digitsEnd(text, at)
+  if (text.charCodeAt(at) === dot) at = digitsEnd(text, at + 1)
+  if (text[at] === 'e' || text[at] === 'E') {
+    const sign = text.charCodeAt(at + 1)
+    at = digitsEnd(text, sign === plus || sign === minus ? at + 2 : at + 1)
+  }
+  return at
+}
+
+/** Past one digit or more. Where there is none, there was no number and so no value at all. */
+function digitsEnd(text: string, start: number): number {
+  let at = start
+  while (text.charCodeAt(at) >= zero && text.charCodeAt(at) <= nine) at++
+  if (at === start) throw new MalformedJsonError('a value was expected', start)
+  return at
+}
+
+/** Only ever a key: its escapes must be read to compare it, and it holds no number to lose. */
+function decodeKey(literal: string, offset: number): string {
+  try {
+    return JSON.parse(literal)
+  } catch {
+    throw new MalformedJsonError('a key is not a valid string', offset)
+  }
+}

@@ -1,0 +1,46 @@
+import path from 'node:path'
+import type { Command } from 'commander'
+import pg from 'pg'
+import { pino } from 'pino'
+import { loadConfig } from '../config.ts'
+import { createDaemon } from '../daemon.ts'
+import { startEmbedded } from '../embedded/index.ts'
+import { prepareEmbeddedDatabase } from '../embedded/prepare.ts'
+import { print } from './output.ts'
+import { runUntilSignal } from './run-until-signal.ts'
+
+export function addDev(program: Command): void {
+  program
+    .command('dev')
+    .description(
+      'run everything on this machine: Postgres, R2 and the daemon, with example tables; state is kept',
+    )
+    .option('--dir <dir>', 'where state is kept', '.lighter')
+    .action(async (options: { dir: string }) => {
+      const embedded = await startEmbedded({ dir: path.resolve(options.dir) })
+      try {
+        const client = new pg.Client({ connectionString: embedded.postgres.url({ database: 'postgres' }) })
+        await client.connect()
+        const urls = await prepareEmbeddedDatabase(client, embedded.postgres, 'lighter_dev', {
+          withExampleTables: true,
+        })
+        await client.end()
+        const env = {
+          DATABASE_URL: urls.daemon,
+          ADMIN_DATABASE_URL: urls.admin,
+          R2_ENDPOINT: embedded.r2.endpoint,
+          R2_BUCKET: embedded.r2.bucket,
+          R2_ACCESS_KEY_ID: embedded.r2.accessKeyId,
+          R2_SECRET_ACCESS_KEY: embedded.r2.secretAccessKey,
+        }
+        print('Postgres and R2 are running. For psql, your application, or another lighter command:')
+        for (const [name, value] of Object.entries(env)) print(`  export ${name}='${value}'`)
+        print('Write a row into public.conversation_messages and watch; Ctrl-C stops everything.')
+        const config = loadConfig({ ...process.env, ...env })
+        const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime })
+        await runUntilSignal(createDaemon({ config, log }), log, config.shutdownTimeoutMs)
+      } finally {
+        await embedded.stop()
+      }
+    })
+}

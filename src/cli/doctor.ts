@@ -1,0 +1,34 @@
+import { styleText } from 'node:util'
+import type { Command } from 'commander'
+import { type Check, runChecks } from '../doctor/checks.ts'
+import { print, printJson } from './output.ts'
+
+const marks = {
+  ok: styleText('green', 'ok  '),
+  warn: styleText('yellow', 'warn'),
+  fail: styleText('red', 'FAIL'),
+  skip: 'skip',
+}
+
+export function addDoctor(program: Command): void {
+  program
+    .command('doctor')
+    .description(
+      'check configuration, database, triggers, LISTEN and bucket; exit status 1 if something fails',
+    )
+    .option('--write', 'also write, read and delete an object in the bucket')
+    .option('--json', 'print one JSON object')
+    .action(async (options: { write?: boolean; json?: boolean }) => {
+      const checks: Check[] = []
+      for await (const check of runChecks(process.env, { write: options.write ?? false })) {
+        checks.push(check)
+        if (options.json) continue
+        print(`${marks[check.status]}  ${check.name}: ${check.found}`)
+        if (check.advice !== undefined) print(`      → ${check.advice}`)
+      }
+      const failed = checks.filter(check => check.status === 'fail').length
+      if (options.json) printJson({ ok: failed === 0, checks })
+      else print(failed === 0 ? 'all is well' : `${failed} check(s) failed`)
+      if (failed > 0) process.exitCode = 1
+    })
+}

@@ -1,0 +1,57 @@
+// What all commands share in speaking to people and scripts.
+import { styleText } from 'node:util'
+import pg from 'pg'
+import { LighterError, messageOf } from '../errors.ts'
+
+/** One line for what went wrong and one for what to do next; no stack. */
+export function renderError(error: unknown): string {
+  const lines = [`${styleText('red', 'error')}: ${messageOf(error)}`]
+  const hint =
+    error instanceof LighterError
+      ? error.hint
+      : error instanceof pg.DatabaseError
+        ? error.hint
+        : connectionHint(error)
+  if (hint) lines.push(`${styleText('yellow', 'hint')}: ${hint}`)
+  return lines.join('\n')
+}
+
+function connectionHint(error: unknown): string | undefined {
+  if (typeof error === 'object' && error !== null && 'code' in error && error.code === 'ECONNREFUSED') {
+    return 'Nothing answers there: is Postgres running, and is DATABASE_URL right?'
+  }
+  return undefined
+}
+
+/** For `--json`: exactly one object on standard output. */
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, null, 2)}\n`)
+}
+
+export function print(line = ''): void {
+  process.stdout.write(`${line}\n`)
+}
+
+/** Columns padded to their widest cell; numbers to the right. */
+export function renderTable(header: string[], rows: string[][]): string {
+  const widths = header.map((h, i) => Math.max(h.length, ...rows.map(row => row[i]?.length ?? 0)))
+  const numeric = header.map((_, i) => rows.every(row => /^[-\d.,]*( ?[A-Za-z%×]+)?$/.test(row[i] ?? '')))
+  const line = (cells: string[]) =>
+    cells
+      .map((cell, i) => (numeric[i] ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))
+      .join('  ')
+      .trimEnd()
+  return [styleText('bold', line(header)), ...rows.map(line)].join('\n')
+}
+
+const units = ['B', 'KB', 'MB', 'GB', 'TB']
+
+/** Decimal units, as the bill has them. */
+export function formatBytes(bytes: number): string {
+  const power = Math.min(bytes < 1000 ? 0 : Math.floor(Math.log10(bytes) / 3), units.length - 1)
+  return `${(bytes / 1000 ** power).toFixed(power === 0 ? 0 : 1)} ${units[power]}`
+}
+
+export function formatCount(count: number): string {
+  return count.toLocaleString('en-US')
+}

@@ -1,0 +1,49 @@
+import type { Command } from 'commander'
+import { loadConfig } from '../config.ts'
+import { createPool } from '../db/pool.ts'
+import { print, printJson } from './output.ts'
+
+export function addRetry(program: Command): void {
+  program
+    .command('retry')
+    .description('bring dead letters back into the queue')
+    .option('--table <table>', 'only those of one table')
+    .option('--row <id>', 'only the one of one row')
+    .option('--dry-run', 'list them with their errors and change nothing')
+    .option('--json', 'print one JSON object')
+    .action(async (options: { table?: string; row?: string; dryRun?: boolean; json?: boolean }) => {
+      const pool = createPool(loadConfig(process.env).databaseUrl, 2, () => undefined)
+      try {
+        if (options.dryRun) {
+          const { rows } = await pool.query<{
+            source: string
+            row_id: string
+            attempts: number
+            last_error: string
+          }>(
+            `select f.source, f.row_id, f.attempts, f.last_error
+               from lighter.failures f
+               join lighter.sources s on s.id = f.source_id
+              where ($1::text is null or s.relation = $1::text::regclass) and ($2::text is null or f.row_id = $2)
+              order by f.failed_at desc limit 1000`,
+            [options.table ?? null, options.row ?? null],
+          )
+          if (options.json) printJson({ failed: rows })
+          else if (rows.length === 0) print('no dead letters')
+          else
+            for (const row of rows)
+              print(`${row.source} ${row.row_id}  ${row.attempts} attempts  ${row.last_error}`)
+          return
+        }
+        const { rows } = await pool.query<{ retried: string }>(
+          'select lighter.retry($1::text::regclass, $2) as retried',
+          [options.table ?? null, options.row ?? null],
+        )
+        const retried = Number(rows[0]?.retried ?? 0)
+        if (options.json) printJson({ retried })
+        else print(`${retried} job(s) queued again`)
+      } finally {
+        await pool.end()
+      }
+    })
+}

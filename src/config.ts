@@ -1,0 +1,293 @@
+// The one place that reads the environment. Every variable with its default and the reason for it.
+import { readFileSync } from 'node:fs'
+import { z } from 'zod'
+import { ConfigError, type ConfigProblem } from './errors.ts'
+
+const MiB = 1024 * 1024
+
+const url = z
+  .string()
+  .regex(/^postgres(ql)?:\/\/.+/, 'a URL such as postgresql://user:password@host:5432/database')
+const integer = (min: number, max: number) => z.coerce.number().int().min(min).max(max)
+const text = (expected: string) => z.string().min(1, expected)
+
+/**
+ * The schema of the environment. `describe` texts are the reference that `.env.example` and the docs repeat.
+ * Keys whose names are in `secrets` are never printed, and may come from a file (`NAME_FILE`).
+ */
+export const environmentSchema = z.object({
+  DATABASE_URL: url.describe(
+    'Postgres as the daemon uses it: a login role that is a member of lighter_daemon',
+  ),
+  LISTEN_DATABASE_URL: url
+    .optional()
+    .describe('Direct connection for LISTEN where DATABASE_URL goes through a pooler; default DATABASE_URL'),
+  ADMIN_DATABASE_URL: url
+    .optional()
+    .describe('Owner of the tables, for migrate, attach and detach; default DATABASE_URL'),
+  DATABASE_POOL_SIZE: integer(2, 200)
+    .default(10)
+    .describe('Connections of the pool, beside the one that listens'),
+
+  R2_ACCOUNT_ID: text('the account id from the Cloudflare dashboard')
+    .optional()
+    .describe('Cloudflare account; needed unless R2_ENDPOINT is set'),
+  R2_ACCESS_KEY_ID: text('an access key id').describe('S3 access key id'),
+  R2_SECRET_ACCESS_KEY: text('a secret access key').describe('S3 secret access key'),
+  R2_BUCKET: text('a bucket name').describe('Bucket; private'),
+  R2_ENDPOINT: z
+    .url({ protocol: /^https?$/, error: 'a URL such as https://s3.example.com' })
+    .optional()
+    .describe('S3 endpoint; default https://<R2_ACCOUNT_ID>.r2.cloudflarestorage.com'),
+  R2_PREFIX: z
+    .string()
+    .regex(/^([A-Za-z0-9_.-]+\/)*$/, 'empty, or a path that ends with a slash, such as production/')
+    .default('')
+    .describe('Prefix of every key, for a bucket shared with others'),
+
+  AI_ARTIFACT_META_THRESHOLD_BYTES: integer(1024, 1_000_000_000)
+    .default(8000)
+    .describe('Phase 2 offloads metadata whose text is longer than this'),
+  OFFLOAD_PACKING: z
+    .enum(['on', 'off'])
+    .default('on')
+    .describe('off: one object per artifact, for readers that fetch r2_key by themselves'),
+  OFFLOAD_CODEC: z
+    .enum(['zstd', 'gzip', 'none'])
+    .default('zstd')
+    .describe('Compression of objects; none for readers that expect plain JSON'),
+  OFFLOAD_BATCH_ROWS: integer(1, 10_000).default(1000).describe('Jobs claimed at once'),
+  OFFLOAD_BATCH_BYTES: integer(64 * 1024, 1024 * MiB)
+    .default(16 * MiB)
+    .describe('Payload text of one batch in memory, in bytes; the rest waits for the next batch'),
+  OFFLOAD_BATCHES_IN_FLIGHT: integer(1, 16)
+    .default(3)
+    .describe('Batches worked on at once: one fetched while others upload'),
+  OFFLOAD_LINGER_MS: integer(0, 60_000)
+    .default(0)
+    .describe('How long a quiet daemon waits after waking, for fuller packs'),
+  OFFLOAD_MAX_ATTEMPTS: integer(1, 100)
+    .default(8)
+    .describe('Failed attempts before a job becomes a dead letter'),
+  OFFLOAD_LEASE_MS: integer(1000, 3_600_000)
+    .default(60_000)
+    .describe('Visibility timeout of claimed jobs; extended while work goes on'),
+  POLL_INTERVAL_MS: integer(100, 3_600_000)
+    .default(2000)
+    .describe('How often a sleeping daemon looks at the queue without being notified'),
+
+  STREAM_THRESHOLD_BYTES: integer(64 * 1024, 256 * MiB)
+    .default(4 * MiB)
+    .describe('Payloads longer than this are streamed, never held whole'),
+  STREAM_CONCURRENCY: integer(1, 16).default(2).describe('Large payloads streamed at once'),
+  MULTIPART_PART_BYTES: integer(5 * MiB, 512 * MiB)
+    .default(8 * MiB)
+    .describe('Size of every multipart part but the last; R2 wants them equal, 5 MiB at least'),
+  UPLOAD_CONCURRENCY: integer(1, 256).default(16).describe('Requests to the object store at once'),
+  PACK_MAX_BYTES: integer(64 * 1024, 256 * MiB)
+    .default(8 * MiB)
+    .describe('Uncompressed text of one pack'),
+  PACK_MAX_ARTIFACTS: integer(1, 100_000).default(1000).describe('Artifacts of one pack'),
+  STORE_TIMEOUT_MS: integer(1000, 600_000)
+    .default(30_000)
+    .describe('Longest silence of the object store within one request'),
+
+  SHUTDOWN_TIMEOUT_MS: integer(0, 600_000)
+    .default(25_000)
+    .describe('How long SIGTERM waits for work in flight; below the 30 s that orchestrators give'),
+  LOG_LEVEL: z
+    .enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])
+    .default('info')
+    .describe('Least severe level that is logged'),
+})
+
+export type Environment = z.infer<typeof environmentSchema>
+
+/** Variables whose values are never shown. Connection strings hold passwords. */
+const secrets = new Set([
+  'DATABASE_URL',
+  'LISTEN_DATABASE_URL',
+  'ADMIN_DATABASE_URL',
+  'R2_ACCESS_KEY_ID',
+  'R2_SECRET_ACCESS_KEY',
+])
+
+export interface StoreConfig {
+  endpoint: string
+  bucket: string
+  prefix: string
+  accessKeyId: string
+  secretAccessKey: string
+  concurrency: number
+  timeoutMs: number
+}
+
+export type Codec = 'zstd' | 'gzip' | 'none'
+
+export interface PackConfig {
+  packing: boolean
+  codec: Codec
+  maxPackBytes: number
+  maxPackArtifacts: number
+}
+
+export interface OffloadConfig extends PackConfig {
+  batchRows: number
+  batchBytes: number
+  batchesInFlight: number
+  lingerMs: number
+  maxAttempts: number
+  leaseMs: number
+  streamThresholdBytes: number
+  streamConcurrency: number
+  partBytes: number
+  uploadConcurrency: number
+}
+
+export interface Config {
+  databaseUrl: string
+  listenDatabaseUrl: string
+  adminDatabaseUrl: string
+  poolSize: number
+  store: StoreConfig
+  offload: OffloadConfig
+  /** Undefined when the environment does not name it: then the one in the database stands. */
+  thresholdBytes: number | undefined
+  pollIntervalMs: number
+  shutdownTimeoutMs: number
+  logLevel: Environment['LOG_LEVEL']
+}
+
+/**
+ * Reads and checks the whole configuration.
+ * @param env variables as in `process.env`; `NAME_FILE` stands for the content of that file where NAME is a secret
+ * @throws {ConfigError} naming every variable that is missing or malformed, never a secret's value
+ */
+export function loadConfig(env: Record<string, string | undefined>): Config {
+  const problems: ConfigProblem[] = []
+  const values = readSecretFiles(env, problems)
+  const parsed = environmentSchema.safeParse(values)
+  if (!parsed.success) problems.push(...parsed.error.issues.map(issue => problemOf(issue, values)))
+  if (values.R2_ENDPOINT === undefined && values.R2_ACCOUNT_ID === undefined) {
+    problems.push({
+      variable: 'R2_ACCOUNT_ID',
+      found: 'nothing',
+      expected: 'the account id, or R2_ENDPOINT for another S3 store',
+    })
+  }
+  if (!parsed.success || problems.length > 0) throw new ConfigError(problems)
+  const e = parsed.data
+  return {
+    databaseUrl: e.DATABASE_URL,
+    listenDatabaseUrl: e.LISTEN_DATABASE_URL ?? e.DATABASE_URL,
+    adminDatabaseUrl: e.ADMIN_DATABASE_URL ?? e.DATABASE_URL,
+    poolSize: e.DATABASE_POOL_SIZE,
+    store: {
+      endpoint: e.R2_ENDPOINT ?? `https://${e.R2_ACCOUNT_ID}.r2.cloudflarestorage.com`,
+      bucket: e.R2_BUCKET,
+      prefix: e.R2_PREFIX,
+      accessKeyId: e.R2_ACCESS_KEY_ID,
+      secretAccessKey: e.R2_SECRET_ACCESS_KEY,
+      concurrency: e.UPLOAD_CONCURRENCY,
+      timeoutMs: e.STORE_TIMEOUT_MS,
+    },
+    offload: {
+      packing: e.OFFLOAD_PACKING === 'on',
+      codec: e.OFFLOAD_CODEC,
+      maxPackBytes: e.PACK_MAX_BYTES,
+      maxPackArtifacts: e.PACK_MAX_ARTIFACTS,
+      batchRows: e.OFFLOAD_BATCH_ROWS,
+      batchBytes: Math.max(e.OFFLOAD_BATCH_BYTES, e.STREAM_THRESHOLD_BYTES),
+      batchesInFlight: e.OFFLOAD_BATCHES_IN_FLIGHT,
+      lingerMs: e.OFFLOAD_LINGER_MS,
+      maxAttempts: e.OFFLOAD_MAX_ATTEMPTS,
+      leaseMs: e.OFFLOAD_LEASE_MS,
+      streamThresholdBytes: e.STREAM_THRESHOLD_BYTES,
+      streamConcurrency: e.STREAM_CONCURRENCY,
+      partBytes: e.MULTIPART_PART_BYTES,
+      uploadConcurrency: e.UPLOAD_CONCURRENCY,
+    },
+    thresholdBytes:
+      values.AI_ARTIFACT_META_THRESHOLD_BYTES === undefined ? undefined : e.AI_ARTIFACT_META_THRESHOLD_BYTES,
+    pollIntervalMs: e.POLL_INTERVAL_MS,
+    shutdownTimeoutMs: e.SHUTDOWN_TIMEOUT_MS,
+    logLevel: e.LOG_LEVEL,
+  }
+}
+
+/** Only the database part, for commands that never touch the bucket. */
+export function loadAdminDatabaseUrl(env: Record<string, string | undefined>): string {
+  const problems: ConfigProblem[] = []
+  const values = readSecretFiles(env, problems)
+  const parsed = environmentSchema
+    .pick({ DATABASE_URL: true, ADMIN_DATABASE_URL: true })
+    .partial()
+    .safeParse(values)
+  if (!parsed.success) problems.push(...parsed.error.issues.map(issue => problemOf(issue, values)))
+  const found = parsed.success ? (parsed.data.ADMIN_DATABASE_URL ?? parsed.data.DATABASE_URL) : undefined
+  if (parsed.success && found === undefined) {
+    problems.push({
+      variable: 'DATABASE_URL',
+      found: 'nothing',
+      expected: 'a URL such as postgresql://user:password@host:5432/database',
+    })
+  }
+  if (problems.length > 0 || found === undefined) throw new ConfigError(problems)
+  return found
+}
+
+/** Empty means unset; a secret may stand in a file, as container orchestrators mount them. */
+function readSecretFiles(env: Record<string, string | undefined>, problems: ConfigProblem[]) {
+  const values: Record<string, string | undefined> = {}
+  for (const name of Object.keys(environmentSchema.shape)) {
+    const value = env[name]
+    values[name] = value === '' ? undefined : value
+    if (!secrets.has(name)) continue
+    const file = env[`${name}_FILE`]
+    if (file === undefined || file === '') continue
+    if (values[name] !== undefined) {
+      problems.push({
+        variable: `${name}_FILE`,
+        found: `both ${name} and ${name}_FILE`,
+        expected: 'one of them',
+      })
+      continue
+    }
+    try {
+      values[name] = readFileSync(file, 'utf8').trim()
+    } catch (error) {
+      const reason = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+      problems.push({
+        variable: `${name}_FILE`,
+        found: `"${file}" (${reason})`,
+        expected: 'a readable file with the value',
+      })
+      // The variable itself is not also "missing": one problem, one line.
+      values[name] = name.includes('URL') ? 'postgres://unreadable' : 'unreadable'
+    }
+  }
+  return values
+}
+
+function problemOf(issue: z.core.$ZodIssue, values: Record<string, string | undefined>): ConfigProblem {
+  const variable = String(issue.path[0] ?? '?')
+  const value = values[variable]
+  const found =
+    value === undefined
+      ? 'nothing'
+      : secrets.has(variable)
+        ? 'a value that is not valid (hidden)'
+        : JSON.stringify(value)
+  return { variable, found, expected: expectation(issue, variable) }
+}
+
+function expectation(issue: z.core.$ZodIssue, variable: string): string {
+  if (issue.code === 'too_small') return `a number, ${issue.minimum} or more`
+  if (issue.code === 'too_big') return `a number, ${issue.maximum} or less`
+  if (issue.code === 'invalid_value') return `one of ${issue.values.join(', ')}`
+  if (issue.code === 'invalid_type') {
+    const shape = environmentSchema.shape[variable as keyof Environment]
+    return issue.expected === 'string' ? (shape?.description ?? 'a value') : 'a whole number'
+  }
+  return issue.message
+}

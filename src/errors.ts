@@ -1,0 +1,90 @@
+// Every error that pg-lighter throws on purpose: a small closed set, each with a stable code, the facts
+// needed to act, and whether trying again can help. The edges (CLI, API, log) render them.
+
+/** Base of all of them. `hint` says what to do next. */
+export class LighterError extends Error {
+  readonly code: string
+  readonly retryable: boolean
+  readonly hint: string | undefined
+
+  constructor(
+    code: string,
+    message: string,
+    options: { cause?: unknown; hint?: string | undefined; retryable?: boolean } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = new.target.name
+    this.code = code
+    this.hint = options.hint
+    this.retryable = options.retryable ?? false
+  }
+}
+
+/** One thing that is wrong with the configuration. */
+export interface ConfigProblem {
+  variable: string
+  found: string
+  expected: string
+}
+
+/** The configuration can't be used; names every problem at once. */
+export class ConfigError extends LighterError {
+  readonly problems: ConfigProblem[]
+
+  constructor(problems: ConfigProblem[]) {
+    const lines = problems.map(p => `  ${p.variable}: found ${p.found}, expected ${p.expected}`)
+    super('invalid_config', `${problems.length} problem(s) in the configuration\n${lines.join('\n')}`, {
+      hint: 'See .env.example for every variable with its default.',
+    })
+    this.problems = problems
+  }
+}
+
+/** A migration can't be applied, or the schema is not the one this version needs. */
+export class MigrationError extends LighterError {}
+
+/** Something that the SQL side refused, or a row that can't be offloaded as it is. */
+export class RowError extends LighterError {}
+
+/** The object store failed or answered what it should not. Retryable when it may be well a moment later. */
+export class StoreError extends LighterError {}
+
+/** An artifact can't be read: not there, gone, damaged. Never retryable, never answered with wrong data. */
+export class ArtifactError extends LighterError {}
+
+/** The bucket prefix belongs to another installation, or this database is a copy. */
+export class OwnershipError extends LighterError {}
+
+/** The message of whatever was thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** SQLSTATE of an error of node-postgres, if it is one. */
+export function sqlState(error: unknown): string | undefined {
+  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string') {
+    return /^[0-9A-Z]{5}$/.test(error.code) ? error.code : undefined
+  }
+  return undefined
+}
+
+/**
+ * True when the database, not the statement, is at fault: connection lost, shutting down, out of
+ * connections, memory or disk (SQLSTATE classes 08, 53, 57P and 58), or an error of the socket.
+ */
+export function isDatabaseOutage(error: unknown): boolean {
+  const state = sqlState(error)
+  if (state !== undefined) return /^(08|53|57P|58|25006)/.test(state)
+  if (typeof error !== 'object' || error === null) return false
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : ''
+  if (/^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH|ENETUNREACH|EAI_)/.test(code)) return true
+  return /connection terminated|timeout exceeded when trying to connect|query read timeout|client has encountered a connection error|connection error and is not queryable/i.test(
+    messageOf(error),
+  )
+}
+
+/** Deadlock or serialization failure: the same transaction may well succeed when run again. */
+export function isTransactionConflict(error: unknown): boolean {
+  const state = sqlState(error)
+  return state === '40P01' || state === '40001'
+}

@@ -1,0 +1,89 @@
+// Step 1: take a batch of due jobs.
+import type { Queryable } from '../db/pool.ts'
+
+export interface Job {
+  sourceId: number
+  /** Primary key of the row, as text. */
+  rowId: string
+  /** This claim included. */
+  attempts: number
+}
+
+/** Which job, in the order that all statements on jobs take them. */
+export interface JobKey {
+  sourceId: number
+  rowId: string
+}
+
+export const jobKey = (job: JobKey) => `${job.sourceId}:${job.rowId}`
+
+/**
+ * Takes up to `limit` due jobs of the given sources and hides them for `leaseMs` (visibility timeout), so
+ * that no other daemon sees them. A daemon that dies simply lets the lease run out.
+ *
+ * One statement however many jobs, by the database's clock.
+ */
+export async function claimJobs(
+  db: Queryable,
+  sourceIds: number[],
+  limit: number,
+  leaseMs: number,
+): Promise<Job[]> {
+  const { rows } = await db.query<Job>({
+    name: 'claim-jobs',
+    text: `
+      with due as (
+        select source_id, row_id
+          from lighter.jobs
+         where available_at <= now()
+           and source_id = any ($1::int[])
+         order by priority, available_at
+         limit $2
+           for update skip locked
+      )
+      update lighter.jobs j
+         set available_at = now() + $3 * interval '1 ms', attempts = j.attempts + 1
+        from due
+       where j.source_id = due.source_id and j.row_id = due.row_id
+      returning j.source_id as "sourceId", j.row_id as "rowId", j.attempts`,
+    values: [sourceIds, limit, leaseMs],
+  })
+  return rows
+}
+
+/** True if a claim would find something. */
+export async function hasDueJobs(db: Queryable, sourceIds: number[]): Promise<boolean> {
+  const { rows } = await db.query<{ due: boolean }>({
+    name: 'has-due-jobs',
+    text: `select exists (
+             select from lighter.jobs where available_at <= now() and source_id = any ($1::int[])) as due`,
+    values: [sourceIds],
+  })
+  return rows[0]?.due === true
+}
+
+/** Hides claimed jobs, and the objects being uploaded for them, for another `leaseMs` from now. */
+export async function extendLease(
+  db: Queryable,
+  jobs: JobKey[],
+  objectKeys: { tenantId: string; key: string }[],
+  leaseMs: number,
+): Promise<void> {
+  await db.query(
+    `with jobs as (
+       update lighter.jobs j set available_at = now() + $3 * interval '1 ms'
+         from unnest($1::int[], $2::text[]) d(source_id, row_id)
+        where j.source_id = d.source_id and j.row_id = d.row_id
+     )
+     update lighter.objects o set lease_until = now() + $3 * interval '1 ms'
+       from unnest($4::uuid[], $5::text[]) d(tenant_id, r2_key)
+      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and o.state = 'uploading'`,
+    [
+      jobs.map(j => j.sourceId),
+      jobs.map(j => j.rowId),
+      leaseMs,
+      objectKeys.map(o => o.tenantId),
+      objectKeys.map(o => o.key),
+    ],
+  )
+}

@@ -1,0 +1,192 @@
+// Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
+import type pg from 'pg'
+import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import type { ArtifactId } from '../ids.ts'
+import { type Job, jobKey } from './claim.ts'
+import type { Location } from './pack.ts'
+import type { PlannedRow } from './plan.ts'
+import { envelopeSql, fieldSql, ident, parentJoinSql, restSql, tenantSql } from './source-sql.ts'
+import type { Source } from './sources.ts'
+
+export interface CommitResult {
+  /** Rows that were rewritten, or were proved to have nothing to offload, or are gone: their jobs are out. */
+  done: Set<string>
+  /** Rows that changed or were locked meanwhile: left alone, their jobs wait to be claimed again. */
+  changed: Job[]
+}
+
+/**
+ * Commits a batch: rows with all payloads uploaded, rows with nothing to do, rows that are gone.
+ *
+ * Never waits for a row that the application holds (SKIP LOCKED), so it can't deadlock with it, and touches
+ * only rows whose xmin is the one that was read. Rows of a source are locked before any job is deleted:
+ * a job may only go when no write to its row can be under way, since that write's trigger, seeing the job,
+ * adds none.
+ *
+ * Statements: one per source and one for the bookkeeping, however many rows.
+ * @param locations where each uploaded payload is
+ * @param objectKeys every object registered for this batch; those that no committed artifact uses become orphans at once
+ */
+export async function commitBatch(
+  pool: pg.Pool,
+  rows: PlannedRow[],
+  locations: Map<ArtifactId, Location>,
+  objects: { tenantId: string; key: string; byteLength: number }[],
+): Promise<CommitResult> {
+  const bySource = Map.groupBy(rows, row => row.source)
+  return inTransactionWithRetry(pool, async db => {
+    const done = new Set<string>()
+    for (const [source, sourceRows] of bySource) {
+      for (const row of sourceRows) if (row.outcome === 'gone') done.add(jobKey(row.job))
+      const present = sourceRows.filter(row => row.outcome === 'offload' || row.outcome === 'nothing')
+      if (present.length === 0) continue
+      for (const rowId of await rewriteRows(db, source, present))
+        done.add(jobKey({ sourceId: source.id, rowId }))
+    }
+    const committed = rows.filter(row => done.has(jobKey(row.job)))
+    const changed = rows
+      .filter(row => !done.has(jobKey(row.job)) && row.outcome !== 'deferred')
+      .map(row => row.job)
+    await recordOutcome(db, committed, changed, locations, objects)
+    return { done, changed }
+  })
+}
+
+/** Returns the ids of the rows that are as they should be now. */
+async function rewriteRows(db: Queryable, source: Source, rows: PlannedRow[]): Promise<string[]> {
+  // Our rewrite is no edit by the application: its other triggers (updated_at, audit) stay quiet.
+  if (source.quietRewrite) await db.query('set local session_replication_role = replica')
+  const idOf = (row: PlannedRow, phase: 1 | 2) =>
+    row.payloads.find(p => p.phase === phase)?.artifactId ?? null
+  const { rows: answered } = await db.query<{ rowId: string }>({
+    text: rewriteSql(source),
+    values: [
+      rows.map(row => row.job.rowId),
+      rows.map(row => row.version),
+      rows.map(row => idOf(row, 1)),
+      rows.map(row => idOf(row, 2)),
+    ],
+  })
+  if (source.quietRewrite) await db.query('set local session_replication_role = origin')
+  return answered.map(row => row.rowId)
+}
+
+/**
+ * `locked` holds the rows that still are the version that was read. Of those, the ones with payloads are
+ * rewritten by the same expressions that made the payloads; the others had nothing, and are proved to by the lock.
+ */
+function rewriteSql(source: Source): string {
+  const key = ident(source.keyColumn)
+  const column = ident(source.jsonColumn)
+  const rest = restSql(source, 'f.doc', 'f.field', 'f.phase1_id')
+  return `
+    with read as (
+      select * from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[]) as r(row_id, version, phase1_id, phase2_id)
+    ),
+    locked as (
+      select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id
+        from ${source.tableSql} m
+        join read r on m.${key} = r.row_id::${source.keyType} and m.xmin = r.version::xid
+         for no key update of m skip locked
+    ),
+    docs as (
+      select l.key, l.row_id, l.phase1_id, l.phase2_id, m.${column} as doc, ${tenantSql(source)} as tenant_id
+        from locked l
+        join ${source.tableSql} m on m.${key} = l.key
+        ${parentJoinSql(source)}
+       where l.phase1_id is not null or l.phase2_id is not null
+    ),
+    fields as (
+      select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field from docs d
+    ),
+    rests as (
+      select f.*, r.rest from fields f cross join lateral (select ${rest} as rest offset 0) r
+    ),
+    rewritten as (
+      update ${source.tableSql} m
+         set ${column} = case when r.phase2_id is null then r.rest
+                              else ${envelopeSql(source, 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end
+        from rests r
+       where m.${key} = r.key
+      returning r.row_id
+    )
+    select row_id as "rowId" from rewritten
+    union all
+    select row_id from locked where phase1_id is null and phase2_id is null`
+}
+
+async function recordOutcome(
+  db: Queryable,
+  committed: PlannedRow[],
+  changed: Job[],
+  locations: Map<ArtifactId, Location>,
+  objects: { tenantId: string; key: string; byteLength: number }[],
+): Promise<void> {
+  const artifacts = committed.flatMap(row =>
+    row.payloads.map(payload => {
+      const location = locations.get(payload.artifactId)
+      if (location === undefined) throw new Error(`payload ${payload.artifactId} was not uploaded`)
+      return { row, payload, location }
+    }),
+  )
+  const used = new Set(artifacts.map(a => a.location.key))
+  await db.query({
+    name: 'record-outcome',
+    text: `
+      with artifacts as (
+        insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,
+            sha256, byte_offset, byte_length, frame_offset, content_encoding, source_id, row_id, field)
+        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
+            $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::int[], $15::text[], $16::text[])
+      ),
+      objects as (
+        update lighter.objects o
+           set state = case when d.used then 'stored' else o.state end,
+               stored_at = case when d.used then now() end,
+               byte_length = d.byte_length,
+               upload_id = case when d.used then null else o.upload_id end,
+               -- nothing committed uses it: an orphan from this moment on
+               lease_until = case when d.used then null else now() end
+          from unnest($17::uuid[], $18::text[], $19::bigint[], $20::bool[]) d(tenant_id, r2_key, byte_length, used)
+         where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and (d.used or o.state = 'uploading')
+      ),
+      out as (
+        delete from lighter.jobs j
+         using unnest($21::int[], $22::text[]) d(source_id, row_id)
+         where j.source_id = d.source_id and j.row_id = d.row_id
+      )
+      -- A row that changes all the time, or that a long transaction holds, is tried ever less often.
+      update lighter.jobs j
+         set available_at = now() + least(power(2, j.conflicts) * 25, 60000) * interval '1 ms',
+             attempts = greatest(j.attempts - 1, 0),
+             conflicts = least(j.conflicts + 1, 30)
+        from unnest($23::int[], $24::text[]) d(source_id, row_id)
+       where j.source_id = d.source_id and j.row_id = d.row_id`,
+    values: [
+      artifacts.map(a => a.payload.artifactId),
+      artifacts.map(a => a.row.tenantId),
+      artifacts.map(a => a.payload.kind),
+      artifacts.map(a => a.row.source.entityType),
+      artifacts.map(a => a.row.entityId),
+      artifacts.map(a => a.location.key),
+      artifacts.map(a => a.location.contentType),
+      artifacts.map(a => a.location.sizeBytes),
+      artifacts.map(a => a.location.sha256),
+      artifacts.map(a => a.location.byteOffset),
+      artifacts.map(a => a.location.byteLength),
+      artifacts.map(a => a.location.frameOffset),
+      artifacts.map(a => a.location.contentEncoding),
+      artifacts.map(a => a.row.source.id),
+      artifacts.map(a => a.row.job.rowId),
+      artifacts.map(a => a.payload.field),
+      objects.map(o => o.tenantId),
+      objects.map(o => o.key),
+      objects.map(o => o.byteLength),
+      objects.map(o => used.has(o.key)),
+      committed.map(row => row.job.sourceId),
+      committed.map(row => row.job.rowId),
+      changed.map(job => job.sourceId),
+      changed.map(job => job.rowId),
+    ],
+  })
+}

@@ -1,0 +1,453 @@
+// The way of a payload, step by step, for one batch of claimed jobs:
+// claim → plan → pack → register → upload → commit. See the file of that name for each.
+//
+// Promises: every claimed job ends committed, back in the queue or a dead letter, unless the process dies,
+// and then its lease runs out. Nothing is rewritten before its payload is stored.
+import type { LimitFunction } from 'p-limit'
+import type pg from 'pg'
+import type { OffloadConfig } from '../config.ts'
+import { isDatabaseOutage, isTransactionConflict, messageOf, RowError, StoreError } from '../errors.ts'
+import type { ArtifactId } from '../ids.ts'
+import type { ObjectStore } from '../store/object-store.ts'
+import { extendLease, type Job, jobKey } from './claim.ts'
+import { type CommitResult, commitBatch } from './commit.ts'
+import { type BuiltObject, buildObjects, type Location } from './pack.ts'
+import { type PlannedRow, planRows } from './plan.ts'
+import { registerObjects } from './register.ts'
+import { backoffMs, type Release, releaseJobs } from './release.ts'
+import type { Signal } from './signals.ts'
+import { fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
+import type { Source } from './sources.ts'
+import { streamPayload } from './stream.ts'
+import { uploadObjects } from './upload.ts'
+
+export interface PipelineContext {
+  pool: pg.Pool
+  store: ObjectStore
+  config: OffloadConfig
+  /** Requests to the store at once, shared by all batches. */
+  uploadLimit: LimitFunction
+  /** Large payloads at once, shared by all batches. */
+  streamLimit: LimitFunction
+  signal: Signal
+}
+
+/** What became of a batch, for the log and the metrics. */
+export interface BatchResult {
+  claimed: number
+  offloadedRows: number
+  nothing: number
+  gone: number
+  changed: number
+  deferred: number
+  failed: number
+  deadLetters: number
+  artifacts: number
+  objects: number
+  payloadBytes: number
+  objectBytes: number
+  planMs: number
+  packMs: number
+  uploadMs: number
+  commitMs: number
+  /** Set when the store, not a row, was at fault: the caller should pause before it claims again. */
+  outage: StoreError | null
+  /** The first error of a row, if any. */
+  rowError: string | null
+}
+
+/** A batch's rows with large payloads are handed back: they are worked on one by one, beside other batches. */
+export interface BatchOutcome {
+  result: BatchResult
+  large: PlannedRow[]
+}
+
+function emptyResult(claimed: number): BatchResult {
+  return {
+    claimed,
+    offloadedRows: 0,
+    nothing: 0,
+    gone: 0,
+    changed: 0,
+    deferred: 0,
+    failed: 0,
+    deadLetters: 0,
+    artifacts: 0,
+    objects: 0,
+    payloadBytes: 0,
+    objectBytes: 0,
+    planMs: 0,
+    packMs: 0,
+    uploadMs: 0,
+    commitMs: 0,
+    outage: null,
+    rowError: null,
+  }
+}
+
+/**
+ * Works off one claimed batch but for its large rows, whose jobs stay claimed.
+ * @throws only when the database is out of reach; the jobs come back when their lease runs out
+ */
+export async function runBatch(
+  context: PipelineContext,
+  sources: Map<number, Source>,
+  jobs: Job[],
+): Promise<BatchOutcome> {
+  const { config } = context
+  const result = emptyResult(jobs.length)
+  const releases: Release[] = []
+  const objectsInFlight: { tenantId: string; key: string }[] = []
+  const stopHeartbeat = keepLease(context, jobs, objectsInFlight)
+  try {
+    // Attempts are counted at the claim: more of them than allowed means that daemons died on this job.
+    const exhausted = jobs.filter(job => job.attempts > config.maxAttempts)
+    for (const job of exhausted) {
+      releases.push(
+        failure(
+          job,
+          `${job.attempts - 1} attempts ended without an answer: the daemon died or was stopped while it worked on this row`,
+        ),
+      )
+    }
+
+    let started = performance.now()
+    const rows = await planAll(
+      context,
+      sources,
+      jobs.filter(job => job.attempts <= config.maxAttempts),
+      releases,
+    )
+    result.planMs = performance.now() - started
+    await context.signal('after-plan')
+    const { small, large, other } = sortRows(rows, result, releases)
+
+    started = performance.now()
+    const built = buildObjects(
+      small.flatMap(row =>
+        row.payloads.flatMap(p =>
+          p.bytes === null || row.tenantId === null
+            ? []
+            : [{ tenantId: row.tenantId, kind: p.kind, artifactId: p.artifactId, bytes: p.bytes }],
+        ),
+      ),
+      config,
+      context.store.prefix,
+      new Date(),
+    )
+    result.packMs = performance.now() - started
+    // Text is no longer needed once packed; a batch waiting for the store should not hold it.
+    for (const row of small) for (const payload of row.payloads) payload.bytes = null
+
+    started = performance.now()
+    const uploaded = await uploadBuilt(context, built, objectsInFlight)
+    result.uploadMs = performance.now() - started
+    await context.signal('after-upload')
+
+    const ready: PlannedRow[] = []
+    for (const row of small) {
+      const error = row.payloads.map(p => uploaded.failures.get(p.artifactId)).find(e => e !== undefined)
+      if (error === undefined) ready.push(row)
+      else releases.push(storeFailure(row.job, error, result))
+    }
+
+    started = performance.now()
+    await context.signal('before-commit')
+    await commitAll(context, [...ready, ...other], uploaded, result, releases)
+    result.commitMs = performance.now() - started
+    await context.signal('after-commit')
+
+    await finish(context, releases, result)
+    return { result, large }
+  } finally {
+    stopHeartbeat()
+  }
+}
+
+/** Works off one row with a large payload: each of its payloads is streamed into an object of its own. */
+export async function runLargeRow(context: PipelineContext, row: PlannedRow): Promise<BatchResult> {
+  const result = emptyResult(1)
+  const releases: Release[] = []
+  const objectsInFlight: { tenantId: string; key: string }[] = []
+  // The lease must also last while the row waits for its turn.
+  const stopHeartbeat = keepLease(context, [row.job], objectsInFlight)
+  try {
+    await context.streamLimit(async () => {
+      const tenantId = row.tenantId
+      if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
+      let started = performance.now()
+      const uploaded: Uploaded = { locations: new Map(), failures: new Map(), objects: [] }
+      let outcome: PlannedRow[] = [row]
+      try {
+        for (const payload of row.payloads) {
+          const { location, objectBytes } = await streamPayload(
+            context.pool,
+            context.store,
+            { tenantId, kind: payload.kind, selectSql: selectPayloadSql(row, payload.phase) },
+            {
+              codec: context.config.codec,
+              partBytes: context.config.partBytes,
+              leaseMs: context.config.leaseMs,
+              signal: context.signal,
+              onRegister: object => objectsInFlight.push(object),
+            },
+          )
+          uploaded.locations.set(payload.artifactId, location)
+          uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
+        }
+      } catch (error) {
+        if (error instanceof RowError && error.code === 'row_changed') {
+          // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
+          outcome = [{ ...row, outcome: 'nothing', payloads: [] }]
+        } else if (isDatabaseOutage(error)) {
+          throw error
+        } else {
+          outcome = []
+          releases.push(
+            error instanceof StoreError
+              ? storeFailure(row.job, error, result)
+              : failure(row.job, messageOf(error)),
+          )
+        }
+      }
+      result.uploadMs = performance.now() - started
+      await context.signal('after-upload')
+      started = performance.now()
+      await context.signal('before-commit')
+      await commitAll(context, outcome, uploaded, result, releases)
+      result.commitMs = performance.now() - started
+      await context.signal('after-commit')
+    })
+    await finish(context, releases, result)
+    return result
+  } finally {
+    stopHeartbeat()
+  }
+}
+
+interface Uploaded {
+  locations: Map<ArtifactId, Location>
+  failures: Map<ArtifactId, StoreError>
+  objects: { tenantId: string; key: string; byteLength: number }[]
+}
+
+/** Plans each source's jobs. A statement that fails is narrowed down to the row that makes it fail. */
+async function planAll(
+  context: PipelineContext,
+  sources: Map<number, Source>,
+  jobs: Job[],
+  releases: Release[],
+): Promise<PlannedRow[]> {
+  const rows: PlannedRow[] = []
+  let budgetBytes = context.config.batchBytes
+  for (const [sourceId, sourceJobs] of Map.groupBy(jobs, job => job.sourceId)) {
+    const source = sources.get(sourceId)
+    if (source === undefined) {
+      releases.push(...sourceJobs.map(job => failure(job, `source ${sourceId} is not attached`)))
+      continue
+    }
+    if (budgetBytes <= 0) {
+      releases.push(...sourceJobs.map(job => notYet(job)))
+      continue
+    }
+    const planned = await narrowDown(
+      sourceJobs,
+      part =>
+        planRows(context.pool, source, part, {
+          budgetBytes,
+          streamThresholdBytes: context.config.streamThresholdBytes,
+        }),
+      (job, error) => releases.push(failure(job, messageOf(error))),
+    )
+    for (const row of planned) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
+    rows.push(...planned)
+  }
+  return rows
+}
+
+/**
+ * Runs `work` on all items, or, where the statement fails for a reason other than the database itself,
+ * on halves of them, until the item that makes it fail stands alone and is reported.
+ */
+async function narrowDown<T, R>(
+  items: T[],
+  work: (items: T[]) => Promise<R[]>,
+  onFailure: (item: T, error: unknown) => void,
+): Promise<R[]> {
+  try {
+    return await work(items)
+  } catch (error) {
+    if (isDatabaseOutage(error) || isTransactionConflict(error)) throw error
+    const [only] = items
+    if (items.length === 1 && only !== undefined) {
+      onFailure(only, error)
+      return []
+    }
+    const middle = Math.ceil(items.length / 2)
+    const left = await narrowDown(items.slice(0, middle), work, onFailure)
+    return left.concat(await narrowDown(items.slice(middle), work, onFailure))
+  }
+}
+
+function sortRows(rows: PlannedRow[], result: BatchResult, releases: Release[]) {
+  const small: PlannedRow[] = []
+  const large: PlannedRow[] = []
+  const other: PlannedRow[] = []
+  for (const row of rows) {
+    switch (row.outcome) {
+      case 'offload':
+        if (row.payloads.some(p => p.bytes === null)) large.push(row)
+        else small.push(row)
+        break
+      case 'nothing':
+      case 'gone':
+        other.push(row)
+        break
+      case 'no-tenant':
+        releases.push(
+          failure(
+            row.job,
+            `no tenant: ${row.source.tenantColumn} of the row${row.source.parentSql === null ? '' : `'s ${row.source.parentSql}`} is null or missing`,
+          ),
+        )
+        break
+      case 'deferred':
+        releases.push(notYet(row.job))
+        result.deferred++
+        break
+    }
+  }
+  return { small, large, other }
+}
+
+async function uploadBuilt(
+  context: PipelineContext,
+  built: BuiltObject[],
+  inFlight: { tenantId: string; key: string }[],
+): Promise<Uploaded> {
+  const uploaded: Uploaded = { locations: new Map(), failures: new Map(), objects: [] }
+  if (built.length === 0) return uploaded
+  await registerObjects(
+    context.pool,
+    built.map(o => ({ ...o, artifactCount: o.locations.size, byteLength: o.body.length })),
+    context.config.leaseMs,
+  )
+  inFlight.push(...built.map(o => ({ tenantId: o.tenantId, key: o.key })))
+  await context.signal('after-register')
+  const failures = await uploadObjects(context.store, built, context.uploadLimit)
+  for (const object of built) {
+    uploaded.objects.push({ tenantId: object.tenantId, key: object.key, byteLength: object.body.length })
+    const error = failures.get(object.key)
+    for (const [artifactId, location] of object.locations) {
+      if (error === undefined) uploaded.locations.set(artifactId, location)
+      else uploaded.failures.set(artifactId, error)
+    }
+  }
+  return uploaded
+}
+
+async function commitAll(
+  context: PipelineContext,
+  rows: PlannedRow[],
+  uploaded: Uploaded,
+  result: BatchResult,
+  releases: Release[],
+): Promise<void> {
+  if (rows.length === 0 && uploaded.objects.length === 0) return
+  const commits: CommitResult[] = await narrowDown(
+    rows,
+    async part => [
+      await commitBatch(
+        context.pool,
+        part,
+        uploaded.locations,
+        objectsOf(part, uploaded, rows.length === part.length),
+      ),
+    ],
+    (row, error) => releases.push(failure(row.job, messageOf(error))),
+  )
+  for (const commit of commits) result.changed += commit.changed.length
+  const done = new Set(commits.flatMap(commit => [...commit.done]))
+  const keys = new Set<string>()
+  for (const row of rows) {
+    if (!done.has(jobKey(row.job))) continue
+    if (row.outcome === 'gone') result.gone++
+    else if (row.outcome === 'nothing') result.nothing++
+    else result.offloadedRows++
+    for (const payload of row.payloads) {
+      result.artifacts++
+      const location = uploaded.locations.get(payload.artifactId)
+      result.payloadBytes += location?.sizeBytes ?? 0
+      if (location !== undefined) keys.add(location.key)
+    }
+  }
+  result.objects = keys.size
+  for (const object of uploaded.objects) if (keys.has(object.key)) result.objectBytes += object.byteLength
+}
+
+/**
+ * The objects whose fate a commit of `rows` decides: all of them when it commits the whole batch; when a batch
+ * had to be narrowed down, only those that the rows use, lest one half's commit orphan the other half's object.
+ */
+function objectsOf(rows: PlannedRow[], uploaded: Uploaded, whole: boolean) {
+  if (whole) return uploaded.objects
+  const keys = new Set(rows.flatMap(row => row.payloads.map(p => uploaded.locations.get(p.artifactId)?.key)))
+  return uploaded.objects.filter(object => keys.has(object.key))
+}
+
+async function finish(context: PipelineContext, releases: Release[], result: BatchResult): Promise<void> {
+  const dead = await releaseJobs(context.pool, releases, context.config.maxAttempts)
+  result.deadLetters = dead.length
+  const failures = releases.filter(r => r.countsAsAttempt)
+  result.failed = failures.length
+  result.rowError = failures[0]?.error ?? null
+}
+
+function failure(job: Job, error: string): Release {
+  return { job, error: error.slice(0, 2000), countsAsAttempt: true, delayMs: backoffMs(job.attempts) }
+}
+
+function notYet(job: Job, delayMs = 0): Release {
+  return { job, error: null, countsAsAttempt: false, delayMs }
+}
+
+function storeFailure(job: Job, error: StoreError, result: BatchResult): Release {
+  if (!error.retryable) return failure(job, error.message)
+  result.outage = error
+  return { job, error: error.message.slice(0, 2000), countsAsAttempt: false, delayMs: backoffMs(1) }
+}
+
+/** Extends the lease of jobs and objects three times per lease for as long as the work goes on. */
+function keepLease(
+  context: PipelineContext,
+  jobs: Job[],
+  objects: { tenantId: string; key: string }[],
+): () => void {
+  const timer = setInterval(() => {
+    // A lost lease is no harm: another daemon does the work again, and xmin lets only one of them commit.
+    extendLease(context.pool, jobs, objects, context.config.leaseMs).catch(() => undefined)
+  }, context.config.leaseMs / 3)
+  return () => clearInterval(timer)
+}
+
+/** One payload of the version that was planned, as a statement without parameters (COPY takes none). */
+function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
+  const { source } = row
+  const phase1 = row.payloads.find(p => p.phase === 1)
+  const field = fieldSql(source, 'd.doc', 'd.tenant_id')
+  const rest = restSql(
+    source,
+    'f.doc',
+    'f.field',
+    phase1 === undefined ? 'null::uuid' : `${literal(phase1.artifactId)}::uuid`,
+  )
+  return `
+    select ${phase === 1 ? 'f.field::text' : `(${rest})::text`}
+      from (select d.doc, ${field} as field
+              from (select m.${ident(source.jsonColumn)} as doc, ${tenantSql(source)} as tenant_id
+                      from ${fromSql(source)}
+                     where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
+                       and m.xmin = ${literal(row.version ?? '')}::xid
+                    offset 0) d
+            offset 0) f`
+}

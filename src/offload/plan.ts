@@ -1,0 +1,175 @@
+// Step 2: let Postgres decide, for each claimed row, what is to be offloaded, and hand out the bytes.
+
+import type { Queryable } from '../db/pool.ts'
+import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
+import type { Job } from './claim.ts'
+import { fieldSql, fromSql, ident, restSql, tenantSql } from './source-sql.ts'
+import type { Source } from './sources.ts'
+
+/** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
+export interface FieldPayload {
+  artifactId: ArtifactId
+  phase: 1 | 2
+  kind: string
+  /** The field it was, null for the whole remaining metadata. */
+  field: string | null
+  sizeBytes: number
+  bytes: Buffer | null
+}
+
+export interface PlannedRow {
+  job: Job
+  source: Source
+  /**
+   * offload: has payloads · nothing: no longer heavy · gone: the row does not exist ·
+   * no-tenant: its tenant can't be found · deferred: does not fit into this batch's bytes
+   */
+  outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'deferred'
+  /** xmin of the version that was read; null when there is none. */
+  version: string | null
+  tenantId: TenantId | null
+  entityId: string | null
+  payloads: FieldPayload[]
+}
+
+interface PlanRow {
+  ord: number
+  version: string | null
+  tenantId: string | null
+  entityId: string | null
+  fieldBytes: number | null
+  fieldText: string | null
+  restBytes: number | null
+  restText: string | null
+  deferred: boolean
+}
+
+/**
+ * Plans the claimed rows of one source in one statement.
+ *
+ * The artifact ids are made here and passed in, since the pointer of phase 1 is part of the payload of
+ * phase 2. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
+ * `streamThresholdBytes` only sizes come out. Rows are taken until their text reaches `budgetBytes`; what
+ * follows is deferred without its text being sent.
+ */
+export async function planRows(
+  db: Queryable,
+  source: Source,
+  jobs: Job[],
+  limits: { budgetBytes: number; streamThresholdBytes: number },
+): Promise<PlannedRow[]> {
+  const ids = jobs.map(() => ({ phase1: newArtifactId(), phase2: newArtifactId() }))
+  const { rows } = await db.query<PlanRow>({
+    text: planSql(source),
+    values: [jobs.map(j => j.rowId), ids.map(i => i.phase1), limits.streamThresholdBytes, limits.budgetBytes],
+  })
+  const byOrd = new Map(rows.map(row => [Number(row.ord), row]))
+  return jobs.map((job, i) => {
+    const row = byOrd.get(i + 1)
+    const id = ids[i]
+    if (row === undefined || id === undefined) throw new Error(`plan lost row ${job.rowId}`)
+    return toPlannedRow(job, source, row, id)
+  })
+}
+
+function toPlannedRow(
+  job: Job,
+  source: Source,
+  row: PlanRow,
+  id: { phase1: ArtifactId; phase2: ArtifactId },
+): PlannedRow {
+  const payloads: FieldPayload[] = []
+  if (row.fieldBytes !== null) {
+    payloads.push({
+      artifactId: id.phase1,
+      phase: 1,
+      kind: source.phase1Kind,
+      field: source.phase1Field,
+      sizeBytes: row.fieldBytes,
+      bytes: row.fieldText === null ? null : Buffer.from(row.fieldText),
+    })
+  }
+  if (row.restBytes !== null) {
+    payloads.push({
+      artifactId: id.phase2,
+      phase: 2,
+      kind: source.phase2Kind,
+      field: null,
+      sizeBytes: row.restBytes,
+      bytes: row.restText === null ? null : Buffer.from(row.restText),
+    })
+  }
+  const outcome =
+    row.version === null
+      ? 'gone'
+      : payloads.length === 0
+        ? 'nothing'
+        : row.tenantId === null
+          ? 'no-tenant'
+          : row.deferred
+            ? 'deferred'
+            : 'offload'
+  return {
+    job,
+    source,
+    outcome,
+    version: row.version,
+    tenantId: row.tenantId === null ? null : asTenantId(row.tenantId),
+    entityId: row.entityId,
+    payloads: outcome === 'offload' ? payloads : [],
+  }
+}
+
+function planSql(source: Source): string {
+  const key = `m.${ident(source.keyColumn)}`
+  return `
+    with claimed as (
+      select c.row_id, c.phase1_id, c.ord
+        from unnest($1::text[], $2::uuid[]) with ordinality as c(row_id, phase1_id, ord)
+    ),
+    found as (
+      select c.ord, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
+             ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
+             m.${ident(source.jsonColumn)} as doc
+        from claimed c
+        join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
+    ),
+    phase1 as (
+      select f.*, ${fieldSql(source, 'f.doc', 'f.tenant_id')} as field
+        from found f
+    ),
+    -- offset 0 keeps the planner from evaluating a long text more than once
+    texts as (
+      select p.ord, p.version, p.tenant_id, p.entity_id, f.text as field_text, r.text as rest_text
+        from phase1 p
+       cross join lateral (select p.field::text as text offset 0) f
+       cross join lateral (select (${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')})::text as text offset 0) r
+    ),
+    sized as (
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, octet_length(t.field_text) as field_bytes,
+             case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
+             case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) end as rest_bytes
+        from texts t
+    ),
+    -- what would be sent for the row: nothing of one that is to be streamed
+    weighed as (
+      select s.*, greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 as streamed,
+             case when greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 then 0
+                  else coalesce(s.field_bytes, 0) + coalesce(s.rest_bytes, 0) end as weight
+        from sized s
+    ),
+    summed as (
+      select w.*, sum(w.weight) over (order by w.ord rows unbounded preceding) as total
+        from weighed w
+    ),
+    decided as (
+      select s.*, s.total > $4 and s.total > s.weight as deferred
+        from summed s
+    )
+    select c.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
+           d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", coalesce(d.deferred, false) as deferred,
+           case when not d.streamed and not d.deferred and d.tenant_id is not null then d.field_text end as "fieldText",
+           case when not d.streamed and not d.deferred and d.tenant_id is not null then d.rest_text end as "restText"
+      from claimed c
+      left join decided d using (ord)`
+}

@@ -1,0 +1,52 @@
+// Step 4: tell Postgres of objects before their first byte is sent. Whatever happens from here on, every
+// object in the bucket is known, and the orphan sweep need not list the bucket.
+import type { Queryable } from '../db/pool.ts'
+import type { BuiltObject } from './pack.ts'
+
+export type ObjectToRegister = Pick<
+  BuiltObject,
+  'tenantId' | 'kind' | 'key' | 'contentType' | 'contentEncoding'
+> & {
+  artifactCount: number
+  /** Null while a stream's length is not known. */
+  byteLength: number | null
+}
+
+/** One statement however many objects. They are orphans `leaseMs` from now unless the lease is extended or they are committed. */
+export async function registerObjects(
+  db: Queryable,
+  objects: ObjectToRegister[],
+  leaseMs: number,
+): Promise<void> {
+  await db.query(
+    `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, lease_until)
+     select d.tenant_id, d.r2_key, d.kind, 'uploading', d.content_type, d.content_encoding, d.artifact_count, d.byte_length,
+            now() + $8 * interval '1 ms'
+       from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[])
+         as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length)`,
+    [
+      objects.map(o => o.tenantId),
+      objects.map(o => o.key),
+      objects.map(o => o.kind),
+      objects.map(o => o.contentType),
+      objects.map(o => o.contentEncoding),
+      objects.map(o => o.artifactCount),
+      objects.map(o => o.byteLength),
+      leaseMs,
+    ],
+  )
+}
+
+/** Notes the multipart upload that was opened for a registered object, so that the orphan sweep can abort it. */
+export async function recordUploadId(
+  db: Queryable,
+  tenantId: string,
+  key: string,
+  uploadId: string,
+): Promise<void> {
+  await db.query('update lighter.objects set upload_id = $3 where tenant_id = $1 and r2_key = $2', [
+    tenantId,
+    key,
+    uploadId,
+  ])
+}

@@ -1,0 +1,13 @@
+// Named points in the way of a payload. Tests wait on them, or kill the process there; in production
+// nobody listens.
+
+export type SignalPoint =
+  | 'after-claim'
+  | 'after-plan'
+  | 'after-register'
+  | 'mid-multipart'
+  | 'after-upload'
+  | 'before-commit'
+  | 'after-commit'
+
+export type Signal = (point: SignalPoint) => void | Promise<void>

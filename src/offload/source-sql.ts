@@ -1,0 +1,85 @@
+// The two phases as SQL expressions of one source. Plan, stream and commit are built from these same
+// fragments, so what is uploaded and what is left in the row can't drift apart.
+import pg from 'pg'
+import type { Source } from './sources.ts'
+
+export const ident = pg.escapeIdentifier
+export const literal = pg.escapeLiteral
+
+/** Names of the pointers in a row. Reserved: the application may copy them, not invent them. */
+export const metadataRefKey = 'artifact_metadata_ref'
+export const metadataKindKey = 'artifact_metadata_kind'
+export const fieldRefKey = (field: string) => `${field}_ref`
+export const fieldCountKey = (field: string) => `${field}_count`
+
+/** `from` clause: the table as `m`, its parent (if the tenant is there) as `p`. */
+export function fromSql(source: Source): string {
+  return source.parentSql === null ? `${source.tableSql} m` : `${source.tableSql} m ${parentJoinSql(source)}`
+}
+
+export function parentJoinSql(source: Source): string {
+  if (source.parentSql === null || source.parentKeyColumn === null || source.parentColumn === null) return ''
+  return `left join ${source.parentSql} p on p.${ident(source.parentKeyColumn)} = m.${ident(source.parentColumn)}`
+}
+
+export function tenantSql(source: Source): string {
+  return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
+}
+
+/** True where `doc` carries a phase 1 pointer that is one: it names an artifact of the row's tenant. */
+function hasFieldPointerSql(field: string, doc: string, tenant: string): string {
+  return `exists (select from public.artifact_refs a
+             where a.tenant_id = ${tenant} and a.id = lighter.as_uuid(${doc} ->> ${literal(fieldRefKey(field))}))`
+}
+
+/**
+ * Phase 1: the field's value if it is to be offloaded, else null.
+ *
+ * The pointer's names are reserved. Where the application put something of its own under them, phase 1
+ * would overwrite it, so such a row keeps its field inline (phase 2 may still take the row whole).
+ */
+export function fieldSql(source: Source, doc: string, tenant: string): string {
+  if (source.phase1Field === null) return 'null::jsonb'
+  const field = literal(source.phase1Field)
+  const names = [fieldRefKey(source.phase1Field), fieldCountKey(source.phase1Field)].map(literal).join(', ')
+  return `case when jsonb_typeof(${doc}) = 'object'
+      and jsonb_typeof(${doc} -> ${field}) in ('array', 'object')
+      and ${doc} -> ${field} not in ('[]'::jsonb, '{}'::jsonb)
+      and (not ${doc} ?| array[${names}] or ${hasFieldPointerSql(source.phase1Field, doc, tenant)})
+    then ${doc} -> ${field} end`
+}
+
+/** The metadata that is left after phase 1: `doc` itself when `field` is null. */
+export function restSql(source: Source, doc: string, field: string, fieldArtifactId: string): string {
+  if (source.phase1Field === null) return doc
+  return `case when ${field} is null then ${doc}
+    else (${doc} - ${literal(source.phase1Field)}) || jsonb_build_object(
+      ${literal(fieldRefKey(source.phase1Field))}, ${fieldArtifactId},
+      ${literal(fieldCountKey(source.phase1Field))},
+        case when jsonb_typeof(${field}) = 'array' then jsonb_array_length(${field}) end) end`
+}
+
+/**
+ * Phase 2: what stays of `rest` in the row. Keys with small values, the pointer of phase 1 if it is one,
+ * and the pointer to all the rest.
+ */
+export function envelopeSql(
+  source: Source,
+  rest: string,
+  tenant: string,
+  field: string,
+  restArtifactId: string,
+): string {
+  const keys = `array[${source.envelopeKeys.map(literal).join(', ')}]::text[]`
+  const pointers =
+    source.phase1Field === null
+      ? ''
+      : `|| case when ${field} is not null or (jsonb_typeof(${rest}) = 'object' and ${hasFieldPointerSql(source.phase1Field, rest, tenant)})
+           then array[${literal(fieldRefKey(source.phase1Field))}, ${literal(fieldCountKey(source.phase1Field))}] else '{}'::text[] end`
+  return `coalesce((
+      select jsonb_object_agg(e.key, e.value)
+        from jsonb_each(case when jsonb_typeof(${rest}) = 'object' then ${rest} end) e
+       where e.key = any (${keys} ${pointers})
+         and octet_length(e.value::text) <= ${source.envelopeValueLimit}), '{}'::jsonb)
+    || jsonb_build_object(${literal(metadataRefKey)}, ${restArtifactId}, ${literal(metadataKindKey)}, ${literal(source.phase2Kind)}::text)`
+}

@@ -1,0 +1,60 @@
+// What is watched, as the steps need it.
+import type { Queryable } from '../db/pool.ts'
+
+export interface Source {
+  id: number
+  /** Quoted and qualified, ready to stand in a statement; so are the other `…Sql` names. */
+  tableSql: string
+  jsonColumn: string
+  keyColumn: string
+  keyType: 'uuid' | 'bigint' | 'integer'
+  tenantColumn: string
+  parentSql: string | null
+  parentKeyColumn: string | null
+  parentColumn: string | null
+  entityType: string | null
+  entityColumn: string | null
+  phase1Field: string | null
+  phase1Kind: string
+  phase2Kind: string
+  envelopeKeys: string[]
+  envelopeValueLimit: number
+  thresholdBytes: number
+  paused: boolean
+  /** The rewrite must, and may, keep other triggers of the table from firing. */
+  quietRewrite: boolean
+}
+
+/** All sources. A handful of rows; callers may keep them for seconds, a stale one makes a statement fail, not lie. */
+export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
+  const { rows } = await db.query<Source>(`
+    select s.id,
+           format('%I.%I', n.nspname, c.relname) as "tableSql",
+           s.json_column as "jsonColumn",
+           s.key_column as "keyColumn",
+           s.key_type as "keyType",
+           s.tenant_column as "tenantColumn",
+           (select format('%I.%I', pn.nspname, pc.relname) from pg_class pc
+              join pg_namespace pn on pn.oid = pc.relnamespace where pc.oid = s.parent_relation) as "parentSql",
+           s.parent_key_column as "parentKeyColumn",
+           s.parent_column as "parentColumn",
+           s.entity_type as "entityType",
+           s.entity_column as "entityColumn",
+           s.phase1_field as "phase1Field",
+           s.phase1_kind as "phase1Kind",
+           s.phase2_kind as "phase2Kind",
+           s.envelope_keys as "envelopeKeys",
+           lighter.envelope_value_limit(s) as "envelopeValueLimit",
+           lighter.effective_threshold(s) as "thresholdBytes",
+           s.paused,
+           s.skip_triggers
+             and has_parameter_privilege('session_replication_role', 'set')
+             and exists (
+               select from pg_trigger t
+                where t.tgrelid = s.relation and not t.tgisinternal
+                  and t.tgname not like 'lighter\\_enqueue\\_%') as "quietRewrite"
+      from lighter.sources s
+      join pg_class c on c.oid = s.relation
+      join pg_namespace n on n.oid = c.relnamespace`)
+  return new Map(rows.map(row => [row.id, row]))
+}

@@ -1,0 +1,277 @@
+// The object store: Cloudflare R2 or any S3 store, behind the few calls that pg-lighter makes.
+import { Agent as HttpAgent } from 'node:http'
+import { Agent as HttpsAgent } from 'node:https'
+import type { Readable } from 'node:stream'
+import {
+  AbortMultipartUploadCommand,
+  CompleteMultipartUploadCommand,
+  CreateMultipartUploadCommand,
+  DeleteObjectsCommand,
+  GetObjectCommand,
+  HeadBucketCommand,
+  HeadObjectCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+  S3Client,
+  S3ServiceException,
+  UploadPartCommand,
+} from '@aws-sdk/client-s3'
+import { NodeHttpHandler } from '@smithy/node-http-handler'
+import type { StoreConfig } from '../config.ts'
+import { LighterError, messageOf, StoreError } from '../errors.ts'
+
+/** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
+export interface ObjectHeaders {
+  contentType: string
+  contentEncoding?: string | undefined
+}
+
+export interface ObjectStore {
+  readonly bucket: string
+  readonly prefix: string
+  /** @param ifMatch ETag that must be there, or null: the key must not exist; undefined: unconditional */
+  put(
+    key: string,
+    body: Uint8Array,
+    headers: ObjectHeaders,
+    ifMatch?: string | null,
+  ): Promise<{ etag: string }>
+  createMultipart(key: string, headers: ObjectHeaders): Promise<string>
+  uploadPart(key: string, uploadId: string, partNumber: number, body: Uint8Array): Promise<string>
+  completeMultipart(key: string, uploadId: string, etags: string[]): Promise<void>
+  abortMultipart(key: string, uploadId: string): Promise<void>
+  /** The whole object, or `length` bytes from `offset`. @throws {StoreError} `object_not_found` */
+  get(key: string, range?: { offset: number; length: number }): Promise<{ body: Buffer; etag: string }>
+  /** As `get`, streamed; the caller must read it to its end or destroy it, else its socket leaks. */
+  getStream(key: string): Promise<Readable>
+  head(key: string): Promise<{ size: number } | null>
+  /** At most 1,000 keys; keys that do not exist are no error. */
+  delete(keys: string[]): Promise<void>
+  list(prefix: string): AsyncGenerator<{ key: string; size: number }>
+  /** Proves that the bucket can be reached; returns which call did it. */
+  check(): Promise<'HeadBucket' | 'ListObjectsV2'>
+  close(): void
+}
+
+/** Opens a client for one bucket. Nothing is sent before the first call. */
+export function openStore(config: StoreConfig): ObjectStore {
+  const agentOptions = { keepAlive: true, maxSockets: config.concurrency }
+  const client = new S3Client({
+    endpoint: config.endpoint,
+    region: 'auto',
+    forcePathStyle: true,
+    credentials: { accessKeyId: config.accessKeyId, secretAccessKey: config.secretAccessKey },
+    // R2 and other S3 stores refuse or break on the SDK's default checksums; our own sha256 decides.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    // 'adaptive' would hold back every request of the client after one throttled answer.
+    retryMode: 'standard',
+    maxAttempts: 4,
+    requestHandler: new NodeHttpHandler({
+      httpAgent: new HttpAgent(agentOptions),
+      httpsAgent: new HttpsAgent(agentOptions),
+      connectionTimeout: Math.min(config.timeoutMs, 10_000),
+      // Silence on the socket is the time-out that matters; the other only ends a request that trickles for ever.
+      socketTimeout: config.timeoutMs,
+      requestTimeout: config.timeoutMs * 4,
+      throwOnRequestTimeout: true,
+      // More requests than sockets simply wait: that is the concurrency limit at work.
+      socketAcquisitionWarningTimeout: 2 ** 31 - 1,
+    }),
+  })
+  const Bucket = config.bucket
+
+  return {
+    bucket: config.bucket,
+    prefix: config.prefix,
+
+    put: (Key, Body, headers, ifMatch) =>
+      call('PutObject', Key, async () => {
+        const answer = await client.send(
+          new PutObjectCommand({
+            Bucket,
+            Key,
+            Body,
+            ...s3Headers(headers),
+            ...(ifMatch === null ? { IfNoneMatch: '*' } : ifMatch === undefined ? {} : { IfMatch: ifMatch }),
+          }),
+        )
+        return { etag: answer.ETag ?? '' }
+      }),
+
+    createMultipart: (Key, headers) =>
+      call('CreateMultipartUpload', Key, async () => {
+        const answer = await client.send(
+          new CreateMultipartUploadCommand({ Bucket, Key, ...s3Headers(headers) }),
+        )
+        return required(answer.UploadId, 'CreateMultipartUpload', 'UploadId')
+      }),
+
+    uploadPart: (Key, UploadId, PartNumber, Body) =>
+      call('UploadPart', Key, async () => {
+        const answer = await client.send(new UploadPartCommand({ Bucket, Key, UploadId, PartNumber, Body }))
+        return required(answer.ETag, 'UploadPart', 'ETag')
+      }),
+
+    completeMultipart: (Key, UploadId, etags) =>
+      call('CompleteMultipartUpload', Key, async () => {
+        const Parts = etags.map((ETag, i) => ({ ETag, PartNumber: i + 1 }))
+        await client.send(
+          new CompleteMultipartUploadCommand({ Bucket, Key, UploadId, MultipartUpload: { Parts } }),
+        )
+      }),
+
+    abortMultipart: (Key, UploadId) =>
+      call('AbortMultipartUpload', Key, async () => {
+        await client.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }))
+      }),
+
+    get: (Key, range) =>
+      call('GetObject', Key, async () => {
+        const answer = await client.send(
+          new GetObjectCommand({
+            Bucket,
+            Key,
+            ...(range && { Range: `bytes=${range.offset}-${range.offset + range.length - 1}` }),
+          }),
+        )
+        const body = required(answer.Body, 'GetObject', 'Body')
+        return { body: Buffer.from(await body.transformToByteArray()), etag: answer.ETag ?? '' }
+      }),
+
+    getStream: Key =>
+      call('GetObject', Key, async () => {
+        const answer = await client.send(new GetObjectCommand({ Bucket, Key }))
+        // On Node the body is a Readable (an http.IncomingMessage).
+        return required(answer.Body, 'GetObject', 'Body') as Readable
+      }),
+
+    head: Key =>
+      call('HeadObject', Key, async () => {
+        try {
+          const answer = await client.send(new HeadObjectCommand({ Bucket, Key }))
+          return { size: answer.ContentLength ?? 0 }
+        } catch (error) {
+          if (statusOf(error) === 404) return null
+          throw error
+        }
+      }),
+
+    delete: keys =>
+      call('DeleteObjects', `${keys.length} keys`, async () => {
+        if (keys.length === 0) return
+        const answer = await client.send(
+          new DeleteObjectsCommand({ Bucket, Delete: { Objects: keys.map(Key => ({ Key })), Quiet: true } }),
+        )
+        const failed = answer.Errors?.find(e => e.Code !== 'NoSuchKey')
+        if (failed) {
+          throw new StoreError(
+            'store_delete_failed',
+            `DeleteObjects ${failed.Key}: ${failed.Code} ${failed.Message}`,
+            {
+              retryable: true,
+            },
+          )
+        }
+      }),
+
+    async *list(Prefix) {
+      let token: string | undefined
+      do {
+        const page = await call('ListObjectsV2', Prefix, () =>
+          client.send(
+            new ListObjectsV2Command({ Bucket, Prefix, ...(token && { ContinuationToken: token }) }),
+          ),
+        )
+        for (const entry of page.Contents ?? []) {
+          if (entry.Key !== undefined) yield { key: entry.Key, size: entry.Size ?? 0 }
+        }
+        token = page.NextContinuationToken
+      } while (token !== undefined)
+    },
+
+    async check() {
+      try {
+        await call('HeadBucket', Bucket, () => client.send(new HeadBucketCommand({ Bucket })))
+        return 'HeadBucket'
+      } catch (error) {
+        // Tokens scoped to objects may not be allowed HeadBucket, yet may list.
+        if (error instanceof StoreError && error.code === 'bucket_not_found') throw error
+        await call('ListObjectsV2', Bucket, () =>
+          client.send(new ListObjectsV2Command({ Bucket, Prefix: config.prefix, MaxKeys: 1 })),
+        )
+        return 'ListObjectsV2'
+      }
+    },
+
+    close: () => client.destroy(),
+  }
+}
+
+function s3Headers(headers: ObjectHeaders) {
+  return {
+    ContentType: headers.contentType,
+    ...(headers.contentEncoding && { ContentEncoding: headers.contentEncoding }),
+  }
+}
+
+function required<T>(value: T | undefined, operation: string, field: string): T {
+  if (value === undefined) {
+    throw new StoreError('store_bad_answer', `${operation} answered without ${field}`, { retryable: true })
+  }
+  return value
+}
+
+function statusOf(error: unknown): number | undefined {
+  return error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined
+}
+
+async function call<T>(operation: string, subject: string, send: () => Promise<T>): Promise<T> {
+  try {
+    return await send()
+  } catch (error) {
+    throw storeError(error, operation, subject)
+  }
+}
+
+/**
+ * What went wrong, in our words. Everything but the caller's own fault is retryable: also refused
+ * credentials and a missing bucket, since an operator mends them and no row is to blame.
+ */
+function storeError(error: unknown, operation: string, subject: string): LighterError {
+  if (error instanceof LighterError) return error
+  const status = statusOf(error)
+  const name = error instanceof Error ? error.name : ''
+  const text = `${operation} ${subject}: ${status === undefined ? '' : `${status} `}${name} ${messageOf(error)}`
+  const options = { cause: error }
+  if (name === 'NoSuchBucket') {
+    return new StoreError('bucket_not_found', text, {
+      ...options,
+      retryable: true,
+      hint: 'Create the bucket, or correct R2_BUCKET and R2_ACCOUNT_ID (R2_ENDPOINT).',
+    })
+  }
+  if (name === 'NoSuchKey' || (status === 404 && operation !== 'HeadBucket')) {
+    return new StoreError('object_not_found', text, options)
+  }
+  if (status === 404) {
+    return new StoreError('bucket_not_found', text, {
+      ...options,
+      retryable: true,
+      hint: 'Create the bucket, or correct R2_BUCKET.',
+    })
+  }
+  if (status === 412) return new StoreError('precondition_failed', text, options)
+  if (status === 401 || status === 403) {
+    return new StoreError('store_access_denied', text, {
+      ...options,
+      retryable: true,
+      hint: 'Check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY: the token needs Object Read & Write on the bucket.',
+    })
+  }
+  if (status === 416) return new StoreError('range_not_satisfiable', text, options)
+  if (status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 429) {
+    return new StoreError('store_refused', text, options)
+  }
+  return new StoreError('store_unavailable', text, { ...options, retryable: true })
+}

@@ -1,0 +1,123 @@
+// Whose prefix is this? An owner object in the bucket carries the installation's id, so that a copy of the
+// database, or a second installation by mistake, does not write among another's objects.
+import { z } from 'zod'
+import type { Queryable } from '../db/pool.ts'
+import { OwnershipError, StoreError } from '../errors.ts'
+import { ownerKey } from './keys.ts'
+import type { ObjectStore } from './object-store.ts'
+
+const ownerSchema = z.object({ installation: z.uuid(), epoch: z.int().min(0) })
+
+interface Installation {
+  id: string
+  epoch: number
+  etag: string | null
+}
+
+/**
+ * Makes sure that the prefix is ours: claims it when nobody has, checks it otherwise.
+ * @throws {OwnershipError} another installation, or a newer epoch than this database knows: nothing was written
+ */
+export async function claimOwnership(db: Queryable, store: ObjectStore): Promise<void> {
+  if ((await checkOwnership(db, store)) === 'mine') return
+  const mine = await readInstallation(db)
+  try {
+    const etag = await writeOwner(store, mine.id, mine.epoch, null)
+    await remember(db, mine.epoch, etag)
+  } catch (error) {
+    if (!(error instanceof StoreError && error.code === 'precondition_failed')) throw error
+    // Another daemon was faster: look again at who it was.
+    await checkOwnership(db, store)
+  }
+}
+
+/** @returns whether the prefix is ours or nobody's. @throws {OwnershipError} it is another's */
+export async function checkOwnership(db: Queryable, store: ObjectStore): Promise<'mine' | 'nobody'> {
+  const mine = await readInstallation(db)
+  const found = await readOwner(store)
+  if (found === null) return 'nobody'
+  if (found.installation !== mine.id) {
+    throw new OwnershipError(
+      'foreign_prefix',
+      `${store.bucket}/${store.prefix} belongs to installation ${found.installation}, this database is ${mine.id}`,
+      {
+        hint: 'Use another R2_PREFIX (or bucket), or, if the other installation is gone for good, run: lighter adopt',
+      },
+    )
+  }
+  if (found.epoch !== mine.epoch) {
+    throw new OwnershipError(
+      'stale_copy',
+      `${store.bucket}/${store.prefix} is at epoch ${found.epoch}, this database remembers ${mine.epoch}: it is a copy of the one that owns the prefix`,
+      {
+        hint: 'Give the copy a prefix of its own (R2_PREFIX), or, if the original is gone for good, run: lighter adopt',
+      },
+    )
+  }
+  return 'mine'
+}
+
+/** Takes the prefix over, whoever had it: the former owner finds a newer epoch and refuses to write. */
+export async function adoptOwnership(
+  db: Queryable,
+  store: ObjectStore,
+): Promise<{ previous: string | null; epoch: number }> {
+  const mine = await readInstallation(db)
+  const found = await readOwner(store)
+  const epoch = Math.max(found?.epoch ?? 0, mine.epoch) + 1
+  const etag = await writeOwner(store, mine.id, epoch, found?.etag ?? null)
+  await remember(db, epoch, etag)
+  return { previous: found?.installation ?? null, epoch }
+}
+
+async function readInstallation(db: Queryable): Promise<Installation> {
+  const { rows } = await db.query<{ id: string; epoch: string; etag: string | null }>(
+    'select id, owner_epoch as epoch, owner_etag as etag from lighter.installation',
+  )
+  const row = rows[0]
+  if (row === undefined)
+    throw new OwnershipError('no_installation', 'lighter.installation is empty', {
+      hint: 'Restore its row from a backup, or: insert into lighter.installation default values; lighter adopt',
+    })
+  return { id: row.id, epoch: Number(row.epoch), etag: row.etag }
+}
+
+async function readOwner(
+  store: ObjectStore,
+): Promise<{ installation: string; epoch: number; etag: string } | null> {
+  try {
+    const { body, etag } = await store.get(ownerKey(store.prefix))
+    const parsed = ownerSchema.safeParse(parseJson(body.toString('utf8')))
+    if (!parsed.success) {
+      throw new OwnershipError('owner_object_damaged', `${ownerKey(store.prefix)} is not an owner object`, {
+        hint: 'If the prefix is yours, delete that object and start again.',
+      })
+    }
+    return { ...parsed.data, etag }
+  } catch (error) {
+    if (error instanceof StoreError && error.code === 'object_not_found') return null
+    throw error
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+async function writeOwner(
+  store: ObjectStore,
+  installation: string,
+  epoch: number,
+  ifMatch: string | null,
+): Promise<string> {
+  const body = Buffer.from(`${JSON.stringify({ installation, epoch })}\n`)
+  return (await store.put(ownerKey(store.prefix), body, { contentType: 'application/json' }, ifMatch)).etag
+}
+
+async function remember(db: Queryable, epoch: number, etag: string): Promise<void> {
+  await db.query('update lighter.installation set owner_epoch = $1, owner_etag = $2', [epoch, etag])
+}

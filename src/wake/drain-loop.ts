@@ -1,0 +1,220 @@
+// Wakes, drains the queue, sleeps again. One life: start(), stop(deadline).
+import type { Logger } from 'pino'
+import type { Queryable } from '../db/pool.ts'
+import { messageOf } from '../errors.ts'
+import { claimJobs, hasDueJobs } from '../offload/claim.ts'
+import { type BatchResult, type PipelineContext, runBatch, runLargeRow } from '../offload/pipeline.ts'
+import { loadSources, type Source } from '../offload/sources.ts'
+import type { AwakeLock } from './awake-lock.ts'
+
+/**
+ * Checks after falling asleep, before the poll interval takes over: a transaction that saw us awake but
+ * commits after we fell asleep has not notified.
+ */
+const settleMs = [20, 200]
+
+/** Rows with large payloads that may wait for a stream, claimed; the drain pauses beyond. */
+const maxWaitingLargeRows = 64
+
+const sourcesMaxAgeMs = 5000
+
+export interface DrainLoopOptions {
+  context: PipelineContext
+  db: Queryable
+  awakeLock: AwakeLock
+  /** Whether the lock may be used: only on a connection proved to be a session of ours. */
+  mayHoldLock: () => boolean
+  pollIntervalMs: number
+  log: Logger
+  onResult?: (result: BatchResult) => void
+}
+
+export interface DrainLoop {
+  start(): void
+  wake(): void
+  /** Claims no more and waits for what is in flight. @returns false if `deadlineMs` passed first */
+  stop(deadlineMs: number): Promise<boolean>
+}
+
+export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
+  const { context, db, log } = options
+  const { config } = context
+  const inFlight = new Set<Promise<void>>()
+  const largeInFlight = new Set<Promise<void>>()
+  let stopping = false
+  let woken = false
+  let rouse: (() => void) | null = null
+  let running: Promise<void> = Promise.resolve()
+  let sources = new Map<number, Source>()
+  let sourcesLoadedAt = Number.NEGATIVE_INFINITY
+  let outagesInARow = 0
+
+  const wake = () => {
+    woken = true
+    rouse?.()
+  }
+
+  /** Returns early when woken. */
+  const sleep = (ms: number) =>
+    new Promise<void>(resolve => {
+      if (woken || stopping) return resolve()
+      const done = () => {
+        clearTimeout(timer)
+        rouse = null
+        resolve()
+      }
+      const timer = setTimeout(done, ms)
+      rouse = done
+    })
+
+  const activeSourceIds = async () => {
+    if (performance.now() - sourcesLoadedAt > sourcesMaxAgeMs) {
+      sources = await loadSources(db)
+      sourcesLoadedAt = performance.now()
+    }
+    return [...sources.values()].filter(s => !s.paused).map(s => s.id)
+  }
+
+  const report = (result: BatchResult, what: string) => {
+    if (result.outage === null) outagesInARow = 0
+    else outagesInARow++
+    if (result.rowError !== null || result.deadLetters > 0) {
+      log.warn(
+        { failed: result.failed, deadLetters: result.deadLetters, error: result.rowError },
+        'rows could not be offloaded; see lighter.failures and lighter.jobs.last_error',
+      )
+    }
+    const { rowError, outage, ...counts } = result
+    for (const key of ['planMs', 'packMs', 'uploadMs', 'commitMs'] as const)
+      counts[key] = Math.round(counts[key])
+    log.info(counts, what)
+    options.onResult?.(result)
+  }
+
+  const track = (set: Set<Promise<void>>, work: Promise<void>, what: string) => {
+    const tracked: Promise<void> = work
+      .catch(error => {
+        // The leases of its jobs run out, and they are claimed again.
+        outagesInARow++
+        sourcesLoadedAt = Number.NEGATIVE_INFINITY
+        log.error({ error: messageOf(error) }, `${what} failed; its jobs come back when their lease runs out`)
+      })
+      .finally(() => set.delete(tracked))
+    set.add(tracked)
+  }
+
+  const startLarge = (rows: Awaited<ReturnType<typeof runBatch>>['large']) => {
+    for (const row of rows) {
+      track(
+        largeInFlight,
+        runLargeRow(context, row).then(result => report(result, 'large row')),
+        'large row',
+      )
+    }
+  }
+
+  const pauseAfterOutage = async () => {
+    const pauseMs = Math.min(500 * 2 ** (outagesInARow - 1), 30_000) * (0.75 + Math.random() / 4)
+    log.warn(
+      { pauseMs: Math.round(pauseMs), inARow: outagesInARow },
+      'store or database in trouble: pausing before the next claim',
+    )
+    woken = false
+    // Being notified does not mend the store: only stop() ends this early.
+    const until = performance.now() + pauseMs
+    while (!stopping && performance.now() < until) {
+      await sleep(until - performance.now())
+      woken = false
+    }
+  }
+
+  /** Claims and works until the queue has nothing due and nothing is in flight (large rows apart). */
+  const drain = async () => {
+    let full = true
+    while (!stopping) {
+      if (outagesInARow > 0) {
+        await Promise.all(inFlight)
+        if (outagesInARow > 0) {
+          await pauseAfterOutage()
+          // One probe at a time until it is well again.
+          if (inFlight.size > 0) await Promise.race(inFlight)
+        }
+      }
+      // A queue that did not fill a batch fills it while one is in flight: packs form by themselves.
+      if (inFlight.size > 0 && (!full || inFlight.size >= config.batchesInFlight || outagesInARow > 0)) {
+        await Promise.race(inFlight)
+      }
+      while (largeInFlight.size >= maxWaitingLargeRows && !stopping) await Promise.race(largeInFlight)
+      if (stopping) return
+      const ids = await activeSourceIds()
+      const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, config.batchRows, config.leaseMs)
+      full = jobs.length === config.batchRows
+      if (jobs.length === 0) {
+        if (inFlight.size === 0) return
+        await Promise.race(inFlight)
+        continue
+      }
+      await context.signal('after-claim')
+      const work = runBatch(context, sources, jobs).then(({ result, large }) => {
+        if (result.deferred > 0) full = true
+        startLarge(large)
+        report(result, 'batch')
+      })
+      track(inFlight, work, 'batch')
+    }
+  }
+
+  const run = async () => {
+    let failuresInARow = 0
+    while (!stopping) {
+      try {
+        woken = false
+        if (options.mayHoldLock()) await options.awakeLock.hold()
+        if (config.lingerMs > 0) await new Promise(resolve => setTimeout(resolve, config.lingerMs))
+        await drain()
+        await options.awakeLock.release()
+        failuresInARow = 0
+        for (let check = 0; !stopping; check++) {
+          await sleep(settleMs[check] ?? options.pollIntervalMs)
+          if (woken || (await hasDueJobs(db, await activeSourceIds()))) break
+        }
+      } catch (error) {
+        failuresInARow++
+        sourcesLoadedAt = Number.NEGATIVE_INFINITY
+        const pauseMs = Math.min(250 * 2 ** (failuresInARow - 1), 15_000)
+        log.error({ error: messageOf(error), pauseMs }, 'the database can not be reached; trying again')
+        await new Promise<void>(resolve => {
+          const timer = setTimeout(resolve, pauseMs)
+          rouse = () => {
+            if (!stopping) return
+            clearTimeout(timer)
+            resolve()
+          }
+        })
+      }
+    }
+  }
+
+  return {
+    start: () => {
+      running = run()
+    },
+    wake,
+    stop: async deadlineMs => {
+      stopping = true
+      rouse?.()
+      let timer: NodeJS.Timeout | undefined
+      const late = new Promise<boolean>(resolve => {
+        timer = setTimeout(() => resolve(false), deadlineMs)
+      })
+      const drained = (async () => {
+        await running
+        while (inFlight.size + largeInFlight.size > 0) await Promise.all([...inFlight, ...largeInFlight])
+        return true
+      })()
+      const finished = await Promise.race([drained, late])
+      clearTimeout(timer)
+      return finished
+    },
+  }
+}
