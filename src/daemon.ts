@@ -29,9 +29,12 @@ export interface DaemonOptions {
 }
 
 export function createDaemon({ config, log, signal = () => undefined, onResult }: DaemonOptions): Daemon {
-  const pool = createPool(config.databaseUrl, config.poolSize, error =>
-    log.warn({ error: error.message }, 'an idle database connection was lost'),
-  )
+  const onIdleError = (error: Error) =>
+    log.warn({ error: error.message }, 'an idle database connection was lost')
+  const pool = createPool(config.databaseUrl, config.poolSize, onIdleError)
+  const streamPool = createPool(config.databaseUrl, config.offload.streamConcurrency, onIdleError, {
+    unlimited: true,
+  })
   const store = openStore(config.store)
   const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
     log.debug(
@@ -55,6 +58,7 @@ export function createDaemon({ config, log, signal = () => undefined, onResult }
   const loop = createDrainLoop({
     context: {
       pool,
+      streamPool,
       store,
       config: config.offload,
       uploadLimit: pLimit(config.offload.uploadConcurrency),
@@ -86,7 +90,10 @@ export function createDaemon({ config, log, signal = () => undefined, onResult }
       await listener.stop()
       await awakeLock.stop()
       // Without a deadline's mercy: a pool with a hung connection would never end.
-      await Promise.race([pool.end(), new Promise(resolve => setTimeout(resolve, 2000))])
+      await Promise.race([
+        Promise.all([pool.end(), streamPool.end()]),
+        new Promise(resolve => setTimeout(resolve, 2000).unref()),
+      ])
       store.close()
       return finished
     },

@@ -1,6 +1,12 @@
 // Connections to Postgres: a bounded pool, and transactions on it.
 import pg from 'pg'
-import { isTransactionConflict } from '../errors.ts'
+import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
+
+/**
+ * Longest wait for the answer to one statement. Ours take well under a second; what takes this long has
+ * lost its server without being told (a failover, a cable), and must not hang a claim or a commit for ever.
+ */
+const statementTimeoutMs = 60_000
 
 /** Whatever runs a query: a pool, a client, a transaction. */
 export interface Queryable {
@@ -13,16 +19,23 @@ export interface Queryable {
 /**
  * A pool of at most `size` connections.
  * @param onError told of connections that die while idle; the pool replaces them by itself
+ * @param options.unlimited no limit on a statement's duration, for streams that take as long as they take
  */
-export function createPool(url: string, size: number, onError: (error: Error) => void): pg.Pool {
+export function createPool(
+  url: string,
+  size: number,
+  onError: (error: Error) => void,
+  options: { unlimited?: boolean } = {},
+): pg.Pool {
   const pool = new pg.Pool({
     connectionString: url,
     max: size,
     application_name: 'pg-lighter',
-    // A dead server must not hang a claim or a commit for ever.
     connectionTimeoutMillis: 10_000,
     idleTimeoutMillis: 30_000,
     keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+    ...(options.unlimited ? {} : { query_timeout: statementTimeoutMs }),
   })
   pool.on('error', onError)
   return pool
@@ -41,15 +54,17 @@ export async function inTransaction<T>(pool: pg.Pool, work: (db: pg.PoolClient) 
     await client.query('commit')
     return result
   } catch (error) {
-    try {
-      await client.query('rollback')
-    } catch (rollbackError) {
-      broken = rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError))
-    }
+    // A connection in doubt is closed, which rolls back just as well: ROLLBACK would wait behind what hangs.
+    if (isDatabaseOutage(error)) broken = asError(error)
+    else await client.query('rollback').catch(rollbackError => (broken = asError(rollbackError)))
     throw error
   } finally {
     client.release(broken)
   }
+}
+
+function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown))
 }
 
 /** `inTransaction`, run again when it lost a deadlock or serialization conflict; 5 times at most. */

@@ -1,6 +1,7 @@
 // Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
 import type pg from 'pg'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { type Job, jobKey } from './claim.ts'
 import type { Location } from './pack.ts'
@@ -65,6 +66,7 @@ async function rewriteRows(db: Queryable, source: Source, rows: PlannedRow[]): P
       rows.map(row => row.version),
       rows.map(row => idOf(row, 1)),
       rows.map(row => idOf(row, 2)),
+      rows.map(row => row.tenantId),
     ],
   })
   if (source.quietRewrite) await db.query('set local session_replication_role = origin')
@@ -81,10 +83,11 @@ function rewriteSql(source: Source): string {
   const rest = restSql(source, 'f.doc', 'f.field', 'f.phase1_id')
   return `
     with read as (
-      select * from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[]) as r(row_id, version, phase1_id, phase2_id)
+      select * from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[])
+               as r(row_id, version, phase1_id, phase2_id, tenant_id)
     ),
     locked as (
-      select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id
+      select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id
         from ${source.tableSql} m
         join read r on m.${key} = r.row_id::${source.keyType} and m.xmin = r.version::xid
          for no key update of m skip locked
@@ -94,7 +97,9 @@ function rewriteSql(source: Source): string {
         from locked l
         join ${source.tableSql} m on m.${key} = l.key
         ${parentJoinSql(source)}
-       where l.phase1_id is not null or l.phase2_id is not null
+       where (l.phase1_id is not null or l.phase2_id is not null)
+         -- the version says nothing of a tenant that is found in the parent: that may have changed since
+         and ${tenantSql(source)} = l.tenant_id
     ),
     fields as (
       select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field from docs d
@@ -130,7 +135,7 @@ async function recordOutcome(
     }),
   )
   const used = new Set(artifacts.map(a => a.location.key))
-  await db.query({
+  const { rows } = await db.query<{ stored: number }>({
     name: 'record-outcome',
     text: `
       with artifacts as (
@@ -148,20 +153,25 @@ async function recordOutcome(
                -- nothing committed uses it: an orphan from this moment on
                lease_until = case when d.used then null else now() end
           from unnest($17::uuid[], $18::text[], $19::bigint[], $20::bool[]) d(tenant_id, r2_key, byte_length, used)
-         where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and (d.used or o.state = 'uploading')
+         where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key
+           and (o.state = 'uploading' or d.used and o.state = 'stored')
+        returning d.used
       ),
       out as (
         delete from lighter.jobs j
          using unnest($21::int[], $22::text[]) d(source_id, row_id)
          where j.source_id = d.source_id and j.row_id = d.row_id
-      )
+      ),
       -- A row that changes all the time, or that a long transaction holds, is tried ever less often.
-      update lighter.jobs j
-         set available_at = now() + least(power(2, j.conflicts) * 25, 60000) * interval '1 ms',
-             attempts = greatest(j.attempts - 1, 0),
-             conflicts = least(j.conflicts + 1, 30)
-        from unnest($23::int[], $24::text[]) d(source_id, row_id)
-       where j.source_id = d.source_id and j.row_id = d.row_id`,
+      again as (
+        update lighter.jobs j
+           set available_at = now() + least(power(2, j.conflicts) * 25, 60000) * interval '1 ms',
+               attempts = greatest(j.attempts - 1, 0),
+               conflicts = least(j.conflicts + 1, 30)
+          from unnest($23::int[], $24::text[]) d(source_id, row_id)
+         where j.source_id = d.source_id and j.row_id = d.row_id
+      )
+      select count(*)::int as stored from objects where used`,
     values: [
       artifacts.map(a => a.payload.artifactId),
       artifacts.map(a => a.row.tenantId),
@@ -189,4 +199,17 @@ async function recordOutcome(
       changed.map(job => job.rowId),
     ],
   })
+  // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about
+  // to be: a pointer to one must not be committed. The row lock that the update took settles who was first.
+  const stored = rows[0]?.stored ?? 0
+  if (stored !== used.size) {
+    throw new StoreError(
+      'object_swept',
+      `${used.size - stored} of ${used.size} uploaded object(s) were taken for orphans before the commit`,
+      {
+        retryable: true,
+        hint: 'Raise OFFLOAD_LEASE_MS if this daemon is often stopped or starved for that long.',
+      },
+    )
+  }
 }

@@ -5,6 +5,9 @@ import { to as copyTo } from 'pg-copy-streams'
 import { RowError } from '../errors.ts'
 
 const signature = Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1')
+/** Longest silence of the server within one value; it needs seconds before the first byte of the longest. */
+const silenceTimeoutMs = 120_000
+
 /** Signature, flags (int32), length of the header extension (int32). */
 const headerBytes = signature.length + 8
 
@@ -23,7 +26,7 @@ export async function* copyOutText(client: pg.ClientBase, selectSql: string): As
   const copy: Readable = client.query(copyTo(`copy (${selectSql}) to stdout (format binary)`))
   let pending: Buffer = Buffer.alloc(0)
   let remaining: number | null = null
-  for await (const chunk of copy as AsyncIterable<Buffer>) {
+  for await (const chunk of withinSilence(copy, silenceTimeoutMs)) {
     let data: Buffer = chunk
     if (remaining === null) {
       pending = pending.length === 0 ? data : Buffer.concat([pending, data])
@@ -46,6 +49,20 @@ export async function* copyOutText(client: pg.ClientBase, selectSql: string): As
   }
   if (remaining === null) throw rowChanged()
   if (remaining > 0) throw new Error(`COPY ended ${remaining} bytes early`)
+}
+
+/** The stream's chunks; errors when the next one does not come in time. Time spent by the reader does not count. */
+async function* withinSilence(stream: Readable, timeoutMs: number): AsyncGenerator<Buffer> {
+  const chunks: AsyncIterator<Buffer> = stream[Symbol.asyncIterator]()
+  for (;;) {
+    const timer = setTimeout(
+      () => stream.destroy(new Error(`query read timeout: COPY was silent for ${timeoutMs} ms`)),
+      timeoutMs,
+    )
+    const next = await chunks.next().finally(() => clearTimeout(timer))
+    if (next.done === true) return
+    yield next.value
+  }
 }
 
 function rowChanged(): RowError {

@@ -23,6 +23,8 @@ import { uploadObjects } from './upload.ts'
 
 export interface PipelineContext {
   pool: pg.Pool
+  /** For the long reads of large payloads, beside the pool so that they never keep a commit waiting. */
+  streamPool: pg.Pool
   store: ObjectStore
   config: OffloadConfig
   /** Requests to the store at once, shared by all batches. */
@@ -182,6 +184,7 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
         for (const payload of row.payloads) {
           const { location, objectBytes } = await streamPayload(
             context.pool,
+            context.streamPool,
             context.store,
             { tenantId, kind: payload.kind, selectSql: selectPayloadSql(row, payload.phase) },
             {

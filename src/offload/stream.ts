@@ -40,6 +40,7 @@ export interface StreamOptions {
  */
 export async function streamPayload(
   pool: pg.Pool,
+  streamPool: pg.Pool,
   store: ObjectStore,
   request: StreamRequest,
   options: StreamOptions,
@@ -77,9 +78,11 @@ export async function streamPayload(
   const compressor = encodeStream(options.codec) ?? new PassThrough()
   const headers = { contentType, contentEncoding: contentEncoding ?? undefined }
 
-  const client = await pool.connect()
+  const client = await streamPool.connect()
   let complete = false
   try {
+    // The role's time-out is meant for queries; this one lasts as long as the store takes.
+    await client.query('set statement_timeout = 0')
     const sending = sendParts(store, pool, request.tenantId, key, headers, compressor, options)
     // A failed upload must stop the reading, which otherwise waits for ever for room.
     const [read, sent] = await Promise.allSettled([

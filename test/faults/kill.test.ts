@@ -1,0 +1,123 @@
+// A real daemon process gets SIGKILL at each named step. Every row hydrates at once, before anything has
+// recovered; the next daemon finishes the work; the bucket holds nothing that Postgres does not know.
+import { randomBytes } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { SignalPoint } from '../../src/offload/signals.ts'
+import {
+  asJsonbText,
+  createEnvironment,
+  drained,
+  hydratedMany,
+  insertMessage,
+  newConversation,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
+import { spawnDaemon } from '../support/spawn-daemon.ts'
+
+let environment: TestEnvironment
+beforeEach(async () => {
+  environment = await createEnvironment()
+})
+afterEach(() => environment.close())
+
+/** Random text does not compress, so that streams really need several parts. */
+const noise = (bytes: number) =>
+  randomBytes(Math.ceil((bytes * 3) / 4))
+    .toString('base64')
+    .slice(0, bytes)
+
+const settings = {
+  // What a dead daemon had claimed comes back after this.
+  OFFLOAD_LEASE_MS: '1000',
+  STREAM_THRESHOLD_BYTES: '65536',
+  MULTIPART_PART_BYTES: String(5 * 1024 * 1024),
+}
+
+async function writeRows(): Promise<Map<string, string>> {
+  const written = new Map<string, string>()
+  for (let tenant = 0; tenant < 2; tenant++) {
+    const { conversationId } = await newConversation(environment)
+    for (const metadata of [
+      '{"model": "m", "tool_interactions": [{"n": 12345678901234567890.5}]}',
+      `{"tool_interactions": ["${noise(500)}"], "trace": "${noise(9000)}"}`,
+      `{"trace": "${noise(20_000)}"}`,
+    ]) {
+      const id = await insertMessage(environment, conversationId, metadata)
+      written.set(id, (await asJsonbText(environment, metadata)) ?? '')
+    }
+  }
+  const { conversationId } = await newConversation(environment)
+  const large = `{"tool_interactions": ["${noise(100_000)}"], "document": "${noise(12 * 1024 * 1024)}"}`
+  const id = await insertMessage(environment, conversationId, large)
+  written.set(id, (await asJsonbText(environment, large)) ?? '')
+  return written
+}
+
+async function expectExact(written: Map<string, string>): Promise<void> {
+  const ids = [...written.keys()]
+  const texts = await hydratedMany(environment, ids)
+  for (const [i, id] of ids.entries()) {
+    const text = texts[i]
+    if (text instanceof Error) throw text
+    expect(text === written.get(id), `row ${id} hydrates to what was written`).toBe(true)
+  }
+}
+
+const points: SignalPoint[] = [
+  'after-claim',
+  'after-plan',
+  'after-register',
+  'mid-multipart',
+  'after-upload',
+  'before-commit',
+  'after-commit',
+]
+
+describe.for(points)('killed %s', point => {
+  test('nothing is lost, and the next daemon finishes', async () => {
+    const written = await writeRows()
+    const daemon = await spawnDaemon(environment, { env: settings, killAt: point })
+    expect(await daemon.ended).toEqual({ code: null, signal: 'SIGKILL' })
+
+    await expectExact(written)
+    expect((await bucketMismatches(environment)).unregistered).toEqual([])
+    expect(await strayArtifacts(environment)).toEqual([])
+    if (point === 'mid-multipart') {
+      const { rows } = await environment.admin.query(
+        `select from lighter.objects where state = 'uploading' and upload_id is not null`,
+      )
+      expect(rows, 'the open multipart upload is on record').toHaveLength(1)
+    }
+
+    const next = await startDaemon(environment, { env: settings })
+    await drained(environment, 50_000)
+    await next.stop()
+    await expectExact(written)
+    expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
+    expect(await strayArtifacts(environment)).toEqual([])
+    const inline = await environment.admin.query(
+      `select from conversation_messages where metadata ? 'tool_interactions' or octet_length(metadata::text) > 8000`,
+    )
+    expect(inline.rowCount, 'rows still heavy').toBe(0)
+    const jobs = await environment.admin.query('select from lighter.failed_jobs')
+    expect(jobs.rowCount, 'dead letters').toBe(0)
+  })
+})
+
+test('killed again and again, the work still gets done', async () => {
+  const written = await writeRows()
+  for (const point of points) {
+    const daemon = await spawnDaemon(environment, { env: settings, killAt: point })
+    // The last ones may find nothing left to do.
+    const idle = drained(environment).then(() => daemon.kill('SIGTERM'))
+    await Promise.race([daemon.ended, idle])
+    await daemon.ended
+    await expectExact(written)
+  }
+  const next = await startDaemon(environment, { env: settings })
+  await drained(environment)
+  await next.stop()
+  await expectExact(written)
+})
