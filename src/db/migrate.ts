@@ -39,8 +39,11 @@ export interface MigrateOptions {
  *   failed; then nothing was changed
  */
 export async function migrate(client: pg.Client, options: MigrateOptions = {}): Promise<MigrationPlan> {
-  await client.query('begin')
+  // Whatever the role's default is: a snapshot from before the lock would not see what another one has applied.
+  await client.query('begin isolation level read committed read write')
   try {
+    // Nothing in these files may be resolved to an object that somebody put into a schema of the path.
+    await client.query('set local search_path = pg_catalog, pg_temp')
     await checkServer(client)
     await client.query('select pg_advisory_xact_lock($1)', [migrationLockKey.toString()])
     const plan = await planMigration(client)
@@ -51,8 +54,11 @@ export async function migrate(client: pg.Client, options: MigrateOptions = {}): 
     // A migration locks tables that the application writes to: rather fail than queue its writes behind us.
     await client.query(`set local lock_timeout = '10s'`)
     await client.query(`set local client_min_messages = warning`)
+    await becomeSchemaOwner(client)
     if (plan.pending.length + plan.repeatable.length > 0) await applyPlan(client, plan)
     if (options.withExampleTables) await applyExampleTables(client)
+    await client.query('set local role none')
+    await allowQuietRewrite(client)
     await client.query('commit')
     return plan
   } catch (error) {
@@ -64,10 +70,7 @@ export async function migrate(client: pg.Client, options: MigrateOptions = {}): 
 /** What `migrate` would do now, without a lock. */
 export async function planMigration(client: Queryable): Promise<MigrationPlan> {
   const [migrations, repeatable] = await Promise.all([readSqlDir('migrations'), readRepeatable()])
-  const table = await client.query<{ exists: boolean }>(
-    `select to_regclass('lighter.schema_migrations') is not null as exists`,
-  )
-  const applied = table.rows[0]?.exists
+  const applied = (await hasMigrationsTable(client))
     ? (
         await client.query<{ name: string; checksum: string; applied_at: Date }>(
           'select name, checksum, applied_at from lighter.schema_migrations order by applied_at, name',
@@ -120,16 +123,39 @@ async function checkServer(client: pg.ClientBase): Promise<void> {
   }
 }
 
+/**
+ * Everything of ours has one owner, whoever migrates: functions that run with their owner's rights count on it.
+ * So a superuser who migrates a schema made by another role does it as that role.
+ */
+async function becomeSchemaOwner(client: pg.ClientBase): Promise<void> {
+  const { rows } = await client.query<{ owner: string; me: string }>(
+    `select pg_get_userbyid(nspowner) as owner, current_user as me from pg_namespace where nspname = 'lighter'`,
+  )
+  const schema = rows[0]
+  if (schema === undefined || schema.owner === schema.me) return
+  try {
+    await client.query(`set local role ${pg.escapeIdentifier(schema.owner)}`)
+  } catch (error) {
+    throw new MigrationError('not_schema_owner', `schema "lighter" belongs to "${schema.owner}"`, {
+      cause: error,
+      hint: `Migrate as "${schema.owner}", or as a role that may become it; this is "${schema.me}".`,
+    })
+  }
+}
+
+/** Lets the daemon keep other triggers quiet while it rewrites. Only a superuser may give that. */
+async function allowQuietRewrite(client: pg.ClientBase): Promise<void> {
+  // Not granted twice: the entry is the cluster's, and databases migrated at once would trip over it.
+  const { rows } = await client.query<{ grant: boolean }>(
+    `select r.rolsuper and not has_parameter_privilege('lighter_daemon', 'session_replication_role', 'set') as grant
+       from pg_roles r where r.rolname = current_user`,
+  )
+  if (rows[0]?.grant) await client.query('grant set on parameter session_replication_role to lighter_daemon')
+}
+
 async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<void> {
   for (const file of [...plan.pending, ...plan.repeatable]) {
-    try {
-      await client.query(file.text)
-    } catch (error) {
-      throw new MigrationError('migration_failed', `${file.name}: ${describeSqlError(error, file.text)}`, {
-        cause: error,
-        hint: error instanceof pg.DatabaseError ? error.hint : undefined,
-      })
-    }
+    await applyFile(client, file.name, file.text)
     // The first migration creates the schema in which this table lives.
     await client.query(`create table if not exists lighter.schema_migrations (
       name text primary key, checksum text not null, applied_at timestamptz not null default clock_timestamp(), applied_by text not null default current_user)`)
@@ -141,12 +167,23 @@ async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<vo
   }
   await client.query('grant select on lighter.schema_migrations to lighter_daemon')
   // Triggers are made by functions, so a new version of those must be baked in again.
-  await client.query('select lighter.build_trigger(s) from lighter.sources s order by s.id')
+  await applyFile(client, 'triggers', 'select lighter.build_triggers()')
+}
+
+async function applyFile(client: pg.ClientBase, name: string, sql: string): Promise<void> {
+  try {
+    await client.query(sql)
+  } catch (error) {
+    throw new MigrationError('migration_failed', `${name}: ${describeSqlError(error, sql)}`, {
+      cause: error,
+      hint: error instanceof pg.DatabaseError ? error.hint : undefined,
+    })
+  }
 }
 
 async function applyExampleTables(client: pg.ClientBase): Promise<void> {
-  for (const file of await readSqlDir('example')) await client.query(file.text)
-  await client.query(`select lighter.attach('public.conversation_messages')`)
+  for (const file of await readSqlDir('example')) await applyFile(client, file.name, file.text)
+  await applyFile(client, 'example', `select lighter.attach('public.conversation_messages')`)
 }
 
 function describeSqlError(error: unknown, sql: string): string {
@@ -175,17 +212,10 @@ async function readSqlFile(name: string): Promise<SqlFile> {
  * @throws {MigrationError} with what to do
  */
 export async function requireCurrentSchema(db: Queryable): Promise<void> {
-  const exists = await db.query<{ exists: boolean }>(
-    `select to_regclass('lighter.schema_migrations') is not null as exists`,
-  )
-  if (!exists.rows[0]?.exists) {
-    throw new MigrationError(
-      'schema_missing',
-      'the database has no schema "lighter", or this role may not see it',
-      {
-        hint: 'Run: lighter migrate (as the owner of the tables), then start again.',
-      },
-    )
+  if (!(await hasMigrationsTable(db))) {
+    throw new MigrationError('schema_missing', 'the database has no schema "lighter"', {
+      hint: 'Run: lighter migrate (as the owner of the tables), then start again.',
+    })
   }
   const plan = await planMigration(db)
   if (plan.pending.length > 0) {
@@ -197,4 +227,21 @@ export async function requireCurrentSchema(db: Queryable): Promise<void> {
       },
     )
   }
+}
+
+/** @throws {MigrationError} it is there, and this role may not read it */
+async function hasMigrationsTable(db: Queryable): Promise<boolean> {
+  // From the catalogue, which everybody may read: to_regclass fails without rights on the schema.
+  const { rows } = await db.query<{ readable: boolean; me: string }>(
+    `select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable, current_user as me
+       from pg_catalog.pg_class c
+       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = 'lighter' and c.relname = 'schema_migrations'`,
+  )
+  if (rows[0] !== undefined && !rows[0].readable) {
+    throw new MigrationError('schema_forbidden', `"${rows[0].me}" may not read schema "lighter"`, {
+      hint: `Grant the daemon's login its role: grant lighter_daemon to ${pg.escapeIdentifier(rows[0].me)};`,
+    })
+  }
+  return rows.length > 0
 }

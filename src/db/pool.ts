@@ -17,6 +17,12 @@ export interface Queryable {
 }
 
 /**
+ * A daemon that is frozen in the middle of a commit holds the locks of the rows it rewrites: the server ends
+ * its transaction after this, so that the application's writes do not wait for it.
+ */
+const idleInTransactionMs = 5000
+
+/**
  * A pool of at most `size` connections.
  * @param onError told of connections that die while idle; the pool replaces them by itself
  * @param options.unlimited no limit on a statement's duration, for streams that take as long as they take
@@ -49,7 +55,7 @@ export async function inTransaction<T>(pool: pg.Pool, work: (db: pg.PoolClient) 
   const client = await pool.connect()
   let broken: Error | undefined
   try {
-    await client.query('begin')
+    await client.query(`begin; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}`)
     const result = await work(client)
     await client.query('commit')
     return result

@@ -1,0 +1,131 @@
+// Invariant 4: the application's write never fails, waits for the store, or for the daemon.
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import {
+  createEnvironment,
+  createSignals,
+  drained,
+  insertMessage,
+  newConversation,
+  rawMetadata,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+
+let environment: TestEnvironment
+beforeEach(async () => {
+  environment = await createEnvironment()
+})
+afterEach(() => environment.close())
+
+const heavy = '{"tool_interactions": ["heavy"]}'
+
+test('with no daemon at all, rows are written and queued', async () => {
+  const { conversationId } = await newConversation(environment)
+  for (let i = 0; i < 20; i++) await insertMessage(environment, conversationId, heavy)
+  const { rows } = await environment.admin.query('select count(*)::int as n from lighter.jobs')
+  expect(rows).toEqual([{ n: 20 }])
+})
+
+test('a row can be written at every step of its offload, waiting for nothing', async () => {
+  const { conversationId } = await newConversation(environment)
+  const signals = createSignals()
+  const daemon = await startDaemon(environment, { signal: signals.signal })
+  const client = await environment.app.connect()
+  await client.query(`set lock_timeout = '1ms'`)
+  try {
+    for (const point of [
+      'after-claim',
+      'after-plan',
+      'after-register',
+      'after-upload',
+      'before-commit',
+    ] as const) {
+      const hold = signals.holdAt(point)
+      const id = await insertMessage(environment, conversationId, heavy)
+      await hold.reached
+      await client.query(`update conversation_messages set metadata = $2 where id = $1`, [id, heavy])
+      await client.query(`update conversation_messages set content = 'edited' where id = $1`, [id])
+      await insertMessage(environment, conversationId, heavy, client)
+      hold.release()
+      await drained(environment)
+      expect(await rawMetadata(environment, id)).toContain('_ref')
+    }
+  } finally {
+    client.release(true)
+    await daemon.stop()
+  }
+})
+
+test('a claim under way, not yet committed, does not make a write to the same row wait', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy)
+  const claimer = await environment.worker.connect()
+  const client = await environment.app.connect()
+  try {
+    await claimer.query('begin')
+    await claimer.query(`update lighter.jobs set available_at = now() + interval '1 minute'`)
+    await client.query(`set lock_timeout = '1ms'`)
+    await client.query(`set statement_timeout = '5s'`)
+    await client.query('update conversation_messages set metadata = $2 where id = $1', [id, heavy])
+  } finally {
+    await claimer.query('rollback')
+    claimer.release()
+    client.release(true)
+  }
+})
+
+test('a write succeeds though the queue table is locked for reading by a backup', async () => {
+  const { conversationId } = await newConversation(environment)
+  const backup = await environment.admin.connect()
+  try {
+    await backup.query('begin isolation level repeatable read')
+    await backup.query(
+      'lock table lighter.jobs, lighter.objects, artifact_refs, conversation_messages in access share mode',
+    )
+    await insertMessage(environment, conversationId, heavy)
+  } finally {
+    await backup.query('rollback')
+    backup.release()
+  }
+})
+
+test('the rewrite fires no other trigger of the table where the daemon may keep them quiet', async () => {
+  await environment.admin.query(`
+    alter table conversation_messages add column updated_at timestamptz;
+    create table edits (message_id uuid, by_role name);
+    create function note_edit() returns trigger language plpgsql security definer as $$
+    begin
+      new.updated_at := clock_timestamp();
+      insert into edits values (new.id, current_user);
+      return new;
+    end $$;
+    create trigger note_edit before update on conversation_messages for each row execute function note_edit();`)
+  const { conversationId } = await newConversation(environment)
+  const daemon = await startDaemon(environment)
+  const id = await insertMessage(environment, conversationId, heavy)
+  await drained(environment)
+  await daemon.stop()
+  expect(await rawMetadata(environment, id)).toContain('_ref')
+  const { rowCount } = await environment.admin.query('select from edits where message_id = $1', [id])
+  expect(rowCount).toBe(0)
+})
+
+test('where it may not, they fire, and the row is offloaded all the same', async () => {
+  await environment.admin.query(`
+    create table edits (message_id uuid);
+    create function note_edit() returns trigger language plpgsql security definer set search_path = public as $$
+    begin
+      insert into edits values (new.id);
+      return new;
+    end $$;
+    create trigger note_edit before update on conversation_messages for each row execute function note_edit();
+    update lighter.sources set skip_triggers = false`)
+  const { conversationId } = await newConversation(environment)
+  const daemon = await startDaemon(environment)
+  const id = await insertMessage(environment, conversationId, heavy)
+  await drained(environment)
+  await daemon.stop()
+  expect(await rawMetadata(environment, id)).toContain('_ref')
+  const { rowCount } = await environment.admin.query('select from edits where message_id = $1', [id])
+  expect(rowCount).toBe(1)
+})
