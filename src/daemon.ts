@@ -16,7 +16,10 @@ import { createListener } from './wake/listener.ts'
 export interface Daemon {
   /** Checks database, schema and bucket ownership, then works until stopped. @throws {LighterError} with advice */
   start(): Promise<void>
-  /** Claims no more, waits for what is in flight; false if the time was up first (leases then run out). */
+  /**
+   * Claims no more, waits for what is in flight; false if the time was up first (leases then run out).
+   * Called again, it answers what the first call does.
+   */
   stop(deadlineMs?: number): Promise<boolean>
 }
 
@@ -26,16 +29,19 @@ export interface DaemonOptions {
   /** Told at the named points of the pipeline; for tests. */
   signal?: Signal
   onResult?: (result: BatchResult) => void
+  /** Told of every request to the store, by S3's name for it. */
+  onStoreRequest?: (operation: string) => void
 }
 
-export function createDaemon({ config, log, signal = () => undefined, onResult }: DaemonOptions): Daemon {
+export function createDaemon(options: DaemonOptions): Daemon {
+  const { config, log, signal = () => undefined, onResult, onStoreRequest } = options
   const onIdleError = (error: Error) =>
     log.warn({ error: error.message }, 'an idle database connection was lost')
   const pool = createPool(config.databaseUrl, config.poolSize, onIdleError)
   const streamPool = createPool(config.databaseUrl, config.offload.streamConcurrency, onIdleError, {
     unlimited: true,
   })
-  const store = openStore(config.store)
+  const store = openStore(config.store, onStoreRequest)
   const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
     log.debug(
       { error: messageOf(error) },
@@ -73,6 +79,7 @@ export function createDaemon({ config, log, signal = () => undefined, onResult }
     ...(onResult && { onResult }),
   })
 
+  let stopping: Promise<boolean> | undefined
   return {
     start: async () => {
       await requireCurrentSchema(pool)
@@ -85,18 +92,23 @@ export function createDaemon({ config, log, signal = () => undefined, onResult }
         'daemon started',
       )
     },
-    stop: async (deadlineMs = config.shutdownTimeoutMs) => {
-      const finished = await loop.stop(deadlineMs)
-      await listener.stop()
-      await awakeLock.stop()
-      // Without a deadline's mercy: a pool with a hung connection would never end.
-      await Promise.race([
-        Promise.all([pool.end(), streamPool.end()]),
-        new Promise(resolve => setTimeout(resolve, 2000).unref()),
-      ])
-      store.close()
-      return finished
+    stop: (deadlineMs = config.shutdownTimeoutMs) => {
+      stopping ??= stopAll(deadlineMs)
+      return stopping
     },
+  }
+
+  async function stopAll(deadlineMs: number): Promise<boolean> {
+    const finished = await loop.stop(deadlineMs)
+    await listener.stop()
+    await awakeLock.stop()
+    // Without a deadline's mercy: a pool with a hung connection would never end.
+    await Promise.race([
+      Promise.all([pool.end(), streamPool.end()]),
+      new Promise(resolve => setTimeout(resolve, 2000).unref()),
+    ])
+    store.close()
+    return finished
   }
 
   async function applyThreshold(bytes: number): Promise<void> {

@@ -1,5 +1,6 @@
-import { type Command, InvalidArgumentError } from 'commander'
+import type { Command } from 'commander'
 import { withAdminClient } from './admin-client.ts'
+import { wholeNumber } from './options.ts'
 import { print, printJson } from './output.ts'
 
 interface AttachOptions {
@@ -15,12 +16,6 @@ interface AttachOptions {
   threshold?: number
   skipTriggers: boolean
   json?: boolean
-}
-
-const wholeNumber = (value: string) => {
-  const number = Number(value)
-  if (!Number.isInteger(number)) throw new InvalidArgumentError('not a whole number')
-  return number
 }
 
 export function addAttach(program: Command): void {

@@ -6,7 +6,7 @@ import type { ArtifactId } from '../ids.ts'
 import { type Job, jobKey } from './claim.ts'
 import type { Location } from './pack.ts'
 import type { PlannedRow } from './plan.ts'
-import { envelopeSql, fieldSql, ident, parentJoinSql, restSql, tenantSql } from './source-sql.ts'
+import { documentSql, envelopeSql, fieldSql, ident, parentJoinSql, restSql, tenantSql } from './source-sql.ts'
 import type { Source } from './sources.ts'
 
 export interface CommitResult {
@@ -93,16 +93,17 @@ function rewriteSql(source: Source): string {
          for no key update of m skip locked
     ),
     docs as (
-      select l.key, l.row_id, l.phase1_id, l.phase2_id, m.${column} as doc, ${tenantSql(source)} as tenant_id
+      select l.key, l.row_id, l.phase1_id, l.phase2_id, ${documentSql(source)} as doc, ${tenantSql(source)} as tenant_id
         from locked l
         join ${source.tableSql} m on m.${key} = l.key
         ${parentJoinSql(source)}
        where (l.phase1_id is not null or l.phase2_id is not null)
          -- the version says nothing of a tenant that is found in the parent: that may have changed since
          and ${tenantSql(source)} = l.tenant_id
+      offset 0
     ),
     fields as (
-      select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field from docs d
+      select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field from docs d offset 0
     ),
     rests as (
       select f.*, r.rest from fields f cross join lateral (select ${rest} as rest offset 0) r

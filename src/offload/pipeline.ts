@@ -16,7 +16,7 @@ import { type PlannedRow, planRows } from './plan.ts'
 import { registerObjects } from './register.ts'
 import { backoffMs, type Release, releaseJobs } from './release.ts'
 import type { Signal } from './signals.ts'
-import { fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
+import { documentSql, fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
 import type { Source } from './sources.ts'
 import { streamPayload } from './stream.ts'
 import { uploadObjects } from './upload.ts'
@@ -447,7 +447,7 @@ function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
   return `
     select ${phase === 1 ? 'f.field::text' : `(${rest})::text`}
       from (select d.doc, ${field} as field
-              from (select m.${ident(source.jsonColumn)} as doc, ${tenantSql(source)} as tenant_id
+              from (select ${documentSql(source)} as doc, ${tenantSql(source)} as tenant_id
                       from ${fromSql(source)}
                      where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
                        and m.xmin = ${literal(row.version ?? '')}::xid

@@ -3,7 +3,7 @@
 import type { Queryable } from '../db/pool.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
-import { fieldSql, fromSql, ident, restSql, tenantSql } from './source-sql.ts'
+import { documentSql, fieldSql, fromSql, ident, restSql, tenantSql } from './source-sql.ts'
 import type { Source } from './sources.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
@@ -122,6 +122,7 @@ function toPlannedRow(
 
 function planSql(source: Source): string {
   const key = `m.${ident(source.keyColumn)}`
+  // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   return `
     with claimed as (
       select c.row_id, c.phase1_id, c.ord
@@ -130,15 +131,16 @@ function planSql(source: Source): string {
     found as (
       select c.ord, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
              ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
-             m.${ident(source.jsonColumn)} as doc
+             ${documentSql(source)} as doc
         from claimed c
         join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
+      offset 0
     ),
     phase1 as (
       select f.*, ${fieldSql(source, 'f.doc', 'f.tenant_id')} as field
         from found f
+      offset 0
     ),
-    -- offset 0 keeps the planner from evaluating a long text more than once
     texts as (
       select p.ord, p.version, p.tenant_id, p.entity_id, f.text as field_text, r.text as rest_text
         from phase1 p

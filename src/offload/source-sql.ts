@@ -22,6 +22,15 @@ export function parentJoinSql(source: Source): string {
   return `left join ${source.parentSql} p on p.${ident(source.parentKeyColumn)} = m.${ident(source.parentColumn)}`
 }
 
+/**
+ * The row's jsonb, detoasted. The empty path changes nothing, but its result is in memory: a bare column
+ * would be fetched and decompressed again for each of the operators that look at it (measured on 50 MB: a
+ * plan of 2.9 s against 0.5 s).
+ */
+export function documentSql(source: Source): string {
+  return `(m.${ident(source.jsonColumn)} #> '{}')`
+}
+
 export function tenantSql(source: Source): string {
   return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
 }

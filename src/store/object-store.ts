@@ -53,8 +53,11 @@ export interface ObjectStore {
   close(): void
 }
 
-/** Opens a client for one bucket. Nothing is sent before the first call. */
-export function openStore(config: StoreConfig): ObjectStore {
+/**
+ * Opens a client for one bucket. Nothing is sent before the first call.
+ * @param onRequest told of every request sent, retries included, by S3's name for it (`PutObject`)
+ */
+export function openStore(config: StoreConfig, onRequest?: (operation: string) => void): ObjectStore {
   const agentOptions = { keepAlive: true, maxSockets: config.concurrency }
   const client = new S3Client({
     endpoint: config.endpoint,
@@ -79,6 +82,16 @@ export function openStore(config: StoreConfig): ObjectStore {
       socketAcquisitionWarningTimeout: 2 ** 31 - 1,
     }),
   })
+  if (onRequest !== undefined) {
+    client.middlewareStack.add(
+      (next, context) => args => {
+        onRequest((context.commandName ?? '').replace(/Command$/, ''))
+        return next(args)
+      },
+      // Below the middleware that retries, so that each attempt passes through.
+      { step: 'finalizeRequest', priority: 'low', name: 'onRequest' },
+    )
+  }
   const Bucket = config.bucket
 
   return {

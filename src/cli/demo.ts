@@ -1,0 +1,122 @@
+import { styleText } from 'node:util'
+import type { Command } from 'commander'
+import { pino } from 'pino'
+import { type DemoProgress, type DemoReport, runDemo } from '../demo/run.ts'
+import { wholeNumber } from './options.ts'
+import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
+
+interface Options {
+  from?: string
+  messages: number
+  tenants: number
+  seed: number
+  rate: number
+  largeMb: number
+  json?: boolean
+}
+
+export function addDemo(program: Command): void {
+  program
+    .command('demo')
+    .description(
+      'see it work on this machine: real messages through Postgres into R2 and back, every row verified',
+    )
+    .option('--from <file>', 'replay a JSON-lines file (plain, gzip or zstd) instead of made-up messages')
+    .option('--messages <n>', 'how many to make up', wholeNumber, 5000)
+    .option('--tenants <n>', 'of how many tenants', wholeNumber, 5)
+    .option('--large-mb <n>', 'size of the one huge payload among them; 0: none', wholeNumber, 50)
+    .option('--rate <n>', 'messages a second; 0: as fast as they go', wholeNumber, 1000)
+    .option('--seed <n>', 'other messages, the same each time', wholeNumber, 1)
+    .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExit status 1 if a single row differs from what was written.')
+    .action(async (options: Options) => {
+      const aborted = new AbortController()
+      const onSignal = () => aborted.abort(new Error('interrupted'))
+      process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
+      const progress = options.json ? null : createProgressLine()
+      const report = await runDemo({
+        ...(options.from !== undefined && { from: options.from }),
+        seed: options.seed,
+        messages: options.messages,
+        tenants: Math.max(1, options.tenants),
+        largeBytes: options.largeMb * 1024 * 1024,
+        perSecond: options.rate,
+        // To standard error: with --json, standard output is one object.
+        log: pino({ level: 'warn' }, pino.destination(2)),
+        signal: aborted.signal,
+        onProgress: state => progress?.show(state),
+      }).finally(() => progress?.end())
+      if (options.json) printJson(report)
+      else printReport(report)
+      if (report.mismatched > 0) process.exitCode = 1
+    })
+}
+
+/** One line that is written over on a terminal, else one line for each phase. */
+function createProgressLine() {
+  const live = process.stdout.isTTY
+  let lastPhase: string | undefined
+  return {
+    show: (p: DemoProgress) => {
+      const parts = [
+        p.phase.padEnd(9),
+        `written ${formatCount(p.written)}${p.total === undefined ? '' : ` of ${formatCount(p.total)}`}`,
+        `offloaded ${formatCount(p.offloadedRows)} (${formatBytes(p.payloadBytes)})`,
+        p.phase === 'draining' ? `queued ${formatCount(p.queued)}` : '',
+        p.verified > 0 ? `verified ${formatCount(p.verified)}` : '',
+      ]
+      const line = parts.filter(part => part !== '').join('  ')
+      if (live) process.stdout.write(`\r\u001b[2K${line.slice(0, (process.stdout.columns ?? 80) - 1)}`)
+      else if (p.phase !== lastPhase) print(line)
+      lastPhase = p.phase
+    },
+    end: () => {
+      if (live) process.stdout.write('\r\u001b[2K')
+    },
+  }
+}
+
+function printReport(report: DemoReport): void {
+  const seconds = (report.duration_ms / 1000).toFixed(1)
+  print(
+    `${formatCount(report.messages)} messages written in ${seconds} s, ${formatCount(report.updated)} of them updated and ${formatCount(report.deleted)} deleted moments later.`,
+  )
+  print()
+  print(
+    renderTable(
+      ['table with indexes and TOAST', 'size'],
+      [
+        ['without pg-lighter', formatBytes(report.bytes_before)],
+        ['with pg-lighter', formatBytes(report.bytes_after)],
+        ['  before VACUUM FULL, with space kept for new rows', formatBytes(report.bytes_after_plain_vacuum)],
+      ],
+    ),
+  )
+  print()
+  print(
+    renderTable(
+      ['in R2', ''],
+      [
+        ['artifacts', formatCount(report.artifacts)],
+        ['payload bytes', formatBytes(report.payload_bytes)],
+        ['stored bytes', formatBytes(report.object_bytes)],
+        ['objects', formatCount(report.objects)],
+        ['PUTs (class A operations)', formatCount(report.puts)],
+        ['latency p50', `${Math.round(report.latency_p50_ms)} ms`],
+        ['latency p99', `${Math.round(report.latency_p99_ms)} ms`],
+      ],
+    ),
+  )
+  print()
+  if (report.mismatched === 0) {
+    print(
+      styleText(
+        'green',
+        `verified: all ${formatCount(report.verified)} rows hydrate to exactly what was written`,
+      ),
+    )
+    return
+  }
+  print(styleText('red', `${formatCount(report.mismatched)} rows differ from what was written`))
+  for (const { id, reason } of report.mismatches.slice(0, 20)) print(`  ${id}  ${reason}`)
+}

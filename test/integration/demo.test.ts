@@ -1,0 +1,109 @@
+// The demo is the front door: it must run as a command, and must notice when something is wrong.
+import { execFile } from 'node:child_process'
+import { writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { gzipSync } from 'node:zlib'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { DemoReport } from '../../src/demo/run.ts'
+import { type Verification, verifyRows } from '../../src/demo/verify.ts'
+import { loadSources } from '../../src/offload/sources.ts'
+import {
+  createEnvironment,
+  drained,
+  insertMessage,
+  newConversation,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+
+const cli = path.join(import.meta.dirname, '../../src/cli/main.ts')
+
+async function demo(...args: string[]): Promise<DemoReport> {
+  const { NODE_OPTIONS: _, ...env } = process.env
+  const { stdout } = await promisify(execFile)(process.execPath, [cli, 'demo', '--json', ...args], { env })
+  return JSON.parse(stdout)
+}
+
+test('made-up messages are offloaded, changed meanwhile, and verified to the last row', async () => {
+  const report = await demo('--messages', '600', '--rate', '0', '--large-mb', '6')
+  expect(report).toMatchObject({ messages: 600, mismatched: 0, mismatches: [] })
+  expect(report.verified).toBe(report.messages - report.deleted)
+  expect(report.rows).toBe(report.verified)
+  expect(report.updated).toBeGreaterThan(0)
+  expect(report.deleted).toBeGreaterThan(0)
+  expect(report.offloaded).toBeGreaterThan(60)
+  expect(report.artifacts).toBeGreaterThanOrEqual(report.offloaded)
+  expect(report.puts).toBeGreaterThanOrEqual(report.objects)
+  expect(report.payload_bytes).toBeGreaterThan(6 * 1024 * 1024)
+  expect(report.bytes_after).toBeLessThan(report.bytes_before)
+  expect(report.latency_p99_ms).toBeGreaterThanOrEqual(report.latency_p50_ms)
+})
+
+test('a file is replayed, gzipped or not, with numbers that no double holds', async () => {
+  const tenant = '11111111-1111-4111-8111-111111111111'
+  const conversation = '22222222-2222-4222-8222-222222222222'
+  const lines = Array.from(
+    { length: 50 },
+    (_, seq) =>
+      `{"tenant_id":"${tenant}","conversation_id":"${conversation}","seq":${seq},"role":"assistant","content":"x","metadata":{"tool_interactions":[12345678901234567890.5,1e400,${seq}]}}`,
+  )
+  const file = path.join(os.tmpdir(), `pg-lighter-demo-test-${process.pid}.jsonl`)
+  await writeFile(file, lines.join('\n'))
+  await writeFile(`${file}.gz`, gzipSync(lines.join('\n')))
+  for (const from of [file, `${file}.gz`]) {
+    const report = await demo('--from', from, '--rate', '0')
+    expect(report).toMatchObject({ messages: 50, mismatched: 0, verified: 50 - report.deleted })
+    expect(report.offloaded).toBe(report.verified)
+  }
+})
+
+describe('verification', () => {
+  let environment: TestEnvironment
+  beforeAll(async () => {
+    environment = await createEnvironment()
+  })
+  afterAll(() => environment.close())
+
+  test('names rows that differ, are missing, should not be there, or can not be hydrated', async () => {
+    const { conversationId } = await newConversation(environment)
+    const write = (n: number) => insertMessage(environment, conversationId, `{"tool_interactions": [${n}]}`)
+    const [good, differs, extra, damaged] = [await write(1), await write(2), await write(3), await write(4)]
+    const missing = '99999999-9999-4999-8999-999999999999'
+    const hashOf = async (id: string) => {
+      const { rows } = await environment.admin.query<{ hash: string }>(
+        `select encode(sha256(convert_to(metadata::text, 'UTF8')), 'hex') as hash from conversation_messages where id = $1`,
+        [id],
+      )
+      return rows[0]?.hash ?? ''
+    }
+    const expected = new Map([
+      [good, await hashOf(good)],
+      [differs, await hashOf(good)],
+      [damaged, await hashOf(damaged)],
+      [missing, await hashOf(good)],
+    ])
+    const daemon = await startDaemon(environment)
+    await drained(environment)
+    await daemon.stop()
+    await environment.admin.query('update artifact_refs set sha256 = repeat($2, 64) where row_id = $1', [
+      damaged,
+      '0',
+    ])
+
+    const verification: Verification = { verified: 0, mismatches: [] }
+    const source = [...(await loadSources(environment.admin)).values()][0]
+    if (source === undefined) throw new Error('not attached')
+    const context = { db: environment.admin, store: environment.store }
+    await verifyRows(context, source, expected, environment.admin, 'public.copy_of_messages', verification)
+    expect(verification.verified).toBe(1)
+    const reasons = new Map(verification.mismatches.map(({ id, reason }) => [id, reason]))
+    expect(Object.fromEntries(reasons)).toEqual({
+      [differs]: 'the row differs from what was written',
+      [extra]: 'the row should not be there',
+      [damaged]: expect.stringContaining('damaged'),
+      [missing]: 'the row is missing',
+    })
+  })
+})
