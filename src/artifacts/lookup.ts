@@ -30,7 +30,6 @@ export async function lookupArtifacts(
 ): Promise<Map<ArtifactId, Artifact>> {
   if (ids.length === 0) return new Map()
   const { rows } = await db.query<Artifact>({
-    name: 'lookup-artifacts',
     text: `
       select id, tenant_id as "tenantId", kind, r2_key as key, content_type as "contentType",
              size_bytes::float8 as "sizeBytes", sha256, byte_offset::float8 as "byteOffset",

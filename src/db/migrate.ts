@@ -12,7 +12,7 @@ const sqlDir = path.join(import.meta.dirname, '..', '..', 'sql')
 /** Serialises migrations of one database, so that two daemons that start at once migrate once. */
 const migrationLockKey = 7809632190520n
 
-export interface SqlFile {
+interface SqlFile {
   name: string
   checksum: string
   text: string
@@ -51,8 +51,9 @@ export async function migrate(client: pg.Client, options: MigrateOptions = {}): 
       await client.query('rollback')
       return plan
     }
-    // A migration locks tables that the application writes to: rather fail than queue its writes behind us.
-    await client.query(`set local lock_timeout = '10s'`)
+    // A migration locks tables that the application writes to, and its writes queue behind a lock that is waited
+    // for: rather fail.
+    await client.query(`set local lock_timeout = '3s'`)
     await client.query(`set local client_min_messages = warning`)
     await becomeSchemaOwner(client)
     if (plan.pending.length + plan.repeatable.length > 0) await applyPlan(client, plan)
@@ -165,7 +166,6 @@ async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<vo
       [file.name, file.checksum],
     )
   }
-  await client.query('grant select on lighter.schema_migrations to lighter_daemon')
   // Triggers are made by functions, so a new version of those must be baked in again.
   await applyFile(client, 'triggers', 'select lighter.build_triggers()')
 }

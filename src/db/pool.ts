@@ -1,4 +1,5 @@
-// Connections to Postgres: a bounded pool, and transactions on it.
+// Connections to Postgres: a bounded pool, and transactions on it. No statement of ours is prepared under a
+// name and no setting outlives its transaction, so that a pooler in transaction mode may stand in between.
 import pg from 'pg'
 import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
 
@@ -51,7 +52,7 @@ export function createPool(
  * Runs `work` in one transaction. A connection on which anything failed in a way that leaves its state
  * unknown is thrown away, not returned to the pool.
  */
-export async function inTransaction<T>(pool: pg.Pool, work: (db: pg.PoolClient) => Promise<T>): Promise<T> {
+async function inTransaction<T>(pool: pg.Pool, work: (db: pg.PoolClient) => Promise<T>): Promise<T> {
   const client = await pool.connect()
   let broken: Error | undefined
   try {

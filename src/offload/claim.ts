@@ -30,7 +30,6 @@ export async function claimJobs(
   leaseMs: number,
 ): Promise<Job[]> {
   const { rows } = await db.query<Job>({
-    name: 'claim-jobs',
     text: `
       with due as (
         select source_id, row_id
@@ -54,7 +53,6 @@ export async function claimJobs(
 /** True if a claim would find something. */
 export async function hasDueJobs(db: Queryable, sourceIds: number[]): Promise<boolean> {
   const { rows } = await db.query<{ due: boolean }>({
-    name: 'has-due-jobs',
     text: `select exists (
              select from lighter.jobs where available_at <= now() and source_id = any ($1::int[])) as due`,
     values: [sourceIds],

@@ -137,7 +137,6 @@ async function recordOutcome(
   )
   const used = new Set(artifacts.map(a => a.location.key))
   const { rows } = await db.query<{ stored: number }>({
-    name: 'record-outcome',
     text: `
       with artifacts as (
         insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,

@@ -7,7 +7,7 @@ import { documentSql, fieldSql, fromSql, ident, restSql, tenantSql } from './sou
 import type { Source } from './sources.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
-export interface FieldPayload {
+interface FieldPayload {
   artifactId: ArtifactId
   phase: 1 | 2
   kind: string

@@ -24,7 +24,6 @@ export function backoffMs(attempts: number, random: () => number = Math.random):
 export async function releaseJobs(db: Queryable, releases: Release[], maxAttempts: number): Promise<Job[]> {
   if (releases.length === 0) return []
   const { rows } = await db.query<Job>({
-    name: 'release-jobs',
     text: `
       with released as (
         select * from unnest($1::int[], $2::text[], $3::text[], $4::bool[], $5::int[])

@@ -81,8 +81,8 @@ export async function streamPayload(
   const client = await streamPool.connect()
   let complete = false
   try {
-    // The role's time-out is meant for queries; this one lasts as long as the store takes.
-    await client.query('set statement_timeout = 0')
+    // The role's time-outs are meant for queries; this one lasts as long as the store takes.
+    await client.query('begin read only; set local statement_timeout = 0')
     const sending = sendParts(store, pool, request.tenantId, key, headers, compressor, options)
     // A failed upload must stop the reading, which otherwise waits for ever for room.
     const [read, sent] = await Promise.allSettled([
@@ -95,6 +95,7 @@ export async function streamPayload(
     // When reading failed first, the sender saw the same error; when sending did, the reader's is only an echo.
     if (sent.status === 'rejected') throw sent.reason
     if (read.status === 'rejected') throw read.reason
+    await client.query('commit')
     complete = true
     return {
       location: {

@@ -21,7 +21,7 @@ import type { StoreConfig } from '../config.ts'
 import { LighterError, messageOf, StoreError } from '../errors.ts'
 
 /** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
-export interface ObjectHeaders {
+interface ObjectHeaders {
   contentType: string
   contentEncoding?: string | undefined
 }
