@@ -1,56 +1,76 @@
--- Privileges, stated whole on every run, so that an object made later gets them too.
+-- Privileges, stated whole on every run: all are taken away first, so that an object made later gets them too,
+-- and one that should not have them loses them.
 do $$
 declare
-  object record;
+  -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
+  callers constant jsonb := jsonb_build_object(
+    'lighter_daemon', array['awake_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity'],
+    'service_role', array['awake_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity'],
+    'lighter_tenant', array['artifact_get', 'artifact_list', 'artifacts_for_entity']);
+  table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass);
   role_name text;
+  signature text;
 begin
+  -- anon, authenticated (the browser's) and service_role (the back end's) are Supabase's; its default privileges
+  -- give all three everything on a new table in public.
+  for role_name in
+    select rolname from pg_roles
+     where rolname in ('lighter_daemon', 'lighter_tenant', 'anon', 'authenticated', 'service_role')
+    union all
+    select 'public'
+  loop
+    role_name := case role_name when 'public' then role_name else quote_ident(role_name) end;
+    execute format('revoke all on public.artifact_refs from %s', role_name);
+    execute format('revoke all on all tables in schema lighter from %s', role_name);
+    execute format('revoke all on all sequences in schema lighter from %s', role_name);
+    execute format('revoke all on all functions in schema lighter from %s', role_name);
+    execute format('revoke all on schema lighter from %s', role_name);
+  end loop;
+
+  for role_name, signature in
+    select r.rolname, p.oid::regprocedure
+      from pg_proc p
+      join pg_roles r on callers -> r.rolname::text ? p.proname::text
+     where p.pronamespace = 'lighter'::regnamespace
+  loop
+    execute format('grant execute on function %s to %I', signature, role_name);
+  end loop;
+
   grant usage on schema lighter to lighter_daemon, lighter_tenant;
   grant usage on schema public to lighter_daemon, lighter_tenant;
 
   grant select, insert, update, delete on public.artifact_refs to lighter_daemon;
-  grant select, insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
+  grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
   grant update (owner_epoch, owner_etag) on lighter.installation to lighter_daemon;
-  grant execute on all functions in schema lighter to lighter_daemon;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
   grant select on public.artifact_refs to lighter_tenant;
 
-  for object in
-    select p.oid::regprocedure as signature, p.proname from pg_proc p
-     where p.pronamespace = 'lighter'::regnamespace
-  loop
-    execute format('revoke all on function %s from public', object.signature);
-    if object.proname in ('artifact_get', 'artifact_list', 'artifacts_for_entity') then
-      execute format('grant execute on function %s to lighter_tenant', object.signature);
-    end if;
-    -- What changes the schema is the owner's; set_threshold alone is lent to the daemon.
-    if object.proname in ('attach', 'detach', 'build_trigger', 'grant_source', 'describe_source') then
-      execute format('revoke all on function %s from lighter_daemon', object.signature);
-    end if;
-  end loop;
-
-  -- Supabase: the browser's roles get nothing, the back end's everything.
-  foreach role_name in array array['anon', 'authenticated'] loop
-    if exists (select from pg_roles where rolname = role_name) then
-      execute format('revoke all on public.artifact_refs from %I', role_name);
-      execute format('revoke all on all tables in schema lighter from %I', role_name);
-      execute format('revoke all on schema lighter from %I', role_name);
-    end if;
-  end loop;
+  -- The back end on Supabase: all of the artifacts and of what it may decide about them. Not what functions of the
+  -- owner's trust (sources, settings), nor the account of objects.
   if exists (select from pg_roles where rolname = 'service_role') then
-    grant all on public.artifact_refs to service_role;
     grant usage on schema lighter to service_role;
-    grant all on all tables in schema lighter to service_role;
-    grant execute on all functions in schema lighter to service_role;
-    if not exists (select from pg_policies where schemaname = 'public' and tablename = 'artifact_refs' and 'service_role' = any (roles)) then
+    grant all on public.artifact_refs to service_role;
+    grant select on all tables in schema lighter to service_role;
+    grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.tenants, lighter.retention_policies to service_role;
+    if not exists (
+      select from pg_policies
+       where schemaname = 'public' and tablename = 'artifact_refs'
+         and 'service_role' = any (roles) and cmd = 'ALL' and permissive = 'PERMISSIVE'
+    ) then
       create policy lighter_service_role on public.artifact_refs for all to service_role using (true) with check (true);
     end if;
   end if;
 
-  -- Lets the daemon keep other triggers quiet while it rewrites; only a superuser may give it.
-  if (select rolsuper from pg_roles where rolname = current_user) then
-    grant set on parameter session_replication_role to lighter_daemon;
+  -- Forced row-level security binds the owner by name; the table may have changed hands.
+  if not exists (
+    select from pg_policies
+     where schemaname = 'public' and tablename = 'artifact_refs' and policyname = 'lighter_owner' and table_owner = any (roles)
+  ) then
+    execute format('alter policy lighter_owner on public.artifact_refs to %I', table_owner);
   end if;
 end
 $$;

@@ -42,6 +42,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     unlimited: true,
   })
   const store = openStore(config.store, onStoreRequest)
+  const stopped = new AbortController()
   const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
     log.debug(
       { error: messageOf(error) },
@@ -70,6 +71,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
       uploadLimit: pLimit(config.offload.uploadConcurrency),
       streamLimit: pLimit(config.offload.streamConcurrency),
       signal,
+      stopping: stopped.signal,
     },
     db: pool,
     awakeLock,
@@ -99,6 +101,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   }
 
   async function stopAll(deadlineMs: number): Promise<boolean> {
+    stopped.abort()
     const finished = await loop.stop(deadlineMs)
     await listener.stop()
     await awakeLock.stop()

@@ -21,16 +21,17 @@ return coalesce(source.threshold_bytes, (select s.threshold_bytes from lighter.s
 comment on function lighter.effective_threshold(lighter.sources) is
   'Phase 2 threshold of a source in bytes: its own, else the one of lighter.settings.';
 
--- Room for each envelope value such that an envelope with all its keys stays below the threshold:
--- what is left after the pointers (names, two uuids, the count, the kind), shared evenly.
+-- Room for each envelope value such that an envelope with all its keys stays below the threshold: what is left
+-- after the pointers (names as JSON spells them, two uuids, the kind), shared evenly. The count of phase 1 has a
+-- share: a row that the application has copied may have anything there.
 create or replace function lighter.envelope_value_limit(source lighter.sources) returns integer
 language sql stable
 set search_path = pg_catalog, pg_temp
 return (
   select (lighter.effective_threshold(source)
-          - 200 - octet_length(source.phase2_kind) - 2 * coalesce(octet_length(source.phase1_field), 0)
+          - 200 - octet_length(source.phase2_kind) - 2 * coalesce(octet_length(to_json(source.phase1_field)::text), 0)
           - coalesce(sum(octet_length(to_json(k)::text) + 4), 0)::integer)
-         / greatest(count(*), 1)::integer
+         / (count(*) + 1)::integer
     from unnest(source.envelope_keys) k
 );
 comment on function lighter.envelope_value_limit(lighter.sources) is

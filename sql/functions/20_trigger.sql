@@ -8,42 +8,66 @@ declare
   function_name text := format('lighter.enqueue_%s', source.id);
   trigger_name text := format('lighter_enqueue_%s', source.id);
   document text := format('new.%I', source.json_column);
+  schema_owner name := (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter');
   heavy text;
 begin
-  -- Runs inside the application's transaction, as our owner, whatever role writes.
-  -- READ COMMITTED, the usual case, needs no subtransaction (each would burn an xid per row). Above it a
-  -- conflict with a claimed job raises a serialization error although the job is there: that is caught,
-  -- since the application's write must not fail on our account.
+  -- Runs inside the application's transaction, as our owner, whatever role writes. It must neither fail nor wait.
+  --
+  -- READ COMMITTED, the usual case: a job that is there is left alone without being touched, so a claim or a
+  -- commit that is just changing it is not waited for. It can't be on its way out: a commit deletes it only
+  -- with the row locked, and we have the row. No subtransaction writes here (each would burn an xid per row).
+  --
+  -- Above READ COMMITTED the snapshot may be too old to tell whether the job is there, so the index must.
+  -- That raises a serialization error when a claim has changed the job since: the job is there, all is well.
+  --
+  -- The key's column may have been renamed under us: then the row stays inline, and the server's log says why.
+  --
   -- One wake-up check per transaction: try the lock that an awake daemon holds shared; only when it is
-  -- free does every daemon sleep, and only then is a NOTIFY worth its commit-time lock.
-  execute format($function$
-    create or replace function %1$s() returns trigger
-    language plpgsql security definer
-    set search_path = pg_catalog, pg_temp
-    as $body$
+  -- free does every daemon sleep, and only then is a NOTIFY worth its commit-time lock. A full queue of
+  -- notifications would make the commit fail.
+  execute format('create or replace function %s() returns trigger language plpgsql security definer '
+    'set search_path = pg_catalog, pg_temp as %L', function_name, format(
+    $body$
+    declare
+      key text;
     begin
-      if current_setting('transaction_isolation') = 'read committed' then
-        insert into lighter.jobs (source_id, row_id) values (%2$s, new.%3$I::text) on conflict do nothing;
+      begin
+        key := new.%2$I::text;
+      exception when undefined_column then
+        raise warning 'pg-lighter: the key column %% of %% is gone, rows are not offloaded', %2$L, tg_relid::regclass
+          using hint = 'Detach the table and attach it again.';
+        return null;
+      end;
+      if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        insert into lighter.jobs (source_id, row_id)
+          select %1$s, key
+           where not exists (select from lighter.jobs j where j.source_id = %1$s and j.row_id = key)
+          on conflict do nothing;
       else
         begin
-          insert into lighter.jobs (source_id, row_id) values (%2$s, new.%3$I::text) on conflict do nothing;
-        exception when serialization_failure then null;
+          insert into lighter.jobs (source_id, row_id) values (%1$s, key) on conflict do nothing;
+        exception when transaction_rollback or lock_not_available then null;
         end;
       end if;
       if coalesce(current_setting('lighter.woken', true), '') = '' then
         perform set_config('lighter.woken', 'on', true);
-        if pg_try_advisory_lock(%4$s) then
-          perform pg_advisory_unlock(%4$s);
-          perform pg_notify('lighter_jobs', '{}');
+        if pg_try_advisory_lock(%3$s) then
+          perform pg_advisory_unlock(%3$s);
+          if pg_notification_queue_usage() < 0.5 then
+            perform pg_notify('lighter_jobs', '{}');
+          end if;
         end if;
       end if;
       return null;
     end
-    $body$;
-  $function$, function_name, source.id, source.key_column, lighter.awake_lock_key());
+    $body$, source.id, source.key_column, lighter.awake_lock_key()));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Enqueues rows of %s for offload; made by lighter.attach.', source.relation));
+  -- A superuser may attach; the function must still run as our owner, and be his to rebuild.
+  if current_user <> schema_owner then
+    execute format('alter function %s() owner to %I', function_name, schema_owner);
+  end if;
 
   heavy := format('octet_length(%s::text) > %s', document, lighter.effective_threshold(source));
   if source.phase1_field is not null then
@@ -58,9 +82,29 @@ $build$;
 comment on function lighter.build_trigger(lighter.sources) is 'Creates or replaces the trigger of a source; takes a SHARE ROW EXCLUSIVE lock on its table.';
 revoke all on function lighter.build_trigger(lighter.sources) from public;
 
+create or replace function lighter.build_triggers() returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  source lighter.sources;
+  built integer := 0;
+begin
+  -- A source outlives its table until it is detached; there is nothing left to build for it.
+  for source in select s.* from lighter.sources s join pg_class c on c.oid = s.relation order by s.id loop
+    perform lighter.build_trigger(source);
+    built := built + 1;
+  end loop;
+  return built;
+end
+$$;
+comment on function lighter.build_triggers() is 'Creates or replaces the triggers of all sources; returns how many.';
+revoke all on function lighter.build_triggers() from public;
+
 create or replace function lighter.set_threshold(bytes integer, lock_timeout_ms integer default 2000) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'  -- whatever is set inside ends with the function
 as $$
 declare
   source lighter.sources;
@@ -70,13 +114,20 @@ begin
     raise exception 'threshold must be between 1024 and 1000000000 bytes, got %', bytes
       using errcode = 'invalid_parameter_value';
   end if;
+  -- Whoever waits for a table's lock makes its writers wait behind: not for long, and never without end.
+  if lock_timeout_ms is null or lock_timeout_ms not between 1 and 60000 then
+    raise exception 'lock_timeout_ms must be between 1 and 60000, got %', lock_timeout_ms
+      using errcode = 'invalid_parameter_value';
+  end if;
+  perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
   if (select threshold_bytes from lighter.settings) = bytes then
     return 0;
   end if;
-  perform set_config('lock_timeout', lock_timeout_ms::text, true);
   update lighter.settings set threshold_bytes = bytes;
-  for source in select * from lighter.sources where threshold_bytes is null order by id loop
+  for source in
+    select s.* from lighter.sources s join pg_class c on c.oid = s.relation where s.threshold_bytes is null order by s.id
+  loop
     perform lighter.check_envelope(source);
     perform lighter.build_trigger(source);
     rebuilt := rebuilt + 1;

@@ -56,24 +56,37 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   s lighter.sources;
+  relation record;
+  schema_owner name;
   keys name[];
   parents record;
 begin
   if target is null or json_column is null then
     raise exception 'table and column must be given' using errcode = 'null_value_not_allowed';
   end if;
-  if (select relkind from pg_class where oid = target) not in ('r', 'p') then
+  select relkind, relpersistence, relnamespace, relowner into relation from pg_class where oid = target;
+  if relation.relkind is null or relation.relkind not in ('r', 'p') then
     raise exception '% is not a table', target
       using errcode = 'wrong_object_type', hint = 'Attach the table that the view or other relation reads from.';
   end if;
-  if (select relnamespace = 'lighter'::regnamespace from pg_class where oid = target) then
-    raise exception '% belongs to pg-lighter itself', target using errcode = 'wrong_object_type';
+  if relation.relpersistence = 't' then
+    raise exception '% is a temporary table, which no other session sees', target using errcode = 'wrong_object_type';
+  end if;
+  if relation.relnamespace in ('lighter'::regnamespace, 'pg_catalog'::regnamespace) then
+    raise exception '% belongs to pg-lighter itself, or to Postgres', target using errcode = 'wrong_object_type';
+  end if;
+  -- set_threshold rebuilds the trigger with the rights of our owner.
+  schema_owner := (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter');
+  if not has_table_privilege(schema_owner, target, 'trigger') then
+    raise exception '"%", the owner of schema lighter, may not create a trigger on %', schema_owner, target
+      using errcode = 'insufficient_privilege', hint = format('grant trigger on %s to %I;', target, schema_owner);
   end if;
 
+  -- Not from pg_index: that lists the columns of INCLUDE too.
   select array_agg(a.attname) into keys
-    from pg_index i
-    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
-   where i.indrelid = target and i.indisprimary;
+    from pg_constraint c
+    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
+   where c.conrelid = target and c.contype = 'p';
   if keys is null then
     raise exception '% has no primary key', target
       using errcode = 'invalid_table_definition', hint = 'Add a primary key of one uuid, bigint or integer column.';
@@ -96,6 +109,9 @@ begin
     raise exception '%.% is of type %, not jsonb', target, json_column, lighter.column_type(target, json_column)
       using errcode = 'datatype_mismatch',
             hint = format('alter table %s alter column %I type jsonb using %I::jsonb;', target, json_column, json_column);
+  elsif (select attgenerated <> '' from pg_attribute a where a.attrelid = target and a.attname = json_column) then
+    raise exception '%.% is generated, so nothing can be taken off it', target, json_column
+      using errcode = 'wrong_object_type', hint = 'Attach the column that it is generated from.';
   end if;
 
   -- The tenant: a column of the table, else of the one parent that has it.
@@ -118,8 +134,12 @@ begin
     parent_column := parents.column_name;
   end if;
   if parent_column is not null then
+    -- A column may refer to several tables: the one with the tenant is meant.
     select fk.parent, fk.parent_key into s.parent_relation, s.parent_key_column
-      from lighter.foreign_keys(target) fk where fk.column_name = parent_column;
+      from lighter.foreign_keys(target) fk
+     where fk.column_name = parent_column
+     order by lighter.column_type(fk.parent, s.tenant_column) = 'uuid' desc nulls last
+     limit 1;
     if s.parent_relation is null then
       raise exception '%.% is not a foreign key of one column', target, parent_column
         using errcode = 'undefined_object', hint = 'parent_column must refer to the table that has the tenant.';
@@ -149,11 +169,13 @@ begin
   s.entity_column := entity_column;
   s.entity_type := entity_type;
 
-  if phase1_kind !~ '^[a-z][a-z0-9_]{0,62}$' or phase2_kind !~ '^[a-z][a-z0-9_]{0,62}$' then
+  if (phase1_kind ~ '^[a-z][a-z0-9_]{0,62}$' and phase2_kind ~ '^[a-z][a-z0-9_]{0,62}$') is not true then
     raise exception 'a kind is snake_case, at most 63 characters: %, %', phase1_kind, phase2_kind
       using errcode = 'invalid_parameter_value';
   end if;
-  if phase1_field = any (array['', 'artifact_metadata_ref', 'artifact_metadata_kind']) or octet_length(phase1_field) > 200 then
+  -- "artifact_metadata" because its pointer would be artifact_metadata_ref.
+  if phase1_field = any (array['', 'artifact_metadata', 'artifact_metadata_ref', 'artifact_metadata_kind'])
+     or octet_length(phase1_field) > 200 then
     raise exception 'phase1_field "%" is reserved, empty or too long', phase1_field using errcode = 'invalid_parameter_value';
   end if;
   s.phase1_field := phase1_field;
@@ -196,6 +218,7 @@ create or replace function lighter.attach(
 ) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'  -- whatever is set inside ends with the function
 as $$
 declare
   wanted lighter.sources;
@@ -237,7 +260,7 @@ begin
 end
 $$;
 comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Attaching again with the same settings mends trigger and grants, with others is an error. Takes a SHARE ROW EXCLUSIVE lock, waiting lock_timeout_ms at most.';
+  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Attaching again with the same settings mends trigger and grants, with others is an error. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
 revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
@@ -246,11 +269,12 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  relation regclass;
+  target regclass;
+  command text;
 begin
-  foreach relation in array array_remove(array[source.relation, source.parent_relation], null) loop
+  foreach target in array array_remove(array[source.relation, source.parent_relation], null) loop
     execute format('grant usage on schema %I to lighter_daemon',
-      (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation));
+      (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target));
   end loop;
   execute format('grant select (%s), update (%I) on %s to lighter_daemon',
     (select string_agg(distinct quote_ident(c), ', ')
@@ -262,12 +286,19 @@ begin
     execute format('grant select (%I, %I) on %s to lighter_daemon',
       source.parent_key_column, source.tenant_column, source.parent_relation);
   end if;
-  foreach relation in array array_remove(array[source.relation, source.parent_relation], null) loop
-    if (select relrowsecurity from pg_class where oid = relation)
-       and not exists (select from pg_policy where polrelid = relation and polname = 'lighter_daemon') then
-      execute format('create policy lighter_daemon on %s for %s to lighter_daemon using (true) %s', relation,
-        case when relation = source.relation then 'all' else 'select' end,
-        case when relation = source.relation then 'with check (true)' else '' end);
+  foreach target in array array_remove(array[source.relation, source.parent_relation], null) loop
+    -- Also where row-level security is off, and the policy does nothing: were it enabled later, the daemon would
+    -- see no row any more, and take them all for deleted.
+    command := (select polcmd from pg_policy where polrelid = target and polname = 'lighter_daemon');
+    -- The policy of a table that was only a parent until now lets the daemon read, not rewrite.
+    if command = 'r' and target = source.relation then
+      execute format('drop policy lighter_daemon on %s', target);
+      command := null;
+    end if;
+    if command is null then
+      execute format('create policy lighter_daemon on %s for %s to lighter_daemon using (true) %s', target,
+        case when target = source.relation then 'all' else 'select' end,
+        case when target = source.relation then 'with check (true)' else '' end);
     end if;
   end loop;
 end
@@ -281,10 +312,13 @@ create or replace function lighter.detach(
 ) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'  -- whatever is set inside ends with the function
 as $$
 declare
   source lighter.sources;
-  relation regclass;
+  other lighter.sources;
+  touched regclass;
+  touched_schema regnamespace;
 begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
@@ -294,21 +328,39 @@ begin
     raise notice '%.% is not attached', target, json_column;
     return false;
   end if;
-  execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
+  -- The table may be gone, and its trigger with it; then its name is a number, as the views show it.
+  if exists (select from pg_class where oid = source.relation) then
+    execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
+  end if;
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
   delete from lighter.jobs j where j.source_id = source.id;
   delete from lighter.failed_jobs f where f.source_id = source.id;
   delete from lighter.sources s where s.id = source.id;
 
-  foreach relation in array array_remove(array[source.relation, source.parent_relation], null) loop
-    if not exists (select from lighter.sources s where relation in (s.relation, s.parent_relation)) then
-      execute format('drop policy if exists lighter_daemon on %s', relation);
-      execute format('revoke all on %s from lighter_daemon', relation);
+  -- All rights away, then again those that other sources need.
+  foreach touched in array array_remove(array[source.relation, source.parent_relation], null) loop
+    touched_schema := (select relnamespace::regnamespace from pg_class where oid = touched);
+    continue when touched_schema is null;
+    execute format('drop policy if exists lighter_daemon on %s', touched);
+    execute format('revoke all on %s from lighter_daemon', touched);
+    -- Schema public holds artifact_refs.
+    if touched_schema <> 'public'::regnamespace and not exists (
+      select from lighter.sources s join pg_class c on c.oid in (s.relation, s.parent_relation)
+       where c.relnamespace = touched_schema) then
+      execute format('revoke usage on schema %s from lighter_daemon', touched_schema);
     end if;
+  end loop;
+  for other in
+    select s.* from lighter.sources s join pg_class c on c.oid = s.relation
+     where s.relation in (source.relation, source.parent_relation)
+        or s.parent_relation in (source.relation, source.parent_relation)
+     order by s.id
+  loop
+    perform lighter.grant_source(other);
   end loop;
   return true;
 end
 $$;
 comment on function lighter.detach(regclass, name, integer) is
-  'Stops watching a table''s jsonb column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers. Returns false, with a notice, when it was not attached.';
+  'Stops watching a table''s jsonb column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
 revoke all on function lighter.detach(regclass, name, integer) from public;

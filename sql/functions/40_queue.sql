@@ -12,37 +12,55 @@ $$;
 comment on function lighter.wake_daemon() is 'Notifies the daemons if all of them sleep.';
 revoke all on function lighter.wake_daemon() from public;
 
-create or replace function lighter.requeue(target regclass, row_ids text[], json_column name default 'metadata', priority smallint default 0)
+-- requeue and retry wait for a transaction that is just enqueueing one of the rows, and make it wait if it comes
+-- to a row of theirs: a deadlock. They give up sooner (500 ms) than Postgres looks for one (deadlock_timeout,
+-- 1 s), so that it never is the application's transaction that is chosen to fail.
+create or replace function lighter.requeue(target regclass, row_ids text[], json_column name default 'metadata', priority integer default 0)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
 as $$
 declare
-  source_id integer := (select s.id from lighter.sources s where s.relation = target and s.json_column = requeue.json_column);
+  source lighter.sources;
+  keys text[];
   queued bigint;
 begin
-  if source_id is null then
-    raise exception '%.% is not attached', target, json_column using errcode = 'undefined_object';
+  select s.* into source from lighter.sources s where s.relation = target and s.json_column = requeue.json_column;
+  if source.id is null then
+    raise exception '%.% is not attached', target, json_column
+      using errcode = 'undefined_object', hint = 'See select relation, json_column from lighter.sources;';
   end if;
+  -- As the trigger writes them: a claim compares keys as text, and one that is no key would fail its whole batch.
+  execute format('select array_agg(distinct k::%s::text) from unnest($1) k', source.key_type) into keys using row_ids;
+  -- In one order, so that two at once don't wait for each other.
   insert into lighter.jobs (source_id, row_id, priority)
-    select requeue.source_id, r, requeue.priority from unnest(row_ids) r where r is not null
+    select source.id, k, requeue.priority from unnest(keys) k where k is not null order by k
     on conflict do nothing;
   get diagnostics queued = row_count;
   perform lighter.wake_daemon();
   return queued;
+exception when lock_not_available then
+  raise exception 'a transaction that writes rows of % is still open', target
+    using errcode = 'lock_not_available', hint = 'Nothing was enqueued. Try again, with fewer rows at once.';
 end
 $$;
-comment on function lighter.requeue(regclass, text[], name, smallint) is
-  'Enqueues rows by primary key (as text); returns how many were not queued already. A row with nothing to offload costs one look.';
-revoke all on function lighter.requeue(regclass, text[], name, smallint) from public;
+comment on function lighter.requeue(regclass, text[], name, integer) is
+  'Enqueues rows by primary key (as text); returns how many were not queued already. A row with nothing to offload costs one look. Commit at once: until then a write to one of the rows may wait. Fails with lock_not_available, having enqueued nothing, while another transaction holds one of the jobs.';
+revoke all on function lighter.requeue(regclass, text[], name, integer) from public;
 
 create or replace function lighter.retry(target regclass default null, row_id text default null) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
 as $$
 declare
   moved bigint;
 begin
+  if target is not null and not exists (select from lighter.sources s where s.relation = target) then
+    raise exception '% is not attached', target
+      using errcode = 'undefined_object', hint = 'See select relation, json_column from lighter.sources;';
+  end if;
   with taken as (
     delete from lighter.failed_jobs f
      using lighter.sources s
@@ -52,11 +70,14 @@ begin
     returning f.source_id, f.row_id, f.enqueued_at, f.last_error
   )
   insert into lighter.jobs (source_id, row_id, enqueued_at, last_error)
-    select t.source_id, t.row_id, t.enqueued_at, t.last_error from taken t
+    select t.source_id, t.row_id, t.enqueued_at, t.last_error from taken t order by t.source_id, t.row_id
     on conflict do nothing;
   get diagnostics moved = row_count;
   perform lighter.wake_daemon();
   return moved;
+exception when lock_not_available then
+  raise exception 'a transaction that writes one of the rows is still open'
+    using errcode = 'lock_not_available', hint = 'Nothing was brought back. Try again.';
 end
 $$;
 comment on function lighter.retry(regclass, text) is

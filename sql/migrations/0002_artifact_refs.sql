@@ -17,8 +17,17 @@ create table if not exists public.artifact_refs (
 
 do $$
 declare
+  refs constant regclass := 'public.artifact_refs';
+  table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = refs);
   missing text;
+  unknown text;
+  policies text;
+  users text;
 begin
+  if not pg_has_role(current_user, table_owner, 'usage') then
+    raise exception 'public.artifact_refs exists and belongs to "%", not to "%"', table_owner, current_user
+      using errcode = 'insufficient_privilege', hint = 'Migrate as the owner of the table.';
+  end if;
   select string_agg(c.name || ' ' || c.type, ', ')
     into missing
     from (values ('id', 'uuid'), ('tenant_id', 'uuid'), ('kind', 'text'), ('entity_type', 'text'),
@@ -27,13 +36,51 @@ begin
                  ('created_at', 'timestamp with time zone')) as c(name, type)
    where not exists (
      select from pg_attribute a
-      where a.attrelid = 'public.artifact_refs'::regclass
+      where a.attrelid = refs
         and a.attname = c.name
         and format_type(a.atttypid, null) = c.type
         and not a.attisdropped);
   if missing is not null then
     raise exception 'public.artifact_refs exists but is not the documented table: lacks %', missing
-      using hint = 'Rename the table, or add (or alter) these columns, and run the migration again.';
+      using errcode = 'invalid_table_definition',
+            hint = 'Rename the table, or add (or alter) these columns, and run the migration again.';
+  end if;
+  -- The daemon inserts the documented columns but for created_by and created_at, and those added below.
+  select string_agg(quote_ident(a.attname), ', ')
+    into unknown
+    from pg_attribute a
+   where a.attrelid = refs and a.attnum > 0 and not a.attisdropped
+     and a.attnotnull and not a.atthasdef and a.attidentity = ''
+     and a.attname not in ('id', 'tenant_id', 'kind', 'entity_type', 'entity_id', 'r2_key', 'content_type',
+                           'size_bytes', 'sha256', 'created_at');
+  if unknown is not null then
+    raise exception 'public.artifact_refs exists and demands values that pg-lighter does not have: %', unknown
+      using errcode = 'invalid_table_definition',
+            hint = 'Give these columns a default, or let them be null, and run the migration again.';
+  end if;
+  if not (select atthasdef from pg_attribute where attrelid = refs and attname = 'created_at') then
+    alter table public.artifact_refs alter column created_at set default now();
+  end if;
+  select string_agg(quote_ident(polname), ', ' order by polname)
+    into policies
+    from pg_policy where polrelid = refs and polpermissive and 0 = any (polroles);
+  if policies is not null then
+    raise warning 'public.artifact_refs has policies for every role: %', policies
+      using hint = 'Meant for one role, such as service_role? Then say so: alter policy ... to service_role;';
+  end if;
+  -- Whoever used a table without row-level security keeps what it could do; not everybody, and not the browser.
+  -- A table that was created just now had no users.
+  if exists (select from pg_class where oid = refs and not relrowsecurity and xmin <> pg_current_xact_id()::xid) then
+    select string_agg(distinct quote_ident(r.rolname), ', ')
+      into users
+      from pg_class c
+     cross join lateral aclexplode(c.relacl) a
+      join pg_roles r on r.oid = a.grantee
+     where c.oid = refs
+       and r.rolname not in (table_owner, 'anon', 'authenticated', 'service_role', 'lighter_daemon', 'lighter_tenant');
+    if users is not null then
+      execute format('create policy lighter_existing on public.artifact_refs for all to %s using (true) with check (true)', users);
+    end if;
   end if;
 end
 $$;
@@ -62,7 +109,7 @@ comment on column public.artifact_refs.row_id is 'Primary key of the row it came
 comment on column public.artifact_refs.field is 'The field it was taken from; null when it is the whole metadata.';
 comment on column public.artifact_refs.deleted_at is 'Tombstone: no longer readable, bytes go after the grace period.';
 
--- The original unique index says one artifact per object, which packs are not.
+-- The original unique index says one artifact per object, which packs are not. So would one on r2_key alone.
 do $$
 declare
   old record;
@@ -73,10 +120,10 @@ begin
       left join pg_constraint c on c.conindid = i.indexrelid and c.contype = 'u'
      where i.indrelid = 'public.artifact_refs'::regclass
        and i.indisunique and not i.indisprimary
-       and i.indnkeyatts = 2
-       and (select array_agg(a.attname::text order by a.attname)
-              from pg_attribute a
-             where a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])) = array['r2_key', 'tenant_id']
+       and (select array_agg(coalesce(a.attname::text, '(expression)') order by a.attname)
+              from unnest(i.indkey::int2[]) with ordinality k(attnum, place)
+              left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attnum > 0
+             where k.place <= i.indnkeyatts) in (array['r2_key', 'tenant_id'], array['r2_key'])
   loop
     if old.conname is not null then
       execute format('alter table public.artifact_refs drop constraint %I', old.conname);
@@ -98,12 +145,27 @@ alter table public.artifact_refs enable row level security;
 alter table public.artifact_refs force row level security;
 
 -- FORCE binds the owner too; a back end that connects as the owner must keep working.
+-- A table that outlived an earlier schema lighter has the policies already: they are made anew.
 do $$
+declare
+  -- A sub-select is evaluated once per statement, not per row. What spells no uuid is nobody.
+  current_tenant constant text := $sql$(
+    select case when s.tenant ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
+                then s.tenant::uuid end
+      from (select current_setting('app.current_tenant_id', true) as tenant) s)$sql$;
+  policy name;
 begin
+  foreach policy in array array['lighter_owner', 'lighter_daemon', 'lighter_tenant', 'lighter_tenant_only'] loop
+    execute format('drop policy if exists %I on public.artifact_refs', policy);
+  end loop;
   execute format('create policy lighter_owner on public.artifact_refs for all to %I using (true) with check (true)',
-    (select tableowner from pg_tables where schemaname = 'public' and tablename = 'artifact_refs'));
+    (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass));
+  create policy lighter_daemon on public.artifact_refs for all to lighter_daemon using (true) with check (true);
+  execute format('create policy lighter_tenant on public.artifact_refs for select to lighter_tenant using (tenant_id = %s)',
+    current_tenant);
+  -- An adopted table may have a policy for every role ("using (true)", meant for service_role). For a request
+  -- of a tenant it must not widen anything. It does not narrow a login that merely may become lighter_tenant.
+  execute format('create policy lighter_tenant_only on public.artifact_refs as restrictive for all to lighter_tenant '
+    'using (current_user <> %L or tenant_id = %s)', 'lighter_tenant', current_tenant);
 end
 $$;
-create policy lighter_daemon on public.artifact_refs for all to lighter_daemon using (true) with check (true);
-create policy lighter_tenant on public.artifact_refs for select to lighter_tenant
-  using (tenant_id = nullif(current_setting('app.current_tenant_id', true), '')::uuid);

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { pipeline, type Readable, Transform } from 'node:stream'
 import pLimit from 'p-limit'
+import { maxPayloadBytes } from '../config.ts'
 import { ArtifactError, LighterError, messageOf, StoreError } from '../errors.ts'
 import { frameTextBytes } from '../offload/pack.ts'
 import { decodeFrame, decodeStream } from '../store/codec.ts'
@@ -15,7 +16,7 @@ export interface FetchOptions {
   maxPayloadBytes: number
 }
 
-export const defaultFetchOptions: FetchOptions = { concurrency: 16, maxPayloadBytes: 256 * 1024 * 1024 }
+export const defaultFetchOptions: FetchOptions = { concurrency: 16, maxPayloadBytes }
 
 /**
  * Fetches payloads, one ranged read per frame however many of the artifacts are in it.
@@ -130,7 +131,7 @@ async function readFrame(
   const { byteOffset, byteLength } = first
   const { body } =
     byteOffset === null || byteLength === null
-      ? await store.get(first.key)
+      ? await store.get(first.key, undefined, maxPayloadBytes)
       : await store.get(first.key, { offset: byteOffset, length: byteLength })
   if (byteLength !== null && body.length !== byteLength)
     throw corrupt(first, `${body.length} bytes instead of ${byteLength}`)

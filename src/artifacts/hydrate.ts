@@ -8,9 +8,6 @@ import { defaultFetchOptions, type FetchOptions, fetchPayloads } from './fetch.t
 import { type Artifact, lookupArtifacts } from './lookup.ts'
 import { joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
 
-/** A row's metadata may be offloaded again and again, each time on top of the last; more than this is no chain of ours. */
-const maxDepth = 1000
-
 export interface HydrateContext {
   db: Queryable
   store: ObjectStore
@@ -36,7 +33,7 @@ export type HydrateResult = { metadata: string | null; error: null } | { metadat
  * @returns results in the order of the inputs; a row that can't be hydrated has its error, never wrong data
  */
 export async function hydrateMany(context: HydrateContext, inputs: HydrateInput[]): Promise<HydrateResult[]> {
-  return hydrateLevel(context, inputs, 0)
+  return hydrateLevel(context, inputs)
 }
 
 /** One row. @throws {ArtifactError} a pointer leads nowhere, to another tenant, or to damaged bytes */
@@ -47,8 +44,12 @@ export async function hydrate(context: HydrateContext, input: HydrateInput): Pro
   return result.metadata
 }
 
-/** `fieldKnown`: what this lies under has the field already, so the one it points to is not needed. */
-type LevelInput = HydrateInput & { fieldKnown?: boolean }
+type LevelInput = HydrateInput & {
+  /** What this lies under has the field already, so the one it points to is not needed. */
+  fieldKnown?: boolean
+  /** The pointers that led here. A row may be offloaded again and again, each time on top of the last. */
+  trail?: ReadonlySet<ArtifactId>
+}
 
 interface Opened {
   input: LevelInput
@@ -57,11 +58,7 @@ interface Opened {
   fieldRef: ArtifactId | null
 }
 
-async function hydrateLevel(
-  context: HydrateContext,
-  inputs: LevelInput[],
-  depth: number,
-): Promise<HydrateResult[]> {
+async function hydrateLevel(context: HydrateContext, inputs: LevelInput[]): Promise<HydrateResult[]> {
   const results = new Array<HydrateResult | undefined>(inputs.length)
   const opened = new Map<number, Opened>()
   inputs.forEach((input, i) => {
@@ -74,9 +71,7 @@ async function hydrateLevel(
     }
   })
   if (opened.size > 0) {
-    if (depth >= maxDepth)
-      throw new ArtifactError('pointer_chain_too_long', `pointers lead on for more than ${maxDepth} levels`)
-    await hydrateOpened(context, opened, results, depth)
+    await hydrateOpened(context, opened, results)
   }
   return results.map(result => result ?? failed(new Error('hydrate lost a row')))
 }
@@ -85,7 +80,8 @@ async function hydrateLevel(
 function openPointers(input: LevelInput): Opened | null {
   if (input.metadata === null || rawKind(input.metadata) !== 'object') return null
   // Cheap test first: most rows have no pointer, and splitting a long text is work.
-  const mentionsField = input.field !== null && input.metadata.includes(`"${fieldRefKey(input.field)}"`)
+  const mentionsField =
+    input.field !== null && input.metadata.includes(JSON.stringify(fieldRefKey(input.field)))
   if (!mentionsField && !input.metadata.includes(`"${metadataRefKey}"`)) return null
   const members = splitObject(input.metadata)
   const metadataRef = uuidOf(members.get(metadataRefKey))
@@ -103,7 +99,6 @@ async function hydrateOpened(
   context: HydrateContext,
   opened: Map<number, Opened>,
   results: (HydrateResult | undefined)[],
-  depth: number,
 ): Promise<void> {
   const artifacts = await lookupAll(context.db, [...opened.values()])
   const artifactOf = (open: Opened, id: ArtifactId) => artifacts.get(open.input.tenantId)?.get(id)
@@ -137,8 +132,15 @@ async function hydrateOpened(
   for (const [index, open] of opened) {
     if (open.metadataRef === null) continue
     try {
+      if (open.input.trail?.has(open.metadataRef)) {
+        throw new ArtifactError('pointer_cycle', `artifact ${open.metadataRef} leads back to itself`)
+      }
+      const trail = new Set(open.input.trail).add(open.metadataRef)
       const fieldKnown = open.input.fieldKnown === true || open.fieldRef !== null || inline(open)
-      bases.push({ index, input: { ...open.input, metadata: payloadOf(open, open.metadataRef), fieldKnown } })
+      bases.push({
+        index,
+        input: { ...open.input, metadata: payloadOf(open, open.metadataRef), fieldKnown, trail },
+      })
     } catch (error) {
       results[index] = failed(error)
     }
@@ -146,7 +148,6 @@ async function hydrateOpened(
   const hydrated = await hydrateLevel(
     context,
     bases.map(base => base.input),
-    depth + 1,
   )
   const baseOf = new Map(bases.map((base, i) => [base.index, hydrated[i]]))
 

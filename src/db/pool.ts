@@ -9,6 +9,9 @@ import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
  */
 const statementTimeoutMs = 60_000
 
+/** The server gives up sooner than we do: else it would go on, with its locks, after we have left. */
+const serverTimeoutMs = 50_000
+
 /** Whatever runs a query: a pool, a client, a transaction. */
 export interface Queryable {
   query<R extends pg.QueryResultRow>(
@@ -45,6 +48,9 @@ export function createPool(
     ...(options.unlimited ? {} : { query_timeout: statementTimeoutMs }),
   })
   pool.on('error', onError)
+  // The pool listens to idle connections only. One that is lost while in use fails the statement that waits on
+  // it, which is where it is dealt with; without a listener of its own it would also end the process.
+  pool.on('connect', client => client.on('error', () => undefined))
   return pool
 }
 
@@ -56,7 +62,9 @@ async function inTransaction<T>(pool: pg.Pool, work: (db: pg.PoolClient) => Prom
   const client = await pool.connect()
   let broken: Error | undefined
   try {
-    await client.query(`begin; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}`)
+    await client.query(
+      `begin; set local statement_timeout = ${serverTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}`,
+    )
     const result = await work(client)
     await client.query('commit')
     return result

@@ -68,14 +68,28 @@ export async function extendLease(
   leaseMs: number,
 ): Promise<void> {
   await db.query(
-    `with jobs as (
+    `with mine as (
+       -- skips what is being committed or released: those need no lease any more
+       select j.source_id, j.row_id
+         from lighter.jobs j
+         join unnest($1::int[], $2::text[]) d(source_id, row_id) using (source_id, row_id)
+          for update of j skip locked
+     ),
+     jobs as (
        update lighter.jobs j set available_at = now() + $3 * interval '1 ms'
-         from unnest($1::int[], $2::text[]) d(source_id, row_id)
+         from mine d
         where j.source_id = d.source_id and j.row_id = d.row_id
+     ),
+     uploading as (
+       select o.tenant_id, o.r2_key
+         from lighter.objects o
+         join unnest($4::uuid[], $5::text[]) d(tenant_id, r2_key) using (tenant_id, r2_key)
+        where o.state = 'uploading'
+          for update of o skip locked
      )
      update lighter.objects o set lease_until = now() + $3 * interval '1 ms'
-       from unnest($4::uuid[], $5::text[]) d(tenant_id, r2_key)
-      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and o.state = 'uploading'`,
+       from uploading d
+      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key`,
     [
       jobs.map(j => j.sourceId),
       jobs.map(j => j.rowId),

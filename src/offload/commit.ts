@@ -1,12 +1,21 @@
 // Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
 import type pg from 'pg'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
-import { StoreError } from '../errors.ts'
+import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { type Job, jobKey } from './claim.ts'
 import type { Location } from './pack.ts'
 import type { PlannedRow } from './plan.ts'
-import { documentSql, envelopeSql, fieldSql, ident, parentJoinSql, restSql, tenantSql } from './source-sql.ts'
+import {
+  documentSql,
+  envelopeSql,
+  fieldSql,
+  ident,
+  parentJoinSql,
+  pointersSql,
+  restSql,
+  tenantSql,
+} from './source-sql.ts'
 import type { Source } from './sources.ts'
 
 export interface CommitResult {
@@ -38,10 +47,9 @@ export async function commitBatch(
   return inTransactionWithRetry(pool, async db => {
     const done = new Set<string>()
     for (const [source, sourceRows] of bySource) {
-      for (const row of sourceRows) if (row.outcome === 'gone') done.add(jobKey(row.job))
+      const gone = sourceRows.filter(row => row.outcome === 'gone')
       const present = sourceRows.filter(row => row.outcome === 'offload' || row.outcome === 'nothing')
-      if (present.length === 0) continue
-      for (const rowId of await rewriteRows(db, source, present))
+      for (const rowId of await rewriteRows(db, source, present, gone))
         done.add(jobKey({ sourceId: source.id, rowId }))
     }
     const committed = rows.filter(row => done.has(jobKey(row.job)))
@@ -53,13 +61,18 @@ export async function commitBatch(
   })
 }
 
-/** Returns the ids of the rows that are as they should be now. */
-async function rewriteRows(db: Queryable, source: Source, rows: PlannedRow[]): Promise<string[]> {
+/** Returns the ids of the rows that are as they should be now. @throws {RowError} a trigger undid the rewrite */
+async function rewriteRows(
+  db: Queryable,
+  source: Source,
+  rows: PlannedRow[],
+  gone: PlannedRow[],
+): Promise<string[]> {
   // Our rewrite is no edit by the application: its other triggers (updated_at, audit) stay quiet.
   if (source.quietRewrite) await db.query('set local session_replication_role = replica')
   const idOf = (row: PlannedRow, phase: 1 | 2) =>
     row.payloads.find(p => p.phase === phase)?.artifactId ?? null
-  const { rows: answered } = await db.query<{ rowId: string }>({
+  const { rows: answered } = await db.query<{ rowId: string; intact: boolean }>({
     text: rewriteSql(source),
     values: [
       rows.map(row => row.job.rowId),
@@ -67,15 +80,29 @@ async function rewriteRows(db: Queryable, source: Source, rows: PlannedRow[]): P
       rows.map(row => idOf(row, 1)),
       rows.map(row => idOf(row, 2)),
       rows.map(row => row.tenantId),
+      gone.map(row => row.job.rowId),
     ],
   })
   if (source.quietRewrite) await db.query('set local session_replication_role = origin')
+  const undone = answered.find(row => !row.intact)
+  if (undone !== undefined) {
+    throw new RowError(
+      'rewrite_undone',
+      `a trigger of ${source.tableSql} refused the rewrite of row ${undone.rowId}, or took its pointer away`,
+      {
+        hint: 'Let the trigger pass what lighter_daemon writes, or grant set on parameter session_replication_role to lighter_daemon.',
+      },
+    )
+  }
   return answered.map(row => row.rowId)
 }
 
 /**
  * `locked` holds the rows that still are the version that was read. Of those, the ones with payloads are
  * rewritten by the same expressions that made the payloads; the others had nothing, and are proved to by the lock.
+ *
+ * What the version does not cover is checked again: that the table is still attached, the tenant where it is
+ * the parent's, and whether the row's pointer is one (an artifact of that name may have come or gone).
  */
 function rewriteSql(source: Source): string {
   const key = ident(source.keyColumn)
@@ -90,15 +117,15 @@ function rewriteSql(source: Source): string {
       select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id
         from ${source.tableSql} m
         join read r on m.${key} = r.row_id::${source.keyType} and m.xmin = r.version::xid
+       where exists (select from lighter.sources s where s.id = ${source.id})
          for no key update of m skip locked
     ),
     docs as (
-      select l.key, l.row_id, l.phase1_id, l.phase2_id, ${documentSql(source)} as doc, ${tenantSql(source)} as tenant_id
+      select l.key, l.row_id, l.phase1_id, l.phase2_id, ${documentSql(`m.${column}`)} as doc, ${tenantSql(source)} as tenant_id
         from locked l
         join ${source.tableSql} m on m.${key} = l.key
         ${parentJoinSql(source)}
        where (l.phase1_id is not null or l.phase2_id is not null)
-         -- the version says nothing of a tenant that is found in the parent: that may have changed since
          and ${tenantSql(source)} = l.tenant_id
       offset 0
     ),
@@ -106,19 +133,35 @@ function rewriteSql(source: Source): string {
       select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field from docs d offset 0
     ),
     rests as (
-      select f.*, r.rest from fields f cross join lateral (select ${rest} as rest offset 0) r
+      select f.*, r.rest
+        from fields f
+       cross join lateral (select ${rest} as rest offset 0) r
+       where (f.field is null) = (f.phase1_id is null)
+    ),
+    targets as (
+      select r.key, r.row_id,
+             case when r.phase2_id is null then r.rest
+                  else ${envelopeSql(source, 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end as target
+        from rests r
     ),
     rewritten as (
       update ${source.tableSql} m
-         set ${column} = case when r.phase2_id is null then r.rest
-                              else ${envelopeSql(source, 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end
-        from rests r
-       where m.${key} = r.key
-      returning r.row_id
+         set ${column} = t.target
+        from targets t
+       where m.${key} = t.key
+      -- what a trigger of the table made of it
+      returning t.row_id, m.${column} @> ${pointersSql(source, 't.target')} as intact
     )
-    select row_id as "rowId" from rewritten
+    select row_id as "rowId", coalesce(intact, false) as intact from rewritten
     union all
-    select row_id from locked where phase1_id is null and phase2_id is null`
+    select row_id, false from targets where row_id not in (select row_id from rewritten)
+    union all
+    select row_id, true from locked where phase1_id is null and phase2_id is null
+    union all
+    -- gone when it was planned, and not back since
+    select g.row_id, true
+      from unnest($6::text[]) g(row_id)
+     where not exists (select from ${source.tableSql} m where m.${key} = g.row_id::${source.keyType})`
 }
 
 async function recordOutcome(
@@ -138,7 +181,15 @@ async function recordOutcome(
   const used = new Set(artifacts.map(a => a.location.key))
   const { rows } = await db.query<{ stored: number }>({
     text: `
-      with artifacts as (
+      with jobs as materialized (
+        -- In one order in all statements that wait for job rows, so that two of them can't deadlock.
+        select j.source_id, j.row_id, d.done
+          from unnest($21::int[], $22::text[], $23::bool[]) d(source_id, row_id, done)
+          join lighter.jobs j on j.source_id = d.source_id and j.row_id = d.row_id
+         order by j.source_id, j.row_id
+           for update of j
+      ),
+      artifacts as (
         insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,
             sha256, byte_offset, byte_length, frame_offset, content_encoding, source_id, row_id, field)
         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
@@ -158,9 +209,8 @@ async function recordOutcome(
         returning d.used
       ),
       out as (
-        delete from lighter.jobs j
-         using unnest($21::int[], $22::text[]) d(source_id, row_id)
-         where j.source_id = d.source_id and j.row_id = d.row_id
+        delete from lighter.jobs j using jobs d
+         where j.source_id = d.source_id and j.row_id = d.row_id and d.done
       ),
       -- A row that changes all the time, or that a long transaction holds, is tried ever less often.
       again as (
@@ -168,8 +218,8 @@ async function recordOutcome(
            set available_at = now() + least(power(2, j.conflicts) * 25, 60000) * interval '1 ms',
                attempts = greatest(j.attempts - 1, 0),
                conflicts = least(j.conflicts + 1, 30)
-          from unnest($23::int[], $24::text[]) d(source_id, row_id)
-         where j.source_id = d.source_id and j.row_id = d.row_id
+          from jobs d
+         where j.source_id = d.source_id and j.row_id = d.row_id and not d.done
       )
       select count(*)::int as stored from objects where used`,
     values: [
@@ -193,10 +243,9 @@ async function recordOutcome(
       objects.map(o => o.key),
       objects.map(o => o.byteLength),
       objects.map(o => used.has(o.key)),
-      committed.map(row => row.job.sourceId),
-      committed.map(row => row.job.rowId),
-      changed.map(job => job.sourceId),
-      changed.map(job => job.rowId),
+      [...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)],
+      [...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)],
+      [...committed.map(() => true), ...changed.map(() => false)],
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

@@ -32,7 +32,19 @@ export interface PipelineContext {
   /** Large payloads at once, shared by all batches. */
   streamLimit: LimitFunction
   signal: Signal
+  /** Aborted when the daemon is to stop: what has not begun goes back into the queue. */
+  stopping: AbortSignal
 }
+
+/**
+ * After so many attempts a job is worked on alone. A row on which a daemon, or the database, dies takes the
+ * rest of its batch down with it; alone it harms nobody, and the others are not given up on its account.
+ */
+const suspectAttempts = 3
+
+/** Rows with large payloads that may wait for their stream, per stream; others go back into the queue meanwhile. */
+const waitingPerStream = 2
+const largeRetryMs = 2000
 
 /** What became of a batch, for the log and the metrics. */
 export interface BatchResult {
@@ -96,33 +108,60 @@ export async function runBatch(
   sources: Map<number, Source>,
   jobs: Job[],
 ): Promise<BatchOutcome> {
+  const { maxAttempts } = context.config
+  // Attempts are counted at the claim: more of them than allowed means that daemons died on this job.
+  const exhausted = jobs.filter(job => job.attempts > maxAttempts)
+  const suspectAfter = Math.max(1, Math.min(suspectAttempts, maxAttempts - 1))
+  const suspects = jobs.filter(job => job.attempts > suspectAfter && job.attempts <= maxAttempts)
+  const others = jobs.filter(job => job.attempts <= suspectAfter)
+  const alone = suspects.splice(Math.floor(Math.random() * suspects.length), 1)
+  await releaseJobs(
+    context.pool,
+    [
+      ...exhausted.map(job =>
+        failure(
+          job,
+          `${job.attempts - 1} attempts ended without an answer: the daemon died or was stopped while it worked on this row`,
+        ),
+      ),
+      ...suspects.map(job => notYet(job, backoffMs(1))),
+    ],
+    maxAttempts,
+  )
+  const outcome: BatchOutcome = { result: emptyResult(exhausted.length + suspects.length), large: [] }
+  outcome.result.failed = exhausted.length
+  outcome.result.deadLetters = exhausted.length
+  outcome.result.deferred = suspects.length
+  for (const part of [others, alone]) {
+    if (part.length > 0) addOutcome(outcome, await runTogether(context, sources, part))
+  }
+  return outcome
+}
+
+function addOutcome(sum: BatchOutcome, { result, large }: BatchOutcome): void {
+  const { outage, rowError, ...counts } = result
+  for (const [name, count] of Object.entries(counts)) sum.result[name as keyof typeof counts] += count
+  sum.result.outage ??= outage
+  sum.result.rowError ??= rowError
+  sum.large.push(...large)
+}
+
+async function runTogether(
+  context: PipelineContext,
+  sources: Map<number, Source>,
+  jobs: Job[],
+): Promise<BatchOutcome> {
   const { config } = context
   const result = emptyResult(jobs.length)
   const releases: Release[] = []
   const objectsInFlight: { tenantId: string; key: string }[] = []
   const stopHeartbeat = keepLease(context, jobs, objectsInFlight)
   try {
-    // Attempts are counted at the claim: more of them than allowed means that daemons died on this job.
-    const exhausted = jobs.filter(job => job.attempts > config.maxAttempts)
-    for (const job of exhausted) {
-      releases.push(
-        failure(
-          job,
-          `${job.attempts - 1} attempts ended without an answer: the daemon died or was stopped while it worked on this row`,
-        ),
-      )
-    }
-
     let started = performance.now()
-    const rows = await planAll(
-      context,
-      sources,
-      jobs.filter(job => job.attempts <= config.maxAttempts),
-      releases,
-    )
+    const rows = await planAll(context, sources, jobs, releases)
     result.planMs = performance.now() - started
     await context.signal('after-plan')
-    const { small, large, other } = sortRows(rows, result, releases)
+    const { small, large, other } = sortRows(context, rows, result, releases)
 
     started = performance.now()
     const built = buildObjects(
@@ -175,6 +214,11 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
   const stopHeartbeat = keepLease(context, [row.job], objectsInFlight)
   try {
     await context.streamLimit(async () => {
+      if (context.stopping.aborted) {
+        releases.push(notYet(row.job))
+        return
+      }
+      const began = performance.now()
       const tenantId = row.tenantId
       if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
       let started = performance.now()
@@ -207,7 +251,8 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
         } else {
           outcome = []
           releases.push(
-            error instanceof StoreError
+            // A store that has answered meanwhile is well, and something is wrong with this row's upload.
+            error instanceof StoreError && context.store.lastSuccessAt() < began
               ? storeFailure(row.job, error, result)
               : failure(row.job, messageOf(error)),
           )
@@ -255,14 +300,14 @@ async function planAll(
     }
     const planned = await narrowDown(
       sourceJobs,
-      part =>
-        planRows(context.pool, source, part, {
-          budgetBytes,
-          streamThresholdBytes: context.config.streamThresholdBytes,
-        }),
+      async part => {
+        const limits = { ...context.config, budgetBytes: Math.max(budgetBytes, 0) }
+        const partRows = await planRows(context.pool, source, part, limits)
+        for (const row of partRows) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
+        return partRows
+      },
       (job, error) => releases.push(failure(job, messageOf(error))),
     )
-    for (const row of planned) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
     rows.push(...planned)
   }
   return rows
@@ -292,15 +337,19 @@ async function narrowDown<T, R>(
   }
 }
 
-function sortRows(rows: PlannedRow[], result: BatchResult, releases: Release[]) {
+function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchResult, releases: Release[]) {
+  const { streamLimit, config } = context
+  const mayWait =
+    waitingPerStream * config.streamConcurrency - streamLimit.activeCount - streamLimit.pendingCount
   const small: PlannedRow[] = []
   const large: PlannedRow[] = []
   const other: PlannedRow[] = []
   for (const row of rows) {
     switch (row.outcome) {
       case 'offload':
-        if (row.payloads.some(p => p.bytes === null)) large.push(row)
-        else small.push(row)
+        if (row.payloads.every(p => p.bytes !== null)) small.push(row)
+        else if (large.length < mayWait) large.push(row)
+        else releases.push(notYet(row.job, largeRetryMs))
         break
       case 'nothing':
       case 'gone':
@@ -311,6 +360,14 @@ function sortRows(rows: PlannedRow[], result: BatchResult, releases: Release[]) 
           failure(
             row.job,
             `no tenant: ${row.source.tenantColumn} of the row${row.source.parentSql === null ? '' : `'s ${row.source.parentSql}`} is null or missing`,
+          ),
+        )
+        break
+      case 'too-large':
+        releases.push(
+          failure(
+            row.job,
+            `a payload of ${row.largestBytes} bytes is over MAX_PAYLOAD_BYTES (${config.maxPayloadBytes}): it stays in the row`,
           ),
         )
         break
@@ -447,7 +504,7 @@ function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
   return `
     select ${phase === 1 ? 'f.field::text' : `(${rest})::text`}
       from (select d.doc, ${field} as field
-              from (select ${documentSql(source)} as doc, ${tenantSql(source)} as tenant_id
+              from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
                       from ${fromSql(source)}
                      where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
                        and m.xmin = ${literal(row.version ?? '')}::xid

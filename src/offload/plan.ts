@@ -22,14 +22,17 @@ export interface PlannedRow {
   source: Source
   /**
    * offload: has payloads · nothing: no longer heavy · gone: the row does not exist ·
-   * no-tenant: its tenant can't be found · deferred: does not fit into this batch's bytes
+   * no-tenant: its tenant can't be found · too-large: could not be read back · deferred: does not fit into
+   * this batch's bytes
    */
-  outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'deferred'
+  outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'too-large' | 'deferred'
   /** xmin of the version that was read; null when there is none. */
   version: string | null
   tenantId: TenantId | null
   entityId: string | null
   payloads: FieldPayload[]
+  /** Length of the longest payload, also of one that is too large. */
+  largestBytes: number
 }
 
 interface PlanRow {
@@ -49,14 +52,14 @@ interface PlanRow {
  *
  * The artifact ids are made here and passed in, since the pointer of phase 1 is part of the payload of
  * phase 2. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
- * `streamThresholdBytes` only sizes come out. Rows are taken until their text reaches `budgetBytes`; what
- * follows is deferred without its text being sent.
+ * `streamThresholdBytes` only sizes come out. Rows are taken until what they store, and then their text,
+ * reaches `budgetBytes`; what follows is deferred without its text being rendered, or sent.
  */
 export async function planRows(
   db: Queryable,
   source: Source,
   jobs: Job[],
-  limits: { budgetBytes: number; streamThresholdBytes: number },
+  limits: { budgetBytes: number; streamThresholdBytes: number; maxPayloadBytes: number },
 ): Promise<PlannedRow[]> {
   const ids = jobs.map(() => ({ phase1: newArtifactId(), phase2: newArtifactId() }))
   const { rows } = await db.query<PlanRow>({
@@ -68,7 +71,7 @@ export async function planRows(
     const row = byOrd.get(i + 1)
     const id = ids[i]
     if (row === undefined || id === undefined) throw new Error(`plan lost row ${job.rowId}`)
-    return toPlannedRow(job, source, row, id)
+    return toPlannedRow(job, source, row, id, limits.maxPayloadBytes)
   })
 }
 
@@ -77,6 +80,7 @@ function toPlannedRow(
   source: Source,
   row: PlanRow,
   id: { phase1: ArtifactId; phase2: ArtifactId },
+  maxPayloadBytes: number,
 ): PlannedRow {
   const payloads: FieldPayload[] = []
   if (row.fieldBytes !== null) {
@@ -99,16 +103,19 @@ function toPlannedRow(
       bytes: row.restText === null ? null : Buffer.from(row.restText),
     })
   }
+  const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))
   const outcome =
     row.version === null
       ? 'gone'
-      : payloads.length === 0
-        ? 'nothing'
-        : row.tenantId === null
-          ? 'no-tenant'
-          : row.deferred
-            ? 'deferred'
-            : 'offload'
+      : row.deferred
+        ? 'deferred'
+        : payloads.length === 0
+          ? 'nothing'
+          : row.tenantId === null
+            ? 'no-tenant'
+            : largestBytes > maxPayloadBytes
+              ? 'too-large'
+              : 'offload'
   return {
     job,
     source,
@@ -117,38 +124,48 @@ function toPlannedRow(
     tenantId: row.tenantId === null ? null : asTenantId(row.tenantId),
     entityId: row.entityId,
     payloads: outcome === 'offload' ? payloads : [],
+    largestBytes,
   }
 }
 
 function planSql(source: Source): string {
   const key = `m.${ident(source.keyColumn)}`
+  const column = `m.${ident(source.jsonColumn)}`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   return `
     with claimed as (
       select c.row_id, c.phase1_id, c.ord
         from unnest($1::text[], $2::uuid[]) with ordinality as c(row_id, phase1_id, ord)
     ),
+    -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
     found as (
       select c.ord, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
              ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
-             ${documentSql(source)} as doc
+             ${column} as stored,
+             coalesce(sum(pg_column_size(${column}))
+                        over (order by c.ord rows between unbounded preceding and 1 preceding), 0) as stored_before
         from claimed c
         join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
+    ),
+    opened as (
+      select f.*, ${documentSql('f.stored')} as doc
+        from found f
+       where f.stored_before < $4
       offset 0
     ),
     phase1 as (
-      select f.*, ${fieldSql(source, 'f.doc', 'f.tenant_id')} as field
-        from found f
+      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field
+        from opened o
       offset 0
     ),
     texts as (
-      select p.ord, p.version, p.tenant_id, p.entity_id, f.text as field_text, r.text as rest_text
+      select p.ord, p.tenant_id, f.text as field_text, r.text as rest_text
         from phase1 p
        cross join lateral (select p.field::text as text offset 0) f
        cross join lateral (select (${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')})::text as text offset 0) r
     ),
     sized as (
-      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, octet_length(t.field_text) as field_bytes,
+      select t.ord, t.tenant_id, t.field_text, octet_length(t.field_text) as field_bytes,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) end as rest_bytes
         from texts t
@@ -165,13 +182,15 @@ function planSql(source: Source): string {
         from weighed w
     ),
     decided as (
-      select s.*, s.total > $4 and s.total > s.weight as deferred
+      select s.*, s.total > $4 and s.total > s.weight as over_budget
         from summed s
     )
-    select c.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
-           d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", coalesce(d.deferred, false) as deferred,
-           case when not d.streamed and not d.deferred and d.tenant_id is not null then d.field_text end as "fieldText",
-           case when not d.streamed and not d.deferred and d.tenant_id is not null then d.rest_text end as "restText"
+    select c.ord::int as ord, f.version, f.tenant_id as "tenantId", f.entity_id as "entityId",
+           d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes",
+           f.ord is not null and coalesce(d.over_budget, true) as deferred,
+           case when not d.streamed and not d.over_budget and d.tenant_id is not null then d.field_text end as "fieldText",
+           case when not d.streamed and not d.over_budget and d.tenant_id is not null then d.rest_text end as "restText"
       from claimed c
+      left join found f using (ord)
       left join decided d using (ord)`
 }

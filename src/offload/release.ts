@@ -25,9 +25,13 @@ export async function releaseJobs(db: Queryable, releases: Release[], maxAttempt
   if (releases.length === 0) return []
   const { rows } = await db.query<Job>({
     text: `
-      with released as (
-        select * from unnest($1::int[], $2::text[], $3::text[], $4::bool[], $5::int[])
-          as r(source_id, row_id, error, counts, delay_ms)
+      with released as materialized (
+        select r.*
+          from unnest($1::int[], $2::text[], $3::text[], $4::bool[], $5::int[])
+                 as r(source_id, row_id, error, counts, delay_ms)
+          join lighter.jobs j on j.source_id = r.source_id and j.row_id = r.row_id
+         order by r.source_id, r.row_id
+           for update of j
       ),
       dead as (
         delete from lighter.jobs j using released r

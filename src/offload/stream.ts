@@ -33,8 +33,9 @@ export interface StreamOptions {
 /**
  * Streams one payload into an object of its own.
  *
- * The object is registered before anything is sent and so is the multipart upload, before its first part:
- * a crash or failure at any point leaves something that the orphan sweep finds by Postgres alone.
+ * The object is registered before anything is sent, and the multipart upload before its first part: a crash or
+ * failure leaves something that the orphan sweep finds by Postgres alone. (But for an upload that was opened and
+ * whose id was lost at that very moment: it holds no part, and R2 drops it after seven days by its default rule.)
  * A payload that compresses to less than a part goes as one plain PUT (one class A operation, not three).
  * @throws {RowError} `row_changed`; {StoreError}; nothing is committed in either case
  */
@@ -183,7 +184,7 @@ async function sendParts(
     await sendPart(last)
     await Promise.all(sending)
     if (failed !== undefined) throw failed
-    await store.completeMultipart(key, uploadId, etags)
+    await store.completeMultipart(key, uploadId, etags, total)
     return total
   } catch (error) {
     // Parts still under way must land before the abort, or they would outlive it.

@@ -1,7 +1,7 @@
 // The object store: Cloudflare R2 or any S3 store, behind the few calls that pg-lighter makes.
 import { Agent as HttpAgent } from 'node:http'
 import { Agent as HttpsAgent } from 'node:https'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,
@@ -38,10 +38,18 @@ export interface ObjectStore {
   ): Promise<{ etag: string }>
   createMultipart(key: string, headers: ObjectHeaders): Promise<string>
   uploadPart(key: string, uploadId: string, partNumber: number, body: Uint8Array): Promise<string>
-  completeMultipart(key: string, uploadId: string, etags: string[]): Promise<void>
+  /** @param size of the whole object: by it an upload is recognised whose completion succeeded unheard */
+  completeMultipart(key: string, uploadId: string, etags: string[], size: number): Promise<void>
   abortMultipart(key: string, uploadId: string): Promise<void>
-  /** The whole object, or `length` bytes from `offset`. @throws {StoreError} `object_not_found` */
-  get(key: string, range?: { offset: number; length: number }): Promise<{ body: Buffer; etag: string }>
+  /**
+   * The whole object, or `length` bytes from `offset`.
+   * @param maxBytes a longer answer is refused unread. @throws {StoreError} `object_not_found`, `object_too_large`
+   */
+  get(
+    key: string,
+    range?: { offset: number; length: number },
+    maxBytes?: number,
+  ): Promise<{ body: Buffer; etag: string }>
   /** As `get`, streamed; the caller must read it to its end or destroy it, else its socket leaks. */
   getStream(key: string): Promise<Readable>
   head(key: string): Promise<{ size: number } | null>
@@ -50,6 +58,8 @@ export interface ObjectStore {
   list(prefix: string): AsyncGenerator<{ key: string; size: number }>
   /** Proves that the bucket can be reached; returns which call did it. */
   check(): Promise<'HeadBucket' | 'ListObjectsV2'>
+  /** When a request last succeeded, by performance.now(): tells one bad upload from a store that is down. */
+  lastSuccessAt(): number
   close(): void
 }
 
@@ -93,6 +103,17 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
     )
   }
   const Bucket = config.bucket
+  let lastSuccessAt = Number.NEGATIVE_INFINITY
+
+  async function call<T>(operation: string, subject: string, send: () => Promise<T>): Promise<T> {
+    try {
+      const answer = await send()
+      lastSuccessAt = performance.now()
+      return answer
+    } catch (error) {
+      throw storeError(error, operation, subject)
+    }
+  }
 
   return {
     bucket: config.bucket,
@@ -126,12 +147,19 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
         return required(answer.ETag, 'UploadPart', 'ETag')
       }),
 
-    completeMultipart: (Key, UploadId, etags) =>
+    completeMultipart: (Key, UploadId, etags, size) =>
       call('CompleteMultipartUpload', Key, async () => {
         const Parts = etags.map((ETag, i) => ({ ETag, PartNumber: i + 1 }))
-        await client.send(
-          new CompleteMultipartUploadCommand({ Bucket, Key, UploadId, MultipartUpload: { Parts } }),
-        )
+        try {
+          await client.send(
+            new CompleteMultipartUploadCommand({ Bucket, Key, UploadId, MultipartUpload: { Parts } }),
+          )
+        } catch (error) {
+          // The answer to a completion was lost, and its retry finds no such upload: then the object is there.
+          if (statusOf(error) !== 404) throw error
+          const head = await client.send(new HeadObjectCommand({ Bucket, Key })).catch(() => undefined)
+          if (head?.ContentLength !== size) throw error
+        }
       }),
 
     abortMultipart: (Key, UploadId) =>
@@ -139,7 +167,7 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
         await client.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }))
       }),
 
-    get: (Key, range) =>
+    get: (Key, range, maxBytes) =>
       call('GetObject', Key, async () => {
         const answer = await client.send(
           new GetObjectCommand({
@@ -149,6 +177,14 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
           }),
         )
         const body = required(answer.Body, 'GetObject', 'Body')
+        if (maxBytes !== undefined && (answer.ContentLength ?? 0) > maxBytes) {
+          // Left unread it would keep its socket.
+          if (body instanceof Readable) body.destroy()
+          throw new StoreError(
+            'object_too_large',
+            `${Key} has ${answer.ContentLength} bytes, the limit is ${maxBytes}`,
+          )
+        }
         return { body: Buffer.from(await body.transformToByteArray()), etag: answer.ETag ?? '' }
       }),
 
@@ -217,6 +253,7 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
       }
     },
 
+    lastSuccessAt: () => lastSuccessAt,
     close: () => client.destroy(),
   }
 }
@@ -237,14 +274,6 @@ function required<T>(value: T | undefined, operation: string, field: string): T 
 
 function statusOf(error: unknown): number | undefined {
   return error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined
-}
-
-async function call<T>(operation: string, subject: string, send: () => Promise<T>): Promise<T> {
-  try {
-    return await send()
-  } catch (error) {
-    throw storeError(error, operation, subject)
-  }
 }
 
 /**

@@ -19,16 +19,23 @@ interface Installation {
  * @throws {OwnershipError} another installation, or a newer epoch than this database knows: nothing was written
  */
 export async function claimOwnership(db: Queryable, store: ObjectStore): Promise<void> {
-  if ((await checkOwnership(db, store)) === 'mine') return
   const mine = await readInstallation(db)
-  try {
-    const etag = await writeOwner(store, mine.id, mine.epoch, null)
-    await remember(db, mine.epoch, etag)
-  } catch (error) {
-    if (!(error instanceof StoreError && error.code === 'precondition_failed')) throw error
-    // Another daemon was faster: look again at who it was.
-    await checkOwnership(db, store)
+  if ((await checkOwnership(db, store)) === 'nobody') {
+    try {
+      const etag = await writeOwner(store, mine.id, mine.epoch, null)
+      await remember(db, mine.epoch, etag)
+      return
+    } catch (error) {
+      if (!(error instanceof StoreError && error.code === 'precondition_failed')) throw error
+      // Another daemon was faster, or our own answer was lost: look again at who it was.
+      await checkOwnership(db, store)
+    }
   }
+  if (mine.etag !== null) return
+  // Written by us, but the process ended, or the answer was lost, before it was remembered.
+  const owner = await readOwner(store)
+  if (owner?.installation === mine.id && owner.epoch === mine.epoch)
+    await remember(db, owner.epoch, owner.etag)
 }
 
 /** @returns whether the prefix is ours or nobody's. @throws {OwnershipError} it is another's */

@@ -55,7 +55,10 @@ const large = `{"document": "${'large '.repeat(2_000_000)}"}`
 async function survives(fault: FaultyStore['fault'], metadata: string) {
   store.fault = fault
   const id = await insertMessage(environment, conversationId, metadata)
-  await until(() => results.some(result => result.outage !== null), 'an attempt has failed')
+  await until(
+    () => results.some(result => result.outage !== null || result.failed > 0),
+    'an attempt has failed',
+  )
   expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, metadata))
   store.fault = () => null
   await drained(environment)
@@ -91,6 +94,29 @@ test('a multipart upload that can not be completed, nor aborted, leaves a record
     `select from lighter.objects where state = 'uploading' and upload_id is not null`,
   )
   expect(rows.length).toBeGreaterThan(0)
+})
+
+test('a completion that succeeded, whose answer was lost, counts as done', async () => {
+  let lost = 0
+  store.fault = (method, path) =>
+    method === 'POST' && path.includes('uploadId=') && lost++ === 0 ? 'drop-answer' : null
+  const id = await insertMessage(environment, conversationId, large)
+  await drained(environment)
+  expect(lost).toBeGreaterThan(1)
+  expect(results.filter(result => result.outage !== null || result.failed > 0)).toEqual([])
+  expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, large))
+})
+
+test('a large payload that the store never takes becomes a dead letter, and does not hold up small ones', async () => {
+  store.fault = (method, path) => (method === 'PUT' && path.includes('partNumber=2') ? 503 : null)
+  const bad = await insertMessage(environment, conversationId, large)
+  await until(() => results.some(result => result.failed > 0), 'the large row has failed')
+  const good = await insertMessage(environment, conversationId, small)
+  await drained(environment)
+  expect(await rawMetadata(environment, good)).toContain('_ref')
+  const { rows } = await environment.admin.query('select row_id, last_error from lighter.failures')
+  expect(rows).toEqual([{ row_id: bad, last_error: expect.stringContaining('503') }])
+  await environment.admin.query('delete from lighter.failed_jobs')
 })
 
 test('a store that refuses one object for good makes one dead letter, and the other rows go on', async () => {

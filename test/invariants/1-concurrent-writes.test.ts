@@ -109,6 +109,83 @@ describe.for(points)('at %s', point => {
   })
 })
 
+describe('an offloaded row that is written again', () => {
+  const offloaded = async (metadata: string) => {
+    const id = await insertMessage(environment, conversationId, metadata)
+    await drained(environment)
+    expect(await rawMetadata(environment, id)).toContain('_ref')
+    return id
+  }
+
+  test.for(['[]', '{}', 'null', '"redacted"', '0'])(
+    'with tool_interactions cleared to %s, and then heavy with something else, does not bring the old ones back',
+    async cleared => {
+      const id = await offloaded('{"model": "m", "tool_interactions": ["secret"]}')
+      await update(id, `metadata || $2::jsonb`, `{"tool_interactions": ${cleared}}`)
+      const written = await asJsonbText(environment, `{"model": "m", "tool_interactions": ${cleared}}`)
+      expect(await hydrated(environment, id)).toBe(written)
+      await update(id, `metadata || $2::jsonb`, `{"trace": "${'~'.repeat(9000)}"}`)
+      await drained(environment)
+      expect(await rawMetadata(environment, id)).toContain('artifact_metadata_ref')
+      expect(await asJsonbText(environment, await hydrated(environment, id))).toBe(
+        await asJsonbText(
+          environment,
+          `{"model": "m", "tool_interactions": ${cleared}, "trace": "${'~'.repeat(9000)}"}`,
+        ),
+      )
+    },
+  )
+
+  test('by a stale copy of the whole, read before the offload, is that copy', async () => {
+    const id = await offloaded(heavy('stale'))
+    await update(id, '$2::jsonb', heavy('stale'))
+    await drained(environment)
+    expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, heavy('stale')))
+  })
+
+  test('by a copy of what is in the row now keeps what it points to', async () => {
+    const id = await offloaded(heavy('copied'))
+    await update(id, '$2::jsonb', (await rawMetadata(environment, id)) ?? '')
+    await drained(environment)
+    expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, heavy('copied')))
+  })
+})
+
+test('a row that came back under its id, between being found gone and the commit, is offloaded', async () => {
+  const id = await insertMessage(environment, conversationId, heavy('first'))
+  await drained(environment)
+  await environment.app.query('delete from conversation_messages where id = $1', [id])
+  const hold = signals.holdAt('before-commit')
+  await environment.admin.query(`select lighter.requeue('conversation_messages', array[$1])`, [id])
+  await hold.reached
+  await environment.app.query(
+    `insert into conversation_messages (id, conversation_id, role, content, metadata) values ($1, $2, 'assistant', '', $3)`,
+    [id, conversationId, heavy('second')],
+  )
+  hold.release()
+  await drained(environment)
+  expect(await rawMetadata(environment, id)).toContain('_ref')
+  expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, heavy('second')))
+})
+
+test('a name that turns into a pointer between plan and commit is not mistaken for one of ours', async () => {
+  const { tenantId, conversationId: own } = await newConversation(environment)
+  const artifactId = '01890000-0000-7000-8000-000000000001'
+  const metadata = `{"tool_interactions": ["mine"], "tool_interactions_ref": "${artifactId}", "trace": "${'~'.repeat(9000)}"}`
+  const hold = signals.holdAt('before-commit')
+  const id = await insertMessage(environment, own, metadata)
+  await hold.reached
+  await environment.admin.query(
+    `insert into artifact_refs (id, tenant_id, kind, r2_key) values ($1, $2::uuid, 'attachment', 'tenants/' || ($2::uuid)::text || '/a.json')`,
+    [artifactId, tenantId],
+  )
+  hold.release()
+  await drained(environment)
+  const text = await hydrated(environment, id)
+  expect(JSON.parse(text ?? '')).toMatchObject({ tool_interactions: ['mine'], trace: '~'.repeat(9000) })
+  await environment.admin.query('delete from artifact_refs where id = $1', [artifactId])
+})
+
 test('a row held by a long transaction is neither waited for nor lost', async () => {
   const holder = await environment.app.connect()
   try {
@@ -204,6 +281,27 @@ test('a row whose tenant changed between plan and commit is stored for the new t
     [id],
   )
   expect(rows).toEqual([{ tenant_id: target }])
+})
+
+test('a table that was detached during the upload is left as it is', async () => {
+  await environment.admin.query(`
+    create table notes (id bigint generated always as identity primary key, tenant_id uuid, metadata jsonb);
+    select lighter.attach('notes')`)
+  const { tenantId } = await newConversation(environment)
+  const hold = signals.holdAt('before-commit')
+  await environment.admin.query('insert into notes (tenant_id, metadata) values ($1, $2)', [
+    tenantId,
+    heavy('note'),
+  ])
+  await hold.reached
+  await environment.admin.query(`grant all on notes to lighter_daemon`)
+  await environment.admin.query(`select lighter.detach('notes')`)
+  await environment.admin.query(`grant all on notes to lighter_daemon`)
+  hold.release()
+  await insertMessage(environment, conversationId, heavy('next'))
+  await drained(environment)
+  const { rows } = await environment.admin.query<{ metadata: string }>('select metadata::text from notes')
+  expect(rows).toEqual([{ metadata: await asJsonbText(environment, heavy('note')) }])
 })
 
 test('after all of this every artifact has its object and every object is known', async () => {

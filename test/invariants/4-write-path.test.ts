@@ -1,9 +1,10 @@
 // Invariant 4: the application's write never fails, waits for the store, or for the daemon.
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
   createEnvironment,
   createSignals,
   drained,
+  hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
@@ -128,4 +129,43 @@ test('where it may not, they fire, and the row is offloaded all the same', async
   expect(await rawMetadata(environment, id)).toContain('_ref')
   const { rowCount } = await environment.admin.query('select from edits where message_id = $1', [id])
   expect(rowCount).toBe(1)
+})
+
+describe('a trigger of the table that the daemon may not keep quiet', () => {
+  const trigger = (body: string) =>
+    environment.admin.query(`
+      create function meddle() returns trigger language plpgsql as $$ begin ${body} end $$;
+      create trigger meddle before update on conversation_messages for each row execute function meddle();
+      update lighter.sources set skip_triggers = false`)
+
+  test.for([
+    ['takes the pointer away', `new.metadata := new.metadata - 'tool_interactions_ref'; return new;`],
+    ['refuses the update', `if old.metadata ? 'tool_interactions' then return null; end if; return new;`],
+    ['raises', `raise exception 'no updates here';`],
+  ])('and %s leaves the row whole, as a dead letter', async ([, body]) => {
+    await trigger(body ?? '')
+    const { conversationId } = await newConversation(environment)
+    const daemon = await startDaemon(environment, { env: { OFFLOAD_MAX_ATTEMPTS: '1' } })
+    const id = await insertMessage(environment, conversationId, heavy)
+    await drained(environment)
+    await daemon.stop()
+    expect(await rawMetadata(environment, id)).toBe(heavy)
+    const { rows } = await environment.admin.query<{ last_error: string }>(
+      'select last_error from lighter.failed_jobs',
+    )
+    expect(rows).toEqual([{ last_error: expect.stringMatching(/a trigger of|no updates here/) }])
+  })
+
+  test('and adds a key of its own is no obstacle', async () => {
+    await trigger(`new.metadata := new.metadata || '{"edited": true}'; return new;`)
+    const { conversationId } = await newConversation(environment)
+    const daemon = await startDaemon(environment)
+    const id = await insertMessage(environment, conversationId, heavy)
+    await drained(environment)
+    await daemon.stop()
+    expect(JSON.parse((await hydrated(environment, id)) ?? '')).toEqual({
+      tool_interactions: ['heavy'],
+      edited: true,
+    })
+  })
 })

@@ -1,0 +1,537 @@
+import { randomUUID } from 'node:crypto'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { migrate } from '../../src/db/migrate.ts'
+import {
+  asJsonbText,
+  createEnvironment,
+  drained,
+  hydrated,
+  insertMessage,
+  rawMetadata,
+  startDaemon,
+} from '../support/environment.ts'
+import {
+  asRole,
+  column,
+  connect,
+  ensureSupabaseRoles,
+  errorOf,
+  grantLikeSupabase,
+  originalArtifactRefs,
+  originalTables,
+  uniqueRole,
+  value,
+} from '../support/sql.ts'
+
+/** A database of an owner who is no superuser, with Supabase's roles, before pg-lighter. */
+async function openOwnedDatabase() {
+  const environment = await createEnvironment({ empty: true })
+  const owner = uniqueRole('app_owner')
+  await ensureSupabaseRoles(environment.admin)
+  await environment.admin.query(`create role ${owner} login password 'owner' createrole`)
+  await environment.admin.query(`alter database ${environment.database} owner to ${owner}`)
+  await grantLikeSupabase(environment.admin, owner)
+  const url = new URL(environment.urls.admin)
+  url.username = owner
+  url.password = 'owner'
+  const pool = new pg.Pool({ connectionString: url.href, max: 4 })
+  pool.on('error', () => undefined)
+  return {
+    environment,
+    owner,
+    pool,
+    migrate: async () => {
+      const client = await connect(url.href)
+      try {
+        return await migrate(client)
+      } finally {
+        await client.end()
+      }
+    },
+    close: async () => {
+      await pool.end()
+      const server = new URL(environment.urls.admin)
+      server.pathname = '/postgres'
+      await environment.close()
+      const admin = await connect(server.href)
+      await admin.query(`drop role ${owner}`)
+      await admin.end()
+    },
+  }
+}
+
+type OwnedDatabase = Awaited<ReturnType<typeof openOwnedDatabase>>
+
+const tenants = { a: randomUUID(), b: randomUUID() }
+
+const documentedInsert = `
+  insert into artifact_refs (tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256, created_by)
+  values ($1, 'document_analysis', 'conversation', $2, $3, 'application/json', 17, repeat('0', 64), $2) returning id`
+
+describe('an artifact_refs with rows, made by the original migration', () => {
+  let db: OwnedDatabase
+  const conversation = randomUUID()
+  const old: { id: string; tenant: string }[] = []
+
+  beforeAll(async () => {
+    db = await openOwnedDatabase()
+    await db.pool.query(originalTables({ tenantColumn: false }))
+    await db.pool.query(originalArtifactRefs)
+    for (const tenant of [tenants.a, tenants.a, tenants.b]) {
+      const key = `tenants/${tenant}/document_analysis/2025/01/01/${randomUUID()}.json`
+      old.push({ id: await value(db.pool, documentedInsert, [tenant, conversation, key]), tenant })
+    }
+    await db.migrate()
+    await db.pool.query(`select lighter.attach('conversation_messages')`)
+  })
+  afterAll(() => db.close())
+
+  const ids = (tenant: string) => old.filter(row => row.tenant === tenant).map(row => row.id)
+
+  test('keeps its rows, which our readers find, each in its tenant only', async () => {
+    const list = (tenant: string) =>
+      column<string>(
+        db.environment.worker,
+        `select id from lighter.artifact_list($1, 'document_analysis') order by id`,
+        [tenant],
+      )
+    expect(await list(tenants.a)).toEqual(ids(tenants.a).sort())
+    expect(await list(tenants.b)).toEqual(ids(tenants.b))
+    expect(await list(randomUUID())).toEqual([])
+    const ofEntity = await column(
+      db.environment.worker,
+      `select id from lighter.artifacts_for_entity($1, 'conversation', $2) order by id`,
+      [tenants.a, conversation],
+    )
+    expect(ofEntity).toEqual(ids(tenants.a).sort())
+    const [own] = ids(tenants.a)
+    const get = 'select * from lighter.artifact_get($1, $2)'
+    const { rows } = await db.environment.worker.query(get, [tenants.a, own])
+    expect(rows).toMatchObject([
+      { id: own, kind: 'document_analysis', size_bytes: '17', byte_offset: null, deleted_at: null },
+    ])
+    expect((await db.environment.worker.query(get, [tenants.b, own])).rows).toEqual([])
+  })
+
+  test.each(['owner', 'service_role'])('goes on taking the documented columns from %s', async who => {
+    const role = who === 'owner' ? db.owner : who
+    const key = `tenants/${tenants.a}/own/${randomUUID()}.json`
+    // An owner is itself, not the superuser in its clothes; service_role is what it is on Supabase.
+    const pool = who === 'owner' ? db.pool : db.environment.admin
+    const id = await asRole(pool, role, inserter =>
+      value<string>(inserter, documentedInsert, [tenants.a, conversation, key]),
+    )
+    const seen = await asRole(pool, role, reader =>
+      column(reader, 'update artifact_refs set content_type = $2 where id = $1 returning r2_key', [
+        id,
+        'text/plain',
+      ]),
+    )
+    expect(seen).toEqual([key])
+    expect(
+      await column(db.environment.worker, 'select id from lighter.artifact_get($1, $2)', [tenants.a, id]),
+    ).toEqual([id])
+    await asRole(pool, role, remover => remover.query('delete from artifact_refs where id = $1', [id]))
+  })
+
+  test('holds many artifacts of one pack, and no location twice', async () => {
+    const insert = (key: string, byteOffset: number | null, frameOffset: number | null) =>
+      db.environment.worker.query(
+        `insert into artifact_refs (tenant_id, kind, r2_key, byte_offset, byte_length, frame_offset)
+         values ($1, 'k', $2, $3::bigint, case when $3::bigint is null then null else 100 end, $4)`,
+        [tenants.b, key, byteOffset, frameOffset],
+      )
+    await insert('pack', 0, 0)
+    await insert('pack', 0, 40)
+    await insert('pack', 100, 0)
+    await insert('loose', null, null)
+    for (const [key, byteOffset, frameOffset] of [
+      ['pack', 0, 40],
+      ['loose', null, null],
+    ] as const) {
+      const error = await errorOf(insert(key, byteOffset, frameOffset))
+      expect(error, key).toMatchObject({
+        code: '23505',
+        message: expect.stringContaining('artifact_refs_location'),
+      })
+    }
+  })
+
+  test('lets the daemon read, write, change and delete in every tenant', async () => {
+    const key = randomUUID()
+    const daemon = db.environment.worker
+    for (const tenant of Object.values(tenants)) {
+      await daemon.query(`insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', $2)`, [
+        tenant,
+        key,
+      ])
+    }
+    const touched = await column(
+      daemon,
+      'update artifact_refs set deleted_at = now() where r2_key = $1 returning tenant_id',
+      [key],
+    )
+    expect(touched.sort()).toEqual(Object.values(tenants).sort())
+    expect((await daemon.query('delete from artifact_refs where r2_key = $1', [key])).rowCount).toBe(2)
+  })
+
+  describe('for a request of a tenant', () => {
+    const asTenant = <T>(setting: string | null, work: (reader: pg.PoolClient) => Promise<T>) =>
+      asRole(db.environment.admin, 'lighter_tenant', async reader => {
+        if (setting !== null)
+          await reader.query(`select set_config('app.current_tenant_id', $1, true)`, [setting])
+        return work(reader)
+      })
+    const visible = (setting: string | null) =>
+      asTenant(setting, reader => column<string>(reader, 'select distinct tenant_id from artifact_refs'))
+
+    test('shows the rows of app.current_tenant_id, in either case', async () => {
+      expect(await visible(tenants.a)).toEqual([tenants.a])
+      expect(await visible(tenants.b.toUpperCase())).toEqual([tenants.b])
+    })
+
+    test.each([
+      ['unset', null],
+      ['empty', ''],
+      ['another tenant', randomUUID()],
+      ['rubbish', 'rubbish'],
+      ['the nil uuid', '00000000-0000-0000-0000-000000000000'],
+      ['something that spells SQL', `' or true --`],
+      ['a wildcard', '%'],
+      ['two tenants', `${tenants.a},${tenants.b}`],
+      ['a tenant with a line break', `${tenants.a}\n`],
+    ])('shows nothing, and is no error, when it is %s', async (_, setting) => {
+      expect(await visible(setting)).toEqual([])
+    })
+
+    test('shows the same through the functions, whatever tenant they are asked for', async () => {
+      const [own] = ids(tenants.a)
+      const found = await asTenant(tenants.b, async reader => [
+        ...(await column(reader, 'select id from lighter.artifact_get($1, $2)', [tenants.a, own])),
+        ...(await column(reader, 'select id from lighter.artifact_list($1)', [tenants.a])),
+        ...(await column(reader, `select id from lighter.artifacts_for_entity($1, 'conversation', $2)`, [
+          tenants.a,
+          conversation,
+        ])),
+      ])
+      expect(found).toEqual([])
+      expect(
+        await asTenant(tenants.a, reader =>
+          column(reader, 'select id from lighter.artifact_get($1, $2)', [tenants.a, own]),
+        ),
+      ).toEqual([own])
+    })
+
+    test('is not widened by a policy for every role, which narrows nobody else either', async () => {
+      await db.pool.query(
+        `create policy "Service role has full access" on artifact_refs using (true) with check (true)`,
+      )
+      try {
+        expect(await visible(tenants.a)).toEqual([tenants.a])
+        expect(await visible(null)).toEqual([])
+        // A login that may become either, as one that serves the API and works has to.
+        const both = uniqueRole('both')
+        await db.environment.admin.query(`create role ${both} in role lighter_daemon, lighter_tenant`)
+        const seen = await asRole(db.environment.admin, both, reader =>
+          column(reader, 'select distinct tenant_id from artifact_refs order by 1'),
+        )
+        await db.environment.admin.query(`drop role ${both}`)
+        expect(seen).toEqual(Object.values(tenants).sort())
+      } finally {
+        await db.pool.query('drop policy "Service role has full access" on artifact_refs')
+      }
+    })
+
+    test.each([
+      `insert into artifact_refs (tenant_id, kind, r2_key) values ('${tenants.a}', 'k', 'x')`,
+      'update artifact_refs set deleted_at = now()',
+      'delete from artifact_refs',
+      'truncate artifact_refs',
+      'select * from lighter.jobs',
+      'select * from lighter.objects',
+      'select * from lighter.storage_by_tenant',
+      'select * from conversation_messages',
+      `select lighter.requeue('conversation_messages', array[]::text[])`,
+    ])('refuses %s', async sql => {
+      expect((await errorOf(asTenant(tenants.a, reader => reader.query(sql)))).code).toBe('42501')
+    })
+  })
+
+  test.each(['anon', 'authenticated'])('gives nothing to %s', async role => {
+    for (const sql of [
+      'select count(*) from artifact_refs',
+      `insert into artifact_refs (tenant_id, kind, r2_key) values ('${tenants.a}', 'k', 'x')`,
+      'delete from artifact_refs',
+      `select * from lighter.artifact_list('${tenants.a}')`,
+      'select count(*) from lighter.jobs',
+    ]) {
+      const attempt = asRole(db.environment.admin, role, stranger => stranger.query(sql))
+      expect((await errorOf(attempt)).code, sql).toBe('42501')
+    }
+  })
+
+  test('may get, and lose, columns of the application without our readers failing', async () => {
+    const [own] = ids(tenants.a)
+    const read = () =>
+      db.environment.worker.query('select * from lighter.artifact_get($1, $2)', [tenants.a, own])
+    await db.pool.query(`alter table artifact_refs add column label text default 'mine'`)
+    expect((await read()).rows).toMatchObject([{ id: own, label: 'mine' }])
+    await db.pool.query('alter table artifact_refs drop column label')
+    expect((await read()).rows).toMatchObject([{ id: own }])
+    expect(
+      await column(db.environment.worker, 'select id from lighter.artifact_list($1)', [tenants.a]),
+    ).toContain(own)
+  })
+
+  test('outlives the schema lighter, and can be adopted again', async () => {
+    await db.pool.query('drop schema lighter cascade')
+    await db.pool.query(`insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'between')`, [
+      tenants.a,
+    ])
+    await db.migrate()
+    const { rows } = await db.environment.worker.query(`select r2_key from lighter.artifact_list($1, 'k')`, [
+      tenants.a,
+    ])
+    expect(rows).toEqual([{ r2_key: 'between' }])
+  })
+
+  test('still has its owner when it has changed hands', async () => {
+    const heir = uniqueRole('heir')
+    await db.environment.admin.query(
+      `create role ${heir}; alter table artifact_refs owner to ${heir}; grant ${heir} to ${db.owner}`,
+    )
+    await db.pool.query(`update lighter.schema_migrations set checksum = 'old' where name = 'grants.sql'`)
+    try {
+      await db.migrate()
+      const count = await asRole(db.environment.admin, heir, reader =>
+        value<number>(reader, 'select count(*)::int from artifact_refs'),
+      )
+      expect(count).toBeGreaterThanOrEqual(old.length)
+    } finally {
+      await db.environment.admin.query(
+        `alter table artifact_refs owner to ${db.owner}; alter policy lighter_owner on artifact_refs to ${db.owner}; drop role ${heir}`,
+      )
+    }
+  })
+})
+
+describe('an artifact_refs of another make', () => {
+  let db: OwnedDatabase
+  beforeEach(async () => {
+    db = await openOwnedDatabase()
+    await db.pool.query(originalArtifactRefs)
+  })
+  afterEach(() => db.close())
+
+  /** All that a failed adoption could have left. */
+  const state = async () => ({
+    schema: await column(db.pool, `select nspname from pg_namespace where nspname = 'lighter'`),
+    columns: await column(
+      db.pool,
+      `select attname || ' ' || format_type(atttypid, atttypmod) from pg_attribute
+        where attrelid = 'artifact_refs'::regclass and attnum > 0 and not attisdropped order by attnum`,
+    ),
+    indexes: await column(
+      db.pool,
+      `select indexdef from pg_indexes where tablename = 'artifact_refs' order by indexname`,
+    ),
+    policies: await column(
+      db.pool,
+      `select polname from pg_policy where polrelid = 'artifact_refs'::regclass`,
+    ),
+  })
+
+  test.each([
+    [
+      'lacks a column',
+      'alter table artifact_refs drop column sha256',
+      /lacks sha256 text$/,
+      /add \(or alter\)/,
+    ],
+    [
+      'has columns of other types',
+      'alter table artifact_refs alter size_bytes type integer, alter entity_id type text',
+      /lacks .*entity_id uuid.*size_bytes bigint|lacks .*size_bytes bigint.*entity_id uuid/,
+      /add \(or alter\)/,
+    ],
+    [
+      'demands values that we do not have',
+      "alter table artifact_refs add column bucket text not null, add column region text not null default 'auto'",
+      /demands values that pg-lighter does not have: bucket$/,
+      /default/,
+    ],
+  ])('that %s is refused, saying so, and nothing is changed', async (_, change, message, hint) => {
+    await db.pool.query(change)
+    const before = await state()
+    const error = await errorOf(db.migrate())
+    expect(error).toEqual({
+      code: 'migration_failed',
+      message: expect.stringMatching(message),
+      hint: expect.stringMatching(hint),
+    })
+    expect(error.message).toContain('public.artifact_refs')
+    expect(await state()).toEqual(before)
+  })
+
+  test('that belongs to another role is refused, naming both', async () => {
+    const other = uniqueRole('other')
+    await db.environment.admin.query(`create role ${other}; alter table artifact_refs owner to ${other}`)
+    try {
+      expect(await errorOf(db.migrate())).toEqual({
+        code: 'migration_failed',
+        message: expect.stringContaining(`belongs to "${other}", not to "${db.owner}"`),
+        hint: expect.stringContaining('owner'),
+      })
+    } finally {
+      await db.environment.admin.query(`alter table artifact_refs owner to ${db.owner}; drop role ${other}`)
+    }
+  })
+
+  test.each([
+    ['a unique constraint', 'add constraint one_each unique (tenant_id, r2_key)'],
+    ['the columns the other way round', 'add constraint one_each unique (r2_key, tenant_id)'],
+    ['the key alone', 'add constraint one_each unique (r2_key)'],
+  ])('that says "one artifact per object" by %s holds packs all the same', async (_, constraint) => {
+    await db.pool.query('drop index artifact_refs_tenant_key')
+    await db.pool.query(`alter table artifact_refs ${constraint}`)
+    await db.migrate()
+    await db.environment.worker.query(
+      `insert into artifact_refs (tenant_id, kind, r2_key, byte_offset, byte_length, frame_offset)
+       values ($1, 'k', 'pack', 0, 10, 0), ($1, 'k', 'pack', 0, 10, 5)`,
+      [tenants.a],
+    )
+  })
+
+  test('keeps unique indexes that say something else', async () => {
+    await db.pool.query('create unique index by_hash on artifact_refs (tenant_id, sha256, r2_key)')
+    await db.pool.query('create unique index by_name on artifact_refs (lower(r2_key), tenant_id)')
+    await db.migrate()
+    const indexes = await column(
+      db.pool,
+      `select indexname::text from pg_indexes where tablename = 'artifact_refs'`,
+    )
+    expect(indexes).toEqual(expect.arrayContaining(['by_hash', 'by_name', 'artifact_refs_location']))
+    expect(indexes).not.toContain('artifact_refs_tenant_key')
+  })
+
+  test('without row-level security goes on for those who had rights on it, but for the browser', async () => {
+    const backEnd = uniqueRole('Back-End')
+    await db.environment.admin.query(`create role "${backEnd}"`)
+    try {
+      await db.pool.query(`alter table artifact_refs disable row level security;
+        grant select, insert on artifact_refs to "${backEnd}"; grant select on artifact_refs to public`)
+      await db.migrate()
+      const seen = await asRole(db.environment.admin, backEnd, async app => {
+        await app.query(`insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'x')`, [
+          tenants.a,
+        ])
+        return column(app, 'select r2_key from artifact_refs')
+      })
+      expect(seen).toEqual(['x'])
+      for (const role of ['anon', 'authenticated']) {
+        const attempt = asRole(db.environment.admin, role, browser =>
+          browser.query('select from artifact_refs'),
+        )
+        expect((await errorOf(attempt)).code).toBe('42501')
+      }
+      const forTenant = asRole(db.environment.admin, 'lighter_tenant', request =>
+        column(request, 'select id from artifact_refs'),
+      )
+      expect(await forTenant).toEqual([])
+    } finally {
+      await db.environment.admin.query(`drop owned by "${backEnd}"; drop role "${backEnd}"`)
+    }
+  })
+
+  test('without a default for created_at gets one', async () => {
+    await db.pool.query('alter table artifact_refs alter created_at drop default')
+    await db.migrate()
+    const { rows } = await db.environment.worker.query(
+      `insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'x') returning created_at is not null as dated`,
+      [tenants.a],
+    )
+    expect(rows).toEqual([{ dated: true }])
+  })
+
+  test('with a policy for every role is adopted with a warning that names it', async () => {
+    await db.pool.query('create policy "full access" on artifact_refs using (true)')
+    const client = await connect(db.environment.urls.admin)
+    try {
+      const warnings: string[] = []
+      client.on('notice', notice => warnings.push(notice.message ?? ''))
+      await client.query(`set role ${db.owner}`)
+      await migrate(client)
+      expect(warnings).toEqual([expect.stringContaining('"full access"')])
+    } finally {
+      await client.end()
+    }
+  })
+})
+
+describe.each([
+  ['tenant_id in the messages', true],
+  ['tenant_id in the conversations only', false],
+])('an application with %s', (_, tenantColumn) => {
+  test('has its messages offloaded, and reads back what it wrote', async () => {
+    const db = await openOwnedDatabase()
+    try {
+      await db.pool.query(originalTables({ tenantColumn }))
+      await db.pool.query(originalArtifactRefs)
+      const conversation = await value<string>(
+        db.pool,
+        'insert into conversations (tenant_id) values ($1) returning id',
+        [tenants.a],
+      )
+      const write = async (metadata: string) => {
+        if (!tenantColumn) return insertMessage(db.environment, conversation, metadata, db.pool)
+        return value<string>(
+          db.pool,
+          `insert into conversation_messages (conversation_id, tenant_id, role, content, metadata)
+           values ($1, $2, 'assistant', '', $3) returning id`,
+          [conversation, tenants.a, metadata],
+        )
+      }
+      const early = await write('{"tool_interactions": [{"early": true}]}')
+      await db.migrate()
+      await db.pool.query(`select lighter.attach('public.conversation_messages')`)
+      expect(await value(db.pool, 'select parent_relation is null from lighter.sources')).toBe(tenantColumn)
+
+      const daemon = await startDaemon(db.environment)
+      try {
+        const heavy = `{"model": "m", "tool_interactions": [{"n": 12345678901234567890.5}], "trace": "${'é'.repeat(5000)}"}`
+        const id = await write(heavy)
+        await drained(db.environment)
+        const left = JSON.parse((await rawMetadata(db.environment, id)) ?? '')
+        expect(left).toEqual({
+          model: 'm',
+          tool_interactions_ref: expect.any(String),
+          tool_interactions_count: 1,
+          artifact_metadata_ref: expect.any(String),
+          artifact_metadata_kind: 'assistant_message_metadata',
+        })
+        expect(await hydrated(db.environment, id)).toBe(await asJsonbText(db.environment, heavy))
+        const { rows } = await db.pool.query(
+          'select tenant_id, entity_type, entity_id from artifact_refs where row_id = $1',
+          [id],
+        )
+        expect(rows).toEqual(
+          Array.from({ length: 2 }, () => ({
+            tenant_id: tenants.a,
+            entity_type: 'conversation',
+            entity_id: conversation,
+          })),
+        )
+        // What was there before is left alone until it is asked for.
+        expect(await rawMetadata(db.environment, early)).toContain('"tool_interactions": [')
+        await db.pool.query(`select lighter.requeue('conversation_messages', array[$1])`, [early])
+        await drained(db.environment)
+        expect(await rawMetadata(db.environment, early)).toContain('"tool_interactions_ref"')
+      } finally {
+        await daemon.stop()
+      }
+    } finally {
+      await db.close()
+    }
+  })
+})

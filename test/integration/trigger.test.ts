@@ -1,0 +1,565 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import type pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { type RunningPostgres, startPostgres } from '../../src/embedded/postgres.ts'
+import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../../src/embedded/prepare.ts'
+import {
+  createEnvironment,
+  insertMessage,
+  newConversation,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import {
+  asRole,
+  backendPid,
+  column,
+  connect,
+  errorOf,
+  uniqueRole,
+  untilBlocked,
+  value,
+} from '../support/sql.ts'
+
+let environment: TestEnvironment
+let conversationId: string
+let sourceId: number
+
+beforeAll(async () => {
+  environment = await createEnvironment()
+  conversationId = (await newConversation(environment)).conversationId
+  sourceId = await value(environment.admin, 'select id from lighter.sources')
+})
+afterAll(() => environment.close())
+beforeEach(async () => {
+  await environment.admin.query('delete from lighter.jobs')
+})
+
+const queued = () => column<string>(environment.admin, 'select row_id from lighter.jobs order by row_id')
+
+const insert = (metadata: string | null, db?: Pick<pg.Pool, 'query'>) =>
+  insertMessage(environment, conversationId, metadata, db)
+
+/** A string value such that octet_length(metadata::text) is exactly `bytes`, made of `character`. */
+function textOf(bytes: number, character = 'x'): string {
+  const room = bytes - '{"text": ""}'.length
+  const width = Buffer.byteLength(character)
+  return `{"text": "${character.repeat(Math.floor(room / width))}${'x'.repeat(room % width)}"}`
+}
+
+describe('a write enqueues its row', () => {
+  const cases: [string, string | null, boolean][] = [
+    ['no metadata', null, false],
+    ['an empty object', '{}', false],
+    ['a small object', '{"model": "m", "usage": {"tokens": 12}}', false],
+    ['a small array', '[1, 2, {"tool_interactions": [1]}]', false],
+    ['a string', '"tool_interactions"', false],
+    ['a number', '1e400', false],
+    ['JSON null', 'null', false],
+    ['tool_interactions null', '{"tool_interactions": null}', false],
+    ['an empty array of tool_interactions', '{"tool_interactions": []}', false],
+    ['an empty object of tool_interactions', '{"tool_interactions": {}}', false],
+    ['a string of tool_interactions', '{"tool_interactions": "[1]"}', false],
+    ['a number of tool_interactions', '{"tool_interactions": 7}', false],
+    ['true for tool_interactions', '{"tool_interactions": true}', false],
+    ['tool_interactions further down', '{"a": {"tool_interactions": [1]}}', false],
+    ['what is left after offloading', '{"tool_interactions_ref": "x", "tool_interactions_count": 1}', false],
+    ['one tool interaction', '{"tool_interactions": [1]}', true],
+    ['an array that holds an empty one', '{"tool_interactions": [[]]}', true],
+    ['an object of tool_interactions', '{"tool_interactions": {"a": 1}}', true],
+    ['8,000 bytes of text', textOf(8000), false],
+    ['8,001 bytes of text', textOf(8001), true],
+    ['8,000 bytes in fewer characters', textOf(8000, '日'), false],
+    ['8,001 bytes in fewer characters', textOf(8001, '日'), true],
+    ['8,001 bytes of astral characters', textOf(8001, '🚢'), true],
+    ['8,001 bytes only with the spaces that Postgres puts in', textOf(8001).replace(': ', ':'), true],
+    ['8,000 bytes when its own spaces are gone', textOf(8000).replace(': ', ' :  '), false],
+    ['100 KB that compress to next to nothing', `{"text": "${' '.repeat(100_000)}"}`, true],
+    ['a large array', JSON.stringify(Array.from({ length: 4000 }, (_, i) => i)), true],
+    ['a large string', JSON.stringify('x'.repeat(9000)), true],
+  ]
+  test.each(cases)('or not, of %s', async (_, metadata, enqueues) => {
+    const inserted = await insert(metadata)
+    expect(await queued()).toEqual(enqueues ? [inserted] : [])
+    await environment.admin.query('delete from lighter.jobs')
+    const updated = await insert('{}')
+    await environment.app.query('update conversation_messages set metadata = $2 where id = $1', [
+      updated,
+      metadata,
+    ])
+    expect(await queued()).toEqual(enqueues ? [updated] : [])
+  })
+
+  test('the lengths above are what they say they are', async () => {
+    for (const character of ['x', '日', '🚢']) {
+      for (const bytes of [8000, 8001]) {
+        expect(
+          await value(environment.admin, 'select octet_length($1::jsonb::text)', [textOf(bytes, character)]),
+        ).toBe(bytes)
+      }
+    }
+  })
+
+  test('as a fresh, live job of its source', async () => {
+    const id = await insert('{"tool_interactions": [1]}')
+    const { rows } = await environment.admin.query(
+      'select source_id, row_id, priority, attempts, conflicts, last_error, available_at <= now() as due from lighter.jobs',
+    )
+    expect(rows).toEqual([
+      {
+        source_id: sourceId,
+        row_id: id,
+        priority: 0,
+        attempts: 0,
+        conflicts: 0,
+        last_error: null,
+        due: true,
+      },
+    ])
+  })
+
+  test('unless the update was of other columns', async () => {
+    const id = await insert('{"tool_interactions": [1]}')
+    await environment.admin.query('delete from lighter.jobs')
+    await environment.app.query(
+      `update conversation_messages set content = 'edited', role = 'user' where id = $1`,
+      [id],
+    )
+    expect(await queued()).toEqual([])
+    // Setting it to what it was is a write of it all the same.
+    await environment.app.query('update conversation_messages set metadata = metadata where id = $1', [id])
+    expect(await queued()).toEqual([id])
+  })
+
+  test('once, however many rows and however many writes', async () => {
+    const heavy = await environment.app.query<{ id: string }>(
+      `insert into conversation_messages (conversation_id, role, content, metadata)
+       select $1, 'assistant', '', case when n % 2 = 0 then '{"tool_interactions": [1]}'::jsonb else '{}' end
+         from generate_series(1, 1000) n
+       returning id, metadata <> '{}' as heavy`,
+      [conversationId],
+    )
+    const ids = heavy.rows.filter(row => 'heavy' in row && row.heavy).map(row => row.id)
+    expect(ids).toHaveLength(500)
+    expect(await queued()).toEqual(ids.sort())
+    // No row had a subtransaction that wrote: each would have taken a transaction id.
+    expect(await value(environment.admin, 'select count(distinct xmin::text)::int from lighter.jobs')).toBe(1)
+    await environment.app.query(
+      `update conversation_messages set metadata = metadata || '{"again": true}' where id = any ($1)`,
+      [ids],
+    )
+    expect(await queued()).toEqual(ids)
+  })
+
+  test('with the upsert and the merge that an application may use', async () => {
+    const id = await insert('{}')
+    await environment.app.query(
+      `insert into conversation_messages (id, conversation_id, role, content) values ($1, $2, 'user', '')
+       on conflict (id) do update set metadata = '{"tool_interactions": [1]}'`,
+      [id, conversationId],
+    )
+    expect(await queued()).toEqual([id])
+    await environment.admin.query('delete from lighter.jobs')
+    await environment.app.query(
+      `merge into conversation_messages m using (select $1::uuid as id) s on s.id = m.id
+       when matched then update set metadata = '{"tool_interactions": [2]}'`,
+      [id],
+    )
+    expect(await queued()).toEqual([id])
+  })
+
+  test('not when it is rolled back, in whole or to a savepoint', async () => {
+    const client = await connect(environment.urls.application)
+    try {
+      await client.query('begin')
+      await insert('{"tool_interactions": [1]}', client)
+      await client.query('rollback')
+      expect(await queued()).toEqual([])
+      await client.query('begin; savepoint s')
+      await insert('{"tool_interactions": [1]}', client)
+      await client.query('rollback to savepoint s')
+      const kept = await insert('{"tool_interactions": [2]}', client)
+      await client.query('commit')
+      expect(await queued()).toEqual([kept])
+    } finally {
+      await client.end()
+    }
+  })
+})
+
+describe('the application', () => {
+  test('needs no right on our schema, has none, and can not call the function by itself', async () => {
+    const { rows } = await environment.app.query(
+      `select has_schema_privilege('lighter', 'usage') as schema,
+              (select bool_or(has_table_privilege(c.oid, 'select, insert, update, delete')) from pg_class c
+                where c.relnamespace = (select oid from pg_namespace where nspname = 'lighter') and c.relkind in ('r', 'v')) as tables,
+              (select bool_or(has_function_privilege(p.oid, 'execute')) from pg_proc p
+                where p.pronamespace = (select oid from pg_namespace where nspname = 'lighter')) as functions`,
+    )
+    expect(rows).toEqual([{ schema: false, tables: false, functions: false }])
+    const id = await insert('{"tool_interactions": [1]}')
+    expect(await queued()).toEqual([id])
+  })
+
+  test('can not turn the function against other rows by a trigger of its own', async () => {
+    const role = uniqueRole('schemer')
+    await environment.admin.query(`create role ${role}; create schema ${role} authorization ${role}`)
+    try {
+      const attempt = asRole(environment.admin, role, async db => {
+        await db.query(`create table ${role}.t (id text, metadata jsonb)`)
+        await db.query(
+          `create trigger t after insert on ${role}.t for each row execute function lighter.enqueue_${sourceId}()`,
+        )
+      })
+      expect((await errorOf(attempt)).code).toBe('42501')
+    } finally {
+      await environment.admin.query(`drop schema ${role} cascade; drop role ${role}`)
+    }
+  })
+
+  test('writes as a role that row-level security binds', async () => {
+    const role = uniqueRole('limited')
+    await environment.admin.query(`
+      create table guarded (id int primary key, tenant_id uuid, metadata jsonb);
+      alter table guarded enable row level security;
+      create role ${role};
+      grant insert, select, update on guarded to ${role};
+      create policy own on guarded for all to ${role} using (id < 10) with check (id < 10);
+      select lighter.attach('guarded')`)
+    try {
+      const write = (id: number) =>
+        asRole(environment.admin, role, db =>
+          db.query(`insert into guarded values ($1, null, '{"tool_interactions": [1]}')`, [id]),
+        )
+      await write(1)
+      expect(await queued()).toEqual(['1'])
+      expect((await errorOf(write(10))).code).toBe('42501')
+      expect(await queued()).toEqual(['1'])
+    } finally {
+      await environment.admin.query(`select lighter.detach('guarded'); drop table guarded; drop role ${role}`)
+    }
+  })
+
+  test('writes on when the key was renamed under us; the row stays inline and a warning says why', async () => {
+    await environment.admin.query(`
+      create table renamed (id int primary key, tenant_id uuid, metadata jsonb);
+      grant insert on renamed to example_app;
+      select lighter.attach('renamed');
+      alter table renamed rename id to number`)
+    const client = await connect(environment.urls.application)
+    try {
+      const warnings: string[] = []
+      client.on('notice', notice => warnings.push(notice.message ?? ''))
+      await client.query(`insert into renamed values (1, null, '{"tool_interactions": [1]}')`)
+      expect(warnings).toEqual([
+        'pg-lighter: the key column id of public.renamed is gone, rows are not offloaded',
+      ])
+    } finally {
+      await client.end()
+      await environment.admin.query(`select lighter.detach('renamed'); drop table renamed`)
+    }
+  })
+})
+
+describe.each(['read committed', 'repeatable read', 'serializable'])('a write in %s', isolation => {
+  let writer: pg.Client
+  let daemon: pg.Client
+  let id: string
+  const update = (db: pg.Client, n: number) =>
+    db.query(
+      `update conversation_messages set metadata = jsonb_build_object('tool_interactions', jsonb_build_array($2::int)) where id = $1`,
+      [id, n],
+    )
+  const claim = `update lighter.jobs set available_at = now() + interval '1 minute', attempts = attempts + 1`
+
+  beforeEach(async () => {
+    ;[writer, daemon] = await Promise.all([
+      connect(environment.urls.application),
+      connect(environment.urls.daemon),
+    ])
+    id = await insert('{"tool_interactions": [0]}')
+  })
+  afterEach(() => Promise.all([writer.end(), daemon.end()]))
+
+  const written = () =>
+    value(
+      environment.admin,
+      `select metadata -> 'tool_interactions' from conversation_messages where id = $1`,
+      [id],
+    )
+
+  test('succeeds when its job was claimed since its snapshot was taken', async () => {
+    await writer.query(`begin isolation level ${isolation}`)
+    await writer.query('select count(*) from conversations')
+    await daemon.query(claim)
+    await update(writer, 1)
+    await writer.query('commit')
+    expect(await written()).toEqual([1])
+    expect(await queued()).toEqual([id])
+  })
+
+  test('succeeds when a claim of its job is under way', async () => {
+    await writer.query(`begin isolation level ${isolation}`)
+    await writer.query('select count(*) from conversations')
+    await daemon.query(`begin; ${claim}`)
+    const pid = await backendPid(writer)
+    const writing = update(writer, 1)
+    if (isolation === 'read committed') {
+      // Not even a wait: what is claimed is left alone.
+      await writing
+      await daemon.query('commit')
+    } else {
+      await untilBlocked(environment.admin, pid)
+      await daemon.query('commit')
+      await writing
+    }
+    await writer.query('commit')
+    expect(await written()).toEqual([1])
+    expect(await queued()).toEqual([id])
+  })
+
+  test('succeeds when a claim outlasts its lock_timeout', async () => {
+    await writer.query(`begin isolation level ${isolation}; set local lock_timeout = '20ms'`)
+    await daemon.query(`begin; ${claim}`)
+    await update(writer, 1)
+    await writer.query('commit')
+    await daemon.query('rollback')
+    expect(await written()).toEqual([1])
+    expect(await queued()).toEqual([id])
+  })
+
+  test('enqueues again when its job was done since its snapshot was taken', async () => {
+    await writer.query(`begin isolation level ${isolation}`)
+    await writer.query('select count(*) from conversations')
+    await daemon.query('delete from lighter.jobs')
+    await update(writer, 1)
+    await writer.query('commit')
+    expect(await queued()).toEqual([id])
+  })
+
+  test('does not make other writers fail', async () => {
+    const other = await connect(environment.urls.application)
+    try {
+      for (const db of [writer, other]) await db.query(`begin isolation level ${isolation}`)
+      const ids = [
+        await insert('{"tool_interactions": [1]}', writer),
+        await insert('{"tool_interactions": [2]}', other),
+        await insert('{"tool_interactions": [3]}', writer),
+        await insert('{"tool_interactions": [4]}', other),
+      ]
+      await writer.query('commit')
+      await other.query('commit')
+      expect(await queued()).toEqual([id, ...ids].sort())
+    } finally {
+      await other.end()
+    }
+  })
+})
+
+test.each(['requeue', 'retry'])(
+  'a %s that would be in the way of a write gives up before the write does',
+  async way => {
+    const [writer, operator] = [
+      await connect(environment.urls.application),
+      await connect(environment.urls.daemon),
+    ]
+    try {
+      const ids = [await insert('{}'), await insert('{}')].sort()
+      const heavy = (id: string | undefined) =>
+        writer.query(
+          `update conversation_messages set metadata = '{"tool_interactions": [1]}' where id = $1`,
+          [id],
+        )
+      const pids = [await backendPid(writer), await backendPid(operator)]
+      if (way === 'retry') {
+        await environment.admin.query(
+          `insert into lighter.failed_jobs (source_id, row_id, attempts, enqueued_at, last_error)
+         select $1, id, 1, now(), 'x' from unnest($2::text[]) id`,
+          [sourceId, ids],
+        )
+      }
+      // The writer has enqueued the second row; the operator enqueues the first and waits for the second.
+      await writer.query('begin')
+      await heavy(ids[1])
+      const sql =
+        way === 'retry' ? 'select lighter.retry()' : `select lighter.requeue('conversation_messages', $1)`
+      const failing = errorOf(operator.query(sql, way === 'retry' ? [] : [ids]))
+      await untilBlocked(environment.admin, pids[1] ?? 0)
+      // And now the writer comes to the first.
+      await heavy(ids[0])
+      await writer.query('commit')
+      expect(await failing).toMatchObject({ code: '55P03', hint: expect.stringContaining('Try again') })
+      expect(await queued()).toEqual(ids)
+      await operator.query(sql, way === 'retry' ? [] : [ids])
+      expect(await queued()).toEqual(ids)
+    } finally {
+      await Promise.all([writer.end(), operator.end()])
+    }
+  },
+)
+
+describe('a notification', () => {
+  let listener: pg.Client
+  let heard: string[]
+  beforeEach(async () => {
+    listener = await connect(environment.urls.daemon)
+    heard = []
+    listener.on('notification', ({ channel, payload }) => heard.push(`${channel} ${payload}`))
+    await listener.query('listen lighter_jobs; listen marker')
+  })
+  afterEach(() => listener.end())
+
+  const wake = 'lighter_jobs {}'
+
+  /** What was heard up to now: notifications come in the order of commits, so after ours nothing older comes. */
+  async function heardSoFar(): Promise<string[]> {
+    const marker = randomUUID()
+    const mine = new Promise<void>(resolve => {
+      listener.on('notification', ({ payload }) => payload === marker && resolve())
+    })
+    await environment.admin.query('select pg_notify($1, $2)', ['marker', marker])
+    await mine
+    return heard.filter(line => !line.startsWith('marker '))
+  }
+
+  test('is sent when every daemon sleeps', async () => {
+    await insert('{"tool_interactions": [1]}')
+    expect(await heardSoFar()).toEqual([wake])
+    await insert('{}')
+    expect(await heardSoFar()).toEqual([wake])
+  })
+
+  test('is not sent while a daemon is awake, and is again when the last one sleeps', async () => {
+    const daemons = [await connect(environment.urls.daemon), await connect(environment.urls.daemon)]
+    try {
+      for (const daemon of daemons)
+        await daemon.query('select pg_advisory_lock_shared(lighter.awake_lock_key())')
+      await insert('{"tool_interactions": [1]}')
+      expect(await heardSoFar()).toEqual([])
+      await daemons[0]?.query('select pg_advisory_unlock_shared(lighter.awake_lock_key())')
+      await insert('{"tool_interactions": [2]}')
+      expect(await heardSoFar()).toEqual([])
+      await daemons[1]?.query('select pg_advisory_unlock_shared(lighter.awake_lock_key())')
+      const id = await insert('{"tool_interactions": [3]}')
+      expect(await heardSoFar()).toEqual([wake])
+      expect(await queued()).toContain(id)
+    } finally {
+      await Promise.all(daemons.map(daemon => daemon.end()))
+    }
+  })
+
+  test('is sent once per transaction, and the look that decides it is taken once', async () => {
+    const client = await connect(environment.urls.application)
+    const daemon = await connect(environment.urls.daemon)
+    try {
+      await client.query('begin')
+      for (let n = 0; n < 3; n++) await insert('{"tool_interactions": [1]}', client)
+      await client.query('commit')
+      expect(await heardSoFar()).toEqual([wake])
+
+      // The first row finds a daemon awake; that it sleeps by the second is the daemon's to notice.
+      await daemon.query('select pg_advisory_lock_shared(lighter.awake_lock_key())')
+      await client.query('begin')
+      await insert('{"tool_interactions": [1]}', client)
+      await daemon.query('select pg_advisory_unlock_shared(lighter.awake_lock_key())')
+      await insert('{"tool_interactions": [1]}', client)
+      await client.query('commit')
+      expect(await heardSoFar()).toEqual([wake])
+
+      // The next transaction looks again.
+      await insert('{"tool_interactions": [1]}', client)
+      expect(await heardSoFar()).toEqual([wake, wake])
+    } finally {
+      await Promise.all([client.end(), daemon.end()])
+    }
+  })
+
+  test('is not sent by a write that is rolled back, nor lost with a savepoint', async () => {
+    const client = await connect(environment.urls.application)
+    try {
+      await client.query('begin')
+      await insert('{"tool_interactions": [1]}', client)
+      await client.query('rollback')
+      expect(await heardSoFar()).toEqual([])
+      await client.query('begin; savepoint s')
+      await insert('{"tool_interactions": [1]}', client)
+      await client.query('rollback to savepoint s')
+      await insert('{"tool_interactions": [1]}', client)
+      await client.query('commit')
+      expect(await heardSoFar()).toEqual([wake])
+    } finally {
+      await client.end()
+    }
+  })
+
+  test('leaves no lock behind on the connection of the application', async () => {
+    const client = await connect(environment.urls.application)
+    try {
+      await insert('{"tool_interactions": [1]}', client)
+      const locks = await column(
+        environment.admin,
+        `select locktype from pg_locks where pid = $1 and locktype = 'advisory'`,
+        [await backendPid(client)],
+      )
+      expect(locks).toEqual([])
+    } finally {
+      await client.end()
+    }
+  })
+
+  test.each([
+    ['retry', 'select lighter.retry()'],
+    ['requeue', `select lighter.requeue('conversation_messages', array[gen_random_uuid()::text])`],
+  ])('is sent by %s too, when every daemon sleeps', async (_, sql) => {
+    await environment.worker.query(sql)
+    expect(await heardSoFar()).toEqual([wake])
+  })
+})
+
+// A server of its own, whose queue of notifications is small enough to fill.
+test('a full queue of notifications does not make a write fail', async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), 'pg-lighter-notify-'))
+  const server = await startPostgres({
+    dataDir: path.join(folder, 'postgres'),
+    settings: { fsync: 'off', max_notify_queue_pages: '64' },
+  })
+  try {
+    const urls = await preparedDatabase(server)
+    const [listener, writer] = [await connect(urls.admin), await connect(urls.application)]
+    // One that listens and does not read holds the queue.
+    await listener.query('listen noise')
+    await listener.query('begin')
+    const notify = () => writer.query(`select pg_notify('noise', repeat('x', 7000) || clock_timestamp())`)
+    for (;;) {
+      const failed = await notify().then(
+        () => false,
+        (error: Error) => error.message.includes('too many notifications'),
+      )
+      if (failed) break
+    }
+    await writer.query(
+      `with c as (insert into conversations (tenant_id) values (gen_random_uuid()) returning id)
+       select set_config('test.conversation', id::text, false) from c`,
+    )
+    await writer.query(
+      `insert into conversation_messages (conversation_id, role, content, metadata)
+       values (current_setting('test.conversation')::uuid, 'assistant', '', '{"tool_interactions": [1]}')`,
+    )
+    expect(await value(listener, 'select count(*)::int from lighter.jobs')).toBe(1)
+    await Promise.all([listener.end(), writer.end()])
+  } finally {
+    await server.stop('immediate')
+    await rm(folder, { recursive: true, force: true })
+  }
+})
+
+async function preparedDatabase(server: RunningPostgres): Promise<EmbeddedUrls> {
+  const client = await connect(server.url())
+  try {
+    return await prepareEmbeddedDatabase(client, server, 'notify', { withExampleTables: true })
+  } finally {
+    await client.end()
+  }
+}
