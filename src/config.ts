@@ -5,15 +5,33 @@ import { ConfigError, type ConfigProblem } from './errors.ts'
 
 const MiB = 1024 * 1024
 
-const url = z
-  .string()
-  .regex(/^postgres(ql)?:\/\/.+/, 'a URL such as postgresql://user:password@host:5432/database')
-const integer = (min: number, max: number) => z.coerce.number().int().min(min).max(max)
+/** What is hydrated becomes one string, and V8's longest has 2^29 - 24 characters. */
+export const maxPayloadBytes = 500 * MiB
+
+const urlExpected =
+  'a URL such as postgresql://user:password@host:5432/database, special characters of the password as %23 and so on'
+const url = z.string().refine(isPostgresUrl, urlExpected)
+const integer = (min: number, max: number) => {
+  const expected = `a whole number from ${min} to ${max}`
+  return z
+    .string()
+    .trim()
+    .regex(/^[+-]?\d+$/, expected)
+    .transform(Number)
+    .pipe(z.number().min(min, expected).max(max, expected))
+}
 const text = (expected: string) => z.string().min(1, expected)
+
+/** As node-postgres parses it: without a host it is a socket or the default host. */
+function isPostgresUrl(value: string): boolean {
+  return (
+    /^postgres(ql)?:\/\/./.test(value) && (URL.canParse(value) || URL.canParse(value.replace('@/', '@host/')))
+  )
+}
 
 /**
  * The schema of the environment. `describe` texts are the reference that `.env.example` and the docs repeat.
- * Keys whose names are in `secrets` are never printed, and may come from a file (`NAME_FILE`).
+ * The values of `secretVariables` are never printed, and may come from a file (`NAME_FILE`).
  */
 export const environmentSchema = z.object({
   DATABASE_URL: url.describe(
@@ -29,7 +47,9 @@ export const environmentSchema = z.object({
     .default(10)
     .describe('Connections of the pool, beside the one that listens'),
 
-  R2_ACCOUNT_ID: text('the account id from the Cloudflare dashboard')
+  R2_ACCOUNT_ID: z
+    .string()
+    .regex(/^[A-Za-z0-9.-]+$/, 'the account id from the Cloudflare dashboard')
     .optional()
     .describe('Cloudflare account; needed unless R2_ENDPOINT is set'),
   R2_ACCESS_KEY_ID: text('an access key id').describe('S3 access key id'),
@@ -41,7 +61,10 @@ export const environmentSchema = z.object({
     .describe('S3 endpoint; default https://<R2_ACCOUNT_ID>.r2.cloudflarestorage.com'),
   R2_PREFIX: z
     .string()
-    .regex(/^([A-Za-z0-9_.-]+\/)*$/, 'empty, or a path that ends with a slash, such as production/')
+    .regex(
+      /^((?!\.{1,2}\/)[A-Za-z0-9_.-]+\/)*$/,
+      'empty, or a path that ends with a slash, such as production/',
+    )
     .default('')
     .describe('Prefix of every key, for a bucket shared with others'),
 
@@ -79,6 +102,9 @@ export const environmentSchema = z.object({
   STREAM_THRESHOLD_BYTES: integer(64 * 1024, 256 * MiB)
     .default(4 * MiB)
     .describe('Payloads longer than this are streamed, never held whole'),
+  MAX_PAYLOAD_BYTES: integer(MiB, maxPayloadBytes)
+    .default(256 * MiB)
+    .describe('A longer payload stays in its row, as a dead letter: it could not be read back whole'),
   STREAM_CONCURRENCY: integer(1, 16).default(2).describe('Large payloads streamed at once'),
   MULTIPART_PART_BYTES: integer(5 * MiB, 512 * MiB)
     .default(8 * MiB)
@@ -104,13 +130,15 @@ export const environmentSchema = z.object({
 export type Environment = z.infer<typeof environmentSchema>
 
 /** Variables whose values are never shown. Connection strings hold passwords. */
-const secrets = new Set([
+export const secretVariables: readonly (keyof Environment)[] = [
   'DATABASE_URL',
   'LISTEN_DATABASE_URL',
   'ADMIN_DATABASE_URL',
   'R2_ACCESS_KEY_ID',
   'R2_SECRET_ACCESS_KEY',
-])
+]
+
+const isSecret = (variable: string) => secretVariables.some(secret => secret === variable)
 
 export interface StoreConfig {
   endpoint: string
@@ -139,6 +167,7 @@ export interface OffloadConfig extends PackConfig {
   maxAttempts: number
   leaseMs: number
   streamThresholdBytes: number
+  maxPayloadBytes: number
   streamConcurrency: number
   partBytes: number
   uploadConcurrency: number
@@ -165,7 +194,7 @@ export interface Config {
  */
 export function loadConfig(env: Record<string, string | undefined>): Config {
   const problems: ConfigProblem[] = []
-  const values = readSecretFiles(env, problems)
+  const values = readVariables(env, Object.keys(environmentSchema.shape), problems)
   const parsed = environmentSchema.safeParse(values)
   if (!parsed.success) problems.push(...parsed.error.issues.map(issue => problemOf(issue, values)))
   if (values.R2_ENDPOINT === undefined && values.R2_ACCOUNT_ID === undefined) {
@@ -203,6 +232,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       maxAttempts: e.OFFLOAD_MAX_ATTEMPTS,
       leaseMs: e.OFFLOAD_LEASE_MS,
       streamThresholdBytes: e.STREAM_THRESHOLD_BYTES,
+      maxPayloadBytes: e.MAX_PAYLOAD_BYTES,
       streamConcurrency: e.STREAM_CONCURRENCY,
       partBytes: e.MULTIPART_PART_BYTES,
       uploadConcurrency: e.UPLOAD_CONCURRENCY,
@@ -215,36 +245,41 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   }
 }
 
-/** Only the database part, for commands that never touch the bucket. */
+/** The owner's connection, for commands that change the schema and never touch the bucket. */
 export function loadAdminDatabaseUrl(env: Record<string, string | undefined>): string {
+  const found = readDatabaseUrls(env)
+  return found.ADMIN_DATABASE_URL ?? found.DATABASE_URL
+}
+
+/** The daemon's connection, for commands that work on the queue and never touch the bucket. */
+export function loadDatabaseUrl(env: Record<string, string | undefined>): string {
+  return readDatabaseUrls(env).DATABASE_URL
+}
+
+function readDatabaseUrls(env: Record<string, string | undefined>) {
   const problems: ConfigProblem[] = []
-  const values = readSecretFiles(env, problems)
-  const parsed = environmentSchema
-    .pick({ DATABASE_URL: true, ADMIN_DATABASE_URL: true })
-    .partial()
-    .safeParse(values)
+  const needed = environmentSchema.pick({ DATABASE_URL: true, ADMIN_DATABASE_URL: true })
+  const values = readVariables(env, Object.keys(needed.shape), problems)
+  // The owner's is enough for what the owner does.
+  if (values.DATABASE_URL === undefined) values.DATABASE_URL = values.ADMIN_DATABASE_URL
+  const parsed = needed.safeParse(values)
   if (!parsed.success) problems.push(...parsed.error.issues.map(issue => problemOf(issue, values)))
-  const found = parsed.success ? (parsed.data.ADMIN_DATABASE_URL ?? parsed.data.DATABASE_URL) : undefined
-  if (parsed.success && found === undefined) {
-    problems.push({
-      variable: 'DATABASE_URL',
-      found: 'nothing',
-      expected: 'a URL such as postgresql://user:password@host:5432/database',
-    })
-  }
-  if (problems.length > 0 || found === undefined) throw new ConfigError(problems)
-  return found
+  if (!parsed.success || problems.length > 0) throw new ConfigError(problems)
+  return parsed.data
 }
 
 /** Empty means unset; a secret may stand in a file, as container orchestrators mount them. */
-function readSecretFiles(env: Record<string, string | undefined>, problems: ConfigProblem[]) {
+function readVariables(
+  env: Record<string, string | undefined>,
+  names: string[],
+  problems: ConfigProblem[],
+): Record<string, string | undefined> {
   const values: Record<string, string | undefined> = {}
-  for (const name of Object.keys(environmentSchema.shape)) {
+  for (const name of names) {
     const value = env[name]
     values[name] = value === '' ? undefined : value
-    if (!secrets.has(name)) continue
     const file = env[`${name}_FILE`]
-    if (file === undefined || file === '') continue
+    if (!isSecret(name) || file === undefined || file === '') continue
     if (values[name] !== undefined) {
       problems.push({
         variable: `${name}_FILE`,
@@ -253,20 +288,29 @@ function readSecretFiles(env: Record<string, string | undefined>, problems: Conf
       })
       continue
     }
-    try {
-      values[name] = readFileSync(file, 'utf8').trim()
-    } catch (error) {
-      const reason = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+    const read = readSecret(file)
+    if ('found' in read) {
       problems.push({
         variable: `${name}_FILE`,
-        found: `"${file}" (${reason})`,
-        expected: 'a readable file with the value',
+        found: read.found,
+        expected: 'the path of a file with the value',
       })
       // The variable itself is not also "missing": one problem, one line.
       values[name] = name.includes('URL') ? 'postgres://unreadable' : 'unreadable'
-    }
+    } else values[name] = read.value
   }
   return values
+}
+
+/** The path is not repeated in the problem: it may be the secret itself, put into the wrong variable. */
+function readSecret(file: string): { value: string } | { found: string } {
+  try {
+    const value = readFileSync(file, 'utf8').trim()
+    return value === '' ? { found: 'an empty file' } : { value }
+  } catch (error) {
+    const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown reason'
+    return { found: `a file that can not be read (${reason})` }
+  }
 }
 
 function problemOf(issue: z.core.$ZodIssue, values: Record<string, string | undefined>): ConfigProblem {
@@ -275,19 +319,17 @@ function problemOf(issue: z.core.$ZodIssue, values: Record<string, string | unde
   const found =
     value === undefined
       ? 'nothing'
-      : secrets.has(variable)
+      : isSecret(variable)
         ? 'a value that is not valid (hidden)'
         : JSON.stringify(value)
   return { variable, found, expected: expectation(issue, variable) }
 }
 
 function expectation(issue: z.core.$ZodIssue, variable: string): string {
-  if (issue.code === 'too_small') return `a number, ${issue.minimum} or more`
-  if (issue.code === 'too_big') return `a number, ${issue.maximum} or less`
   if (issue.code === 'invalid_value') return `one of ${issue.values.join(', ')}`
   if (issue.code === 'invalid_type') {
-    const shape = environmentSchema.shape[variable as keyof Environment]
-    return issue.expected === 'string' ? (shape?.description ?? 'a value') : 'a whole number'
+    if (variable.endsWith('DATABASE_URL')) return urlExpected
+    return environmentSchema.shape[variable as keyof Environment]?.description ?? 'a value'
   }
   return issue.message
 }

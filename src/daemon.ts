@@ -87,7 +87,9 @@ export function createDaemon(options: DaemonOptions): Daemon {
       await requireCurrentSchema(pool)
       await claimOwnership(pool, store)
       if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
+      if (stopped.signal.aborted) return
       await listener.start()
+      if (stopped.signal.aborted) return
       loop.start()
       log.info(
         { bucket: store.bucket, prefix: store.prefix, listening: listener.isListening() },

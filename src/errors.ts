@@ -57,6 +57,10 @@ export class OwnershipError extends LighterError {}
 
 /** The message of whatever was thrown. */
 export function messageOf(error: unknown): string {
+  // A host with several addresses fails with one error for each, and without a message of its own.
+  if (error instanceof AggregateError && error.message === '') {
+    return [...new Set(error.errors.map(messageOf))].join('; ')
+  }
   return error instanceof Error ? error.message : String(error)
 }
 

@@ -1,11 +1,11 @@
 import path from 'node:path'
 import type { Command } from 'commander'
-import pg from 'pg'
 import { pino } from 'pino'
-import { loadConfig } from '../config.ts'
+import { loadConfig, secretVariables } from '../config.ts'
 import { createDaemon } from '../daemon.ts'
 import { startEmbedded } from '../embedded/index.ts'
 import { prepareEmbeddedDatabase } from '../embedded/prepare.ts'
+import { withAdminClient } from './admin-client.ts'
 import { print } from './output.ts'
 import { runUntilSignal } from './run-until-signal.ts'
 
@@ -19,12 +19,11 @@ export function addDev(program: Command): void {
     .action(async (options: { dir: string }) => {
       const embedded = await startEmbedded({ dir: path.resolve(options.dir) })
       try {
-        const client = new pg.Client({ connectionString: embedded.postgres.url({ database: 'postgres' }) })
-        await client.connect()
-        const urls = await prepareEmbeddedDatabase(client, embedded.postgres, 'lighter_dev', {
-          withExampleTables: true,
-        })
-        await client.end()
+        const urls = await withAdminClient(
+          client =>
+            prepareEmbeddedDatabase(client, embedded.postgres, 'lighter_dev', { withExampleTables: true }),
+          embedded.postgres.url({ database: 'postgres' }),
+        )
         const env = {
           DATABASE_URL: urls.daemon,
           ADMIN_DATABASE_URL: urls.admin,
@@ -36,11 +35,22 @@ export function addDev(program: Command): void {
         print('Postgres and R2 are running. For psql, your application, or another lighter command:')
         for (const [name, value] of Object.entries(env)) print(`  export ${name}='${value}'`)
         print('Write a row into public.conversation_messages and watch; Ctrl-C stops everything.')
-        const config = loadConfig({ ...process.env, ...env })
+        const config = loadConfig({ ...withoutConnections(process.env), ...env })
         const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime })
         await runUntilSignal(createDaemon({ config, log }), log, config.shutdownTimeoutMs)
       } finally {
         await embedded.stop()
       }
+      process.exit()
     })
+}
+
+/** Settings of the environment count, but where it points to does not: nothing may reach another database. */
+function withoutConnections(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const kept = { ...env }
+  for (const name of secretVariables) {
+    delete kept[name]
+    delete kept[`${name}_FILE`]
+  }
+  return kept
 }

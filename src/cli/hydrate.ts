@@ -1,9 +1,9 @@
 import type { Command } from 'commander'
-import { hydrate } from '../artifacts/hydrate.ts'
+import { type HydrateInput, hydrate } from '../artifacts/hydrate.ts'
 import { readRows } from '../artifacts/rows.ts'
 import { loadConfig } from '../config.ts'
-import { createPool } from '../db/pool.ts'
-import { RowError } from '../errors.ts'
+import { createPool, type Queryable } from '../db/pool.ts'
+import { RowError, sqlState } from '../errors.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { openStore } from '../store/object-store.ts'
 import { print } from './output.ts'
@@ -14,18 +14,14 @@ export function addHydrate(program: Command): void {
     .argument('<row id>', 'primary key of the row')
     .description("print a row's metadata as it was before offloading (exact JSON text)")
     .option('--table <table>', 'needed when several tables are attached')
-    .action(async (rowId: string, options: { table?: string }) => {
+    .option('--column <name>', 'needed when several columns of the table are attached')
+    .action(async (rowId: string, options: { table?: string; column?: string }) => {
       const config = loadConfig(process.env)
       const pool = createPool(config.databaseUrl, 2, () => undefined)
       const store = openStore(config.store)
       try {
-        const source = await findSource(pool, options.table)
-        const row = (await readRows(pool, source, [rowId])).get(rowId.toLowerCase())
-        if (row === undefined) {
-          throw new RowError('row_not_found', `${source.tableSql} has no row ${rowId} with a tenant`, {
-            hint: 'Check the id, and --table.',
-          })
-        }
+        const source = await findSource(pool, options.table, options.column)
+        const row = await readRow(pool, source, rowId)
         print((await hydrate({ db: pool, store }, row)) ?? 'null')
       } finally {
         await pool.end()
@@ -34,26 +30,49 @@ export function addHydrate(program: Command): void {
     })
 }
 
-async function findSource(pool: ReturnType<typeof createPool>, table: string | undefined): Promise<Source> {
-  const sources = [...(await loadSources(pool)).values()]
-  const names = sources.map(s => s.tableSql).join(', ')
-  const matching =
-    table === undefined
-      ? sources
-      : sources.filter(s => s.tableSql === table || s.tableSql.endsWith(`.${table}`))
+/** The id as Postgres reads it: another spelling of the same uuid or number finds the row too. */
+async function readRow(db: Queryable, source: Source, rowId: string): Promise<HydrateInput> {
+  const rows = await readRows(db, source, [rowId]).catch(error => {
+    const state = sqlState(error)
+    if (state !== '22P02' && state !== '22003') throw error
+    throw new RowError('row_id_malformed', `"${rowId}" is not the id of a row`, {
+      cause: error,
+      hint: `The primary key of ${source.tableSql} is of type ${source.keyType}.`,
+    })
+  })
+  const [row] = rows.values()
+  if (row !== undefined) return row
+  throw new RowError('row_not_found', `${source.tableSql} has no row ${rowId} with a tenant`, {
+    hint: 'Check the id, and --table.',
+  })
+}
+
+async function findSource(
+  db: Queryable,
+  table: string | undefined,
+  column: string | undefined,
+): Promise<Source> {
+  const sources = [...(await loadSources(db)).values()]
+  const names = sources.map(s => `${s.tableSql} (${s.jsonColumn})`).join(', ')
+  const matching = sources.filter(
+    s =>
+      (table === undefined || s.tableSql === table || s.tableSql.endsWith(`.${table}`)) &&
+      (column === undefined || s.jsonColumn === column),
+  )
   const [only] = matching
   if (only === undefined) {
+    const wanted = [table, column].filter(name => name !== undefined).join('.')
     throw new RowError(
       'not_attached',
-      table === undefined ? 'no table is attached' : `${table} is not attached`,
+      `${wanted === '' ? 'no table' : wanted} is ${wanted === '' ? '' : 'not '}attached`,
       {
         hint: names === '' ? 'Run: lighter attach <table>' : `Attached: ${names}`,
       },
     )
   }
   if (matching.length > 1)
-    throw new RowError('table_ambiguous', 'several tables are attached', {
-      hint: `Pass --table, one of: ${names}`,
+    throw new RowError('table_ambiguous', 'several columns are attached', {
+      hint: `Pass --table or --column, for one of: ${names}`,
     })
   return only
 }

@@ -2,9 +2,12 @@
 // The command `lighter`: one file per command, this one dispatches and renders what went wrong.
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
+import { parseEnv } from 'node:util'
 import { Command } from 'commander'
+import { LighterError, messageOf } from '../errors.ts'
 import { addAdopt } from './adopt.ts'
 import { addAttach, addDetach } from './attach.ts'
+import { addDemo } from './demo.ts'
 import { addDev } from './dev.ts'
 import { addDoctor } from './doctor.ts'
 import { addHydrate } from './hydrate.ts'
@@ -17,6 +20,22 @@ const manifest: { version: string; description: string } = JSON.parse(
   readFileSync(path.join(import.meta.dirname, '..', '..', 'package.json'), 'utf8'),
 )
 
+/**
+ * An empty variable counts as unset, here as everywhere. (Node looks for `--env-file` among the arguments of a
+ * program too. What it has loaded is loaded again here; where the file is missing, it ends before we begin.)
+ */
+function readEnvFile(file: string): void {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (cause) {
+    throw new LighterError('env_file_unreadable', `--env-file ${file}: ${messageOf(cause)}`, { cause })
+  }
+  for (const [name, value] of Object.entries(parseEnv(text))) {
+    if ((process.env[name] ?? '') === '') process.env[name] = value
+  }
+}
+
 const program = new Command('lighter')
   .description(manifest.description)
   .version(manifest.version)
@@ -24,9 +43,10 @@ const program = new Command('lighter')
   .showHelpAfterError('(lighter --help, or lighter <command> --help)')
   .hook('preAction', command => {
     const file: unknown = command.opts().envFile
-    if (typeof file === 'string') process.loadEnvFile(file)
+    if (typeof file === 'string') readEnvFile(file)
   })
 
+addDemo(program)
 addDev(program)
 addStart(program)
 addMigrate(program)
@@ -36,6 +56,12 @@ addHydrate(program)
 addRetry(program)
 addDoctor(program)
 addAdopt(program)
+
+// `lighter hydrate … | head` closes the pipe while we write.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
 
 try {
   await program.parseAsync()

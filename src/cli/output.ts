@@ -1,26 +1,15 @@
 // What all commands share in speaking to people and scripts.
 import { styleText } from 'node:util'
-import pg from 'pg'
-import { LighterError, messageOf } from '../errors.ts'
+import { explainError } from '../explain-error.ts'
 
 /** One line for what went wrong and one for what to do next; no stack. */
 export function renderError(error: unknown): string {
-  const lines = [`${styleText('red', 'error')}: ${messageOf(error)}`]
-  const hint =
-    error instanceof LighterError
-      ? error.hint
-      : error instanceof pg.DatabaseError
-        ? error.hint
-        : connectionHint(error)
-  if (hint) lines.push(`${styleText('yellow', 'hint')}: ${hint}`)
+  const { message, hint } = explainError(error)
+  const paint = (colour: 'red' | 'yellow', text: string) =>
+    styleText(colour, text, { stream: process.stderr })
+  const lines = [`${paint('red', 'error')}: ${message}`]
+  if (hint) lines.push(`${paint('yellow', 'hint')}: ${hint}`)
   return lines.join('\n')
-}
-
-function connectionHint(error: unknown): string | undefined {
-  if (typeof error === 'object' && error !== null && 'code' in error && error.code === 'ECONNREFUSED') {
-    return 'Nothing answers there: is Postgres running, and is DATABASE_URL right?'
-  }
-  return undefined
 }
 
 /** For `--json`: exactly one object on standard output. */

@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
-import { loadConfig } from '../config.ts'
-import { createPool } from '../db/pool.ts'
+import { loadDatabaseUrl } from '../config.ts'
+import { createPool, type Queryable } from '../db/pool.ts'
+import { RowError } from '../errors.ts'
 import { print, printJson } from './output.ts'
 
 export function addRetry(program: Command): void {
@@ -12,8 +13,9 @@ export function addRetry(program: Command): void {
     .option('--dry-run', 'list them with their errors and change nothing')
     .option('--json', 'print one JSON object')
     .action(async (options: { table?: string; row?: string; dryRun?: boolean; json?: boolean }) => {
-      const pool = createPool(loadConfig(process.env).databaseUrl, 2, () => undefined)
+      const pool = createPool(loadDatabaseUrl(process.env), 2, () => undefined)
       try {
+        if (options.table !== undefined) await requireAttached(pool, options.table)
         if (options.dryRun) {
           const { rows } = await pool.query<{
             source: string
@@ -32,7 +34,9 @@ export function addRetry(program: Command): void {
           else if (rows.length === 0) print('no dead letters')
           else
             for (const row of rows)
-              print(`${row.source} ${row.row_id}  ${row.attempts} attempts  ${row.last_error}`)
+              print(
+                `${row.source} ${row.row_id}  ${row.attempts} attempts  ${row.last_error.replaceAll('\n', ' ')}`,
+              )
           return
         }
         const { rows } = await pool.query<{ retried: string }>(
@@ -46,4 +50,19 @@ export function addRetry(program: Command): void {
         await pool.end()
       }
     })
+}
+
+/** Else a misspelt table would look like one without dead letters. */
+async function requireAttached(db: Queryable, table: string): Promise<void> {
+  const { rows } = await db.query<{ attached: boolean; names: string | null }>(
+    `select coalesce(bool_or(s.relation = $1::text::regclass), false) as attached,
+            string_agg(distinct s.relation::text, ', ') as names
+       from lighter.sources s`,
+    [table],
+  )
+  if (rows[0]?.attached) return
+  const names = rows[0]?.names ?? null
+  throw new RowError('not_attached', `${table} is not attached`, {
+    hint: names === null ? 'Run: lighter attach <table>' : `Attached: ${names}`,
+  })
 }

@@ -1,9 +1,9 @@
 import type { Command } from 'commander'
-import pg from 'pg'
 import { pino } from 'pino'
 import { loadConfig } from '../config.ts'
 import { createDaemon } from '../daemon.ts'
 import { migrate } from '../db/migrate.ts'
+import { withAdminClient } from './admin-client.ts'
 import { runUntilSignal } from './run-until-signal.ts'
 
 export function addStart(program: Command): void {
@@ -19,21 +19,11 @@ export function addStart(program: Command): void {
         timestamp: pino.stdTimeFunctions.isoTime,
       })
       if (options.migrate) {
-        const client = new pg.Client({
-          connectionString: config.adminDatabaseUrl,
-          connectionTimeoutMillis: 10_000,
-        })
-        await client.connect()
-        try {
-          const plan = await migrate(client)
-          log.info(
-            { applied: [...plan.pending, ...plan.repeatable].map(f => f.name) },
-            'schema is up to date',
-          )
-        } finally {
-          await client.end()
-        }
+        const plan = await withAdminClient(client => migrate(client), config.adminDatabaseUrl)
+        log.info({ applied: [...plan.pending, ...plan.repeatable].map(f => f.name) }, 'schema is up to date')
       }
       await runUntilSignal(createDaemon({ config, log }), log, config.shutdownTimeoutMs)
+      // Whatever still keeps the process alive must not keep an orchestrator waiting.
+      process.exit()
     })
 }

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { type Config, loadConfig } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { ConfigError, LighterError, messageOf } from '../errors.ts'
+import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
@@ -27,7 +28,7 @@ export async function* runChecks(
     if (!(error instanceof ConfigError)) throw error
     for (const p of error.problems)
       yield fail(`configuration ${p.variable}`, `found ${p.found}`, `expected ${p.expected}`)
-    yield { name: 'everything else', status: 'skip', found: 'needs a configuration that can be used' }
+    yield skip('everything else', 'needs a configuration that can be used')
     return
   }
   yield ok('configuration', 'complete')
@@ -46,10 +47,11 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
   try {
     await client.connect()
   } catch (error) {
+    const { message, hint } = explainError(error)
     yield fail(
       'database',
-      messageOf(error) || 'no answer',
-      'Check DATABASE_URL, that Postgres runs, and that this machine may reach it.',
+      message,
+      hint ?? 'Check DATABASE_URL, that Postgres runs, and that this machine may reach it.',
     )
     return
   }
@@ -101,12 +103,11 @@ async function serverCheck(client: pg.Client): Promise<Check> {
   if (row.number < 150000) return fail('database', found, 'Postgres 15 or later is needed.')
   if (row.encoding !== 'UTF8') return fail('database', found, 'The database must have encoding UTF8.')
   if (row.superuser || row.bypass) {
-    return {
-      name: 'database',
-      status: 'warn',
-      found: `${found}, which bypasses row-level security`,
-      advice: 'Let the daemon log in as a role that only is a member of lighter_daemon.',
-    }
+    return warn(
+      'database',
+      `${found}, which bypasses row-level security`,
+      'Let the daemon log in as a role that only is a member of lighter_daemon.',
+    )
   }
   return ok('database', found)
 }
@@ -131,12 +132,21 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
     select t.thing, t.privilege
       from (values ('lighter.jobs', 'select'), ('lighter.jobs', 'update'), ('lighter.jobs', 'delete'),
                    ('lighter.failed_jobs', 'insert'), ('lighter.objects', 'insert'), ('lighter.objects', 'update'),
+                   ('lighter.sources', 'select'), ('lighter.settings', 'select'), ('lighter.installation', 'select'),
                    ('public.artifact_refs', 'select'), ('public.artifact_refs', 'insert')) as t(thing, privilege)
      where not has_table_privilege(t.thing, t.privilege)
     union all
-    select s.relation::text || '.' || s.json_column, p.privilege
-      from lighter.sources s cross join (values ('select'), ('update')) as p(privilege)
-     where not has_column_privilege(s.relation, s.json_column, p.privilege)`)
+    select c.relation::text || '.' || c.column_name, c.privilege
+      from lighter.sources s
+      cross join lateral (values
+             (s.relation, s.json_column, 'select'), (s.relation, s.json_column, 'update'),
+             (s.relation, s.key_column, 'select'), (s.relation, s.entity_column, 'select'),
+             (s.relation, s.parent_column, 'select'),
+             (coalesce(s.parent_relation, s.relation), s.tenant_column, 'select'),
+             (s.parent_relation, s.parent_key_column, 'select')) as c(relation, column_name, privilege)
+     where exists (select from pg_class where oid = c.relation)
+       and c.column_name is not null
+       and not has_column_privilege(c.relation, c.column_name, c.privilege)`)
   if (rows.length === 0) yield ok('privileges', 'all that the daemon needs')
   else {
     yield fail(
@@ -147,29 +157,43 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
   }
 }
 
+interface SourceRow {
+  id: number
+  /** Null when the table is gone. */
+  table: string | null
+  column: string
+  triggerName: string
+  trigger: string | null
+  enabled: string | null
+  threshold: number
+  ownThreshold: boolean
+  skip: boolean
+  maySkip: boolean
+  others: string | null
+  paused: boolean
+  hidden: string | null
+  restrictive: string | null
+}
+
 async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<Check> {
-  const { rows } = await client.query<{
-    name: string
-    trigger: string | null
-    enabled: string | null
-    threshold: number
-    own_threshold: boolean
-    skip: boolean
-    may_skip: boolean
-    others: string | null
-    paused: boolean
-    hidden: boolean
-  }>(`
-    select s.relation::text || '.' || s.json_column as name,
-           pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
-           lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as own_threshold,
-           s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as may_skip,
+  const { rows } = await client.query<SourceRow>(`
+    select s.id, case when c.oid is not null then s.relation::text end as table, s.json_column as column,
+           'lighter_enqueue_' || s.id as "triggerName", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
+           lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as "ownThreshold",
+           s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as "maySkip",
            (select string_agg(o.tgname, ', ' order by o.tgname) from pg_trigger o
              where o.tgrelid = s.relation and not o.tgisinternal and o.tgname not like 'lighter\\_enqueue\\_%' and (o.tgtype & 16) <> 0) as others,
            s.paused,
-           c.relrowsecurity and not exists (select from pg_policy p where p.polrelid = s.relation and p.polname = 'lighter_daemon') as hidden
+           (select string_agg(r.relation::text, ', ') from (values (s.relation), (s.parent_relation)) r(relation)
+             where exists (select from pg_class where oid = r.relation)
+               and row_security_active(r.relation)
+               and not exists (select from pg_policy p where p.polrelid = r.relation and p.polname = 'lighter_daemon')) as hidden,
+           (select string_agg(p.polname, ', ' order by p.polname) from pg_policy p
+             where p.polrelid in (s.relation, s.parent_relation) and not p.polpermissive
+               and row_security_active(p.polrelid)
+               and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'member'))) as restrictive
       from lighter.sources s
-      join pg_class c on c.oid = s.relation
+      left join pg_class c on c.oid = s.relation
       left join pg_trigger t on t.tgrelid = s.relation and t.tgname = 'lighter_enqueue_' || s.id
      order by s.id`)
   if (rows.length === 0) {
@@ -180,52 +204,64 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
       advice: 'Run: lighter attach public.conversation_messages',
     }
   }
-  for (const row of rows) {
-    const name = `source ${row.name}`
-    if (row.trigger === null)
-      yield fail(name, 'its trigger is gone', 'Attach it again, with the same settings: that mends it.')
-    else if (row.enabled === 'D' || row.enabled === 'R')
-      yield fail(name, 'its trigger is disabled', `alter table … enable trigger …; on ${row.name}`)
-    else if (!row.trigger.includes(` > ${row.threshold})`))
-      yield fail(
-        name,
-        `its trigger does not have the threshold ${row.threshold}`,
-        'Attach it again, with the same settings: that mends it.',
-      )
-    else if (row.hidden)
-      yield fail(
-        name,
-        'row-level security hides its rows from the daemon',
-        'Attach it again, with the same settings: that adds the policy.',
-      )
-    else if (
-      config.thresholdBytes !== undefined &&
-      !row.own_threshold &&
-      row.threshold !== config.thresholdBytes
-    ) {
-      yield {
-        name,
-        status: 'warn',
-        found: `threshold ${row.threshold}, configuration says ${config.thresholdBytes}`,
-        advice: 'The daemon changes it when it starts: restart it.',
-      }
-    } else if (row.paused)
-      yield {
-        name,
-        status: 'warn',
-        found: 'paused: jobs are kept but not worked on',
-        advice: 'update lighter.sources set paused = false where …;',
-      }
-    else if (row.skip && !row.may_skip && row.others !== null) {
-      yield {
-        name,
-        status: 'warn',
-        found: `its triggers fire on our rewrite too: ${row.others}`,
-        advice:
-          'If that matters, as a superuser: grant set on parameter session_replication_role to lighter_daemon;',
-      }
-    } else yield ok(name, `trigger in place, threshold ${row.threshold} bytes`)
+  for (const row of rows) yield checkSource(row, config.thresholdBytes)
+}
+
+function checkSource(row: SourceRow, configuredThreshold: number | undefined): Check {
+  const { table, column } = row
+  if (table === null) {
+    const where = `source_id = ${row.id}`
+    return warn(
+      `source ${row.id}`,
+      'its table is gone',
+      `Forget it: delete from lighter.jobs where ${where}; delete from lighter.failed_jobs where ${where}; delete from lighter.sources where id = ${row.id};`,
+    )
   }
+  const name = `source ${table}.${column}`
+  const attach = `Attach it again, with the settings it has: lighter attach ${table} --column ${column}`
+  if (row.trigger === null) return fail(name, 'its trigger is gone', attach)
+  if (row.enabled === 'D' || row.enabled === 'R') {
+    return fail(name, 'its trigger is disabled', `alter table ${table} enable trigger ${row.triggerName};`)
+  }
+  if (!row.trigger.includes(` > ${row.threshold})`)) {
+    return fail(name, `its trigger does not have the threshold ${row.threshold}`, attach)
+  }
+  if (row.hidden !== null) {
+    return fail(
+      name,
+      `row-level security hides rows from the daemon: ${row.hidden} has no policy lighter_daemon`,
+      `${attach} (that adds the policy)`,
+    )
+  }
+  if (row.restrictive !== null) {
+    return warn(
+      name,
+      `restrictive policies may hide rows from the daemon: ${row.restrictive}`,
+      'Let them pass lighter_daemon: hidden rows stay inline.',
+    )
+  }
+  if (configuredThreshold !== undefined && !row.ownThreshold && row.threshold !== configuredThreshold) {
+    return warn(
+      name,
+      `threshold ${row.threshold}, configuration says ${configuredThreshold}`,
+      'The daemon changes it when it starts: restart it.',
+    )
+  }
+  if (row.paused) {
+    return warn(
+      name,
+      'paused: jobs are kept but not worked on',
+      `update lighter.sources set paused = false where id = ${row.id};`,
+    )
+  }
+  if (row.skip && !row.maySkip && row.others !== null) {
+    return warn(
+      name,
+      `its triggers fire on our rewrite too: ${row.others}`,
+      'If that matters, as a superuser: grant set on parameter session_replication_role to lighter_daemon;',
+    )
+  }
+  return ok(name, `trigger in place, threshold ${row.threshold} bytes`)
 }
 
 async function queueCheck(client: pg.Client): Promise<Check> {
@@ -235,40 +271,34 @@ async function queueCheck(client: pg.Client): Promise<Check> {
   )
   const found = `${row.depth} waiting${row.oldest === null ? '' : `, oldest ${Math.round(row.oldest)} s`}, ${row.failed} dead letters`
   if (Number(row.failed) > 0)
-    return {
-      name: 'queue',
-      status: 'warn',
-      found,
-      advice: 'See select * from lighter.failures; then lighter retry',
-    }
-  if ((row.oldest ?? 0) > 300)
-    return { name: 'queue', status: 'warn', found, advice: 'Is a daemon running? lighter start' }
+    return warn('queue', found, 'See: lighter retry --dry-run; mend the cause; then: lighter retry')
+  if ((row.oldest ?? 0) > 300) return warn('queue', found, 'Is a daemon running? lighter start')
   return ok('queue', found)
 }
 
 /** Old snapshots keep dead rows of the queue from being vacuumed. */
 async function horizonCheck(client: pg.Client): Promise<Check> {
-  const row = await one<{ age: number | null; usage: number }>(
+  const row = await one<{ age: number | null; usage: number; all: boolean }>(
     client,
-    `select max(extract(epoch from now() - xact_start))::float8 as age, pg_notification_queue_usage() as usage
+    `select max(extract(epoch from now() - xact_start))::float8 as age, pg_notification_queue_usage() as usage,
+            pg_has_role('pg_read_all_stats', 'usage') as all
        from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid() and datname = current_database()`,
   )
   const age = row.age ?? 0
-  const found = `oldest transaction ${age.toFixed(0)} s, NOTIFY queue ${(row.usage * 100).toFixed(1)} % full`
+  const whose = row.all ? '' : " (of this login's; grant pg_read_all_stats to see all)"
+  const found = `oldest transaction ${age.toFixed(0)} s${whose}, NOTIFY queue ${(row.usage * 100).toFixed(1)} % full`
   if (age > 600)
-    return {
-      name: 'vacuum horizon',
-      status: 'warn',
+    return warn(
+      'vacuum horizon',
       found,
-      advice: 'A transaction this old keeps queue rows from being vacuumed: see pg_stat_activity.xact_start.',
-    }
+      'A transaction this old keeps queue rows from being vacuumed: see pg_stat_activity.xact_start.',
+    )
   if (row.usage > 0.5)
-    return {
-      name: 'vacuum horizon',
-      status: 'warn',
+    return warn(
+      'vacuum horizon',
       found,
-      advice: 'Some listener does not read: see pg_stat_activity for idle LISTEN sessions in a transaction.',
-    }
+      'Some listener does not read: see pg_stat_activity for idle LISTEN sessions in a transaction.',
+    )
   return ok('vacuum horizon', found)
 }
 
@@ -281,28 +311,29 @@ async function listenCheck(config: Config, sender: pg.Client): Promise<Check> {
     query_timeout: 5000,
   })
   listener.on('error', () => undefined) // shows as a notification that does not arrive
+  const ours = newArtifactId()
   try {
     await listener.connect()
+    await listener.query('listen lighter_doctor')
     const heard = new Promise<boolean>(resolve => {
-      listener.on('notification', () => resolve(true))
+      listener.on('notification', message => {
+        if (message.payload === ours) resolve(true)
+      })
       setTimeout(() => resolve(false), 2000).unref()
     })
-    await listener.query('listen lighter_doctor')
-    await sender.query(`select pg_notify('lighter_doctor', '')`)
+    await sender.query('select pg_notify($1, $2)', ['lighter_doctor', ours])
     if (await heard) return ok('LISTEN', 'a notification arrived')
-    return {
-      name: 'LISTEN',
-      status: 'warn',
-      found: 'no notification arrived within 2 s; jobs are found by polling',
-      advice: 'A pooler in transaction mode? Set LISTEN_DATABASE_URL to a direct connection.',
-    }
+    return warn(
+      'LISTEN',
+      'no notification arrived within 2 s; jobs are found by polling',
+      'A pooler in transaction mode? Set LISTEN_DATABASE_URL to a direct connection.',
+    )
   } catch (error) {
-    return {
-      name: 'LISTEN',
-      status: 'warn',
-      found: messageOf(error),
-      advice: 'Check LISTEN_DATABASE_URL; jobs are found by polling.',
-    }
+    return warn(
+      'LISTEN',
+      explainError(error).message,
+      'Check LISTEN_DATABASE_URL; jobs are found by polling.',
+    )
   } finally {
     await listener.end().catch(() => undefined)
   }
@@ -322,14 +353,12 @@ async function* storeChecks(config: Config, write: boolean): AsyncGenerator<Chec
       )
       return
     }
-    yield await ownerCheck(config, store)
-    if (write) yield await roundTrip(store)
-    else
-      yield {
-        name: 'bucket write',
-        status: 'skip',
-        found: 'run with --write to write, read and delete an object',
-      }
+    const owner = await ownerCheck(config, store)
+    yield owner
+    if (!write) yield skip('bucket write', 'run with --write to write, read and delete an object')
+    else if (owner.status === 'fail')
+      yield skip('bucket write', 'nothing is written under a prefix that is not ours')
+    else yield await roundTrip(store)
   } finally {
     store.close()
   }
@@ -351,8 +380,7 @@ async function ownerCheck(config: Config, store: ObjectStore): Promise<Check> {
         : 'nobody yet; the daemon claims it when it starts',
     )
   } catch (error) {
-    if (!(error instanceof LighterError))
-      return { name: 'bucket owner', status: 'skip', found: 'needs the database' }
+    if (!(error instanceof LighterError)) return skip('bucket owner', 'needs the database and its schema')
     return fail('bucket owner', error.message, error.hint ?? 'See the message.')
   } finally {
     await client.end().catch(() => undefined)
@@ -360,30 +388,39 @@ async function ownerCheck(config: Config, store: ObjectStore): Promise<Check> {
 }
 
 async function roundTrip(store: ObjectStore): Promise<Check> {
+  const name = 'bucket write'
   const key = `${store.prefix}pg-lighter-doctor/${newArtifactId()}`
   const body = Buffer.from(`lighter doctor ${new Date().toISOString()}\n`)
+  let written = false
   try {
     const started = performance.now()
     await store.put(key, body, { contentType: 'text/plain' })
+    written = true
     const read = (await store.get(key, { offset: 0, length: body.length })).body
     await store.delete([key])
-    if (!read.equals(body))
-      return fail('bucket write', 'what was read is not what was written', 'Do not use this store.')
-    if ((await store.head(key)) !== null)
+    written = (await store.head(key)) !== null
+    if (written)
       return fail(
-        'bucket write',
+        name,
         'the object is still there after its deletion',
         'Does the token allow deleting? Does the bucket have a lock rule?',
       )
-    return ok('bucket write', `written, read and deleted in ${Math.round(performance.now() - started)} ms`)
+    if (!read.equals(body))
+      return fail(name, 'what was read is not what was written', 'Do not use this store.')
+    return ok(name, `written, read and deleted in ${Math.round(performance.now() - started)} ms`)
   } catch (error) {
     return fail(
-      'bucket write',
+      name,
       messageOf(error),
       (error instanceof LighterError && error.hint) || 'The token needs Object Read & Write on the bucket.',
     )
+  } finally {
+    // No table knows of this object, so no sweep would ever remove it.
+    if (written) await store.delete([key]).catch(() => undefined)
   }
 }
 
 const ok = (name: string, found: string): Check => ({ name, status: 'ok', found })
+const warn = (name: string, found: string, advice: string): Check => ({ name, status: 'warn', found, advice })
 const fail = (name: string, found: string, advice: string): Check => ({ name, status: 'fail', found, advice })
+const skip = (name: string, found: string): Check => ({ name, status: 'skip', found })

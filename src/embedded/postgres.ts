@@ -1,13 +1,13 @@
 // A real Postgres server for this process: started, waited for, and gone when the process is.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { open, readFile, stat } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LighterError } from '../errors.ts'
 import { type Account, accountFor } from './account.ts'
 import { findBinaries } from './binaries.ts'
 import { asSeenByServer, ensureDataDir, serverEnvironment } from './data-dir.ts'
+import { freePort } from './ports.ts'
 import { expectNoServer, readPostmasterFile } from './postmaster-file.ts'
 import { endWithUs } from './watchdog.ts'
 
@@ -16,6 +16,8 @@ export interface PostgresOptions {
   dataDir: string
   /** A free one by default, chosen anew at each start. */
   port?: number
+  /** As `port`, but a free one is chosen when somebody has taken it. */
+  preferredPort?: number
   /** Server settings, over the defaults. */
   settings?: Record<string, string>
 }
@@ -66,7 +68,8 @@ export async function startPostgres(options: PostgresOptions): Promise<RunningPo
   const password = await ensureDataDir(dataDir, binaries.initdb, account, options.settings?.fsync !== 'off')
 
   for (let attempt = 1; ; attempt++) {
-    const port = options.port ?? (await freePort())
+    const preferred = attempt === 1 ? options.preferredPort : undefined
+    const port = options.port ?? preferred ?? (await freePort())
     try {
       const server = await launch(binaries.postgres, dataDir, account, { ...settings, port: String(port) })
       return running(server, dataDir, port, password)
@@ -183,19 +186,4 @@ async function endsWithin(server: LaunchedServer, ms: number): Promise<boolean> 
 
 function logFileOf(dataDir: string): string {
   return `${dataDir}.log`
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer()
-    probe.once('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address()
-      probe.close(() =>
-        typeof address === 'object' && address !== null
-          ? resolve(address.port)
-          : reject(new Error('no port')),
-      )
-    })
-  })
 }

@@ -45,8 +45,10 @@ export async function expectNoServer(dataDir: string): Promise<void> {
     if (Date.now() - began > limitMs) {
       throw new LighterError(
         'embedded_postgres',
-        `A Postgres from an earlier run is still on ${dataDir}: pid ${file.pid}, port ${file.port}`,
-        { hint: `Stop what is using it, or stop it: kill -INT ${file.pid}` },
+        `${dataDir} is in use: a Postgres runs on it, pid ${file.pid}, port ${file.port}`,
+        {
+          hint: `Stop the command that started it (another lighter dev?), or name another directory; or stop it: kill -INT ${file.pid}`,
+        },
       )
     }
     await sleep(25)

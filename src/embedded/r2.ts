@@ -17,6 +17,8 @@ export interface R2Options {
   persistDir?: string
   /** A free one by default. */
   port?: number
+  /** As `port`, but a free one is chosen when the simulator does not start on it. */
+  preferredPort?: number
 }
 
 export interface RunningR2 {
@@ -36,7 +38,15 @@ const credentialsSchema = z.object({ accessKeyId: z.string().min(1), secretAcces
 type Credentials = z.infer<typeof credentialsSchema>
 
 /** Starts a simulator with one bucket. It ends with this process, and Ctrl-C in a terminal does not reach it. */
-export async function startR2({ bucket, persistDir, port }: R2Options): Promise<RunningR2> {
+export async function startR2({ preferredPort, ...given }: R2Options): Promise<RunningR2> {
+  if (given.port === undefined && preferredPort !== undefined) {
+    try {
+      return await startR2({ ...given, port: preferredPort })
+    } catch (error) {
+      if (!(error instanceof LighterError && error.code === 'embedded_r2')) throw error
+    }
+  }
+  const { bucket, persistDir, port } = given
   resolveOptional('miniflare')
   const keepIn = persistDir === undefined ? undefined : path.resolve(persistDir)
   const credentials = keepIn === undefined ? generateCredentials() : await keptCredentials(keepIn)

@@ -1,7 +1,7 @@
 // Wakes, drains the queue, sleeps again. One life: start(), stop(deadline).
 import type { Logger } from 'pino'
 import type { Queryable } from '../db/pool.ts'
-import { messageOf } from '../errors.ts'
+import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { claimJobs, hasDueJobs } from '../offload/claim.ts'
 import { type BatchResult, type PipelineContext, runBatch, runLargeRow } from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
@@ -12,9 +12,6 @@ import type { AwakeLock } from './awake-lock.ts'
  * commits after we fell asleep has not notified.
  */
 const settleMs = [20, 200]
-
-/** Rows with large payloads that may wait for a stream, claimed; the drain pauses beyond. */
-const maxWaitingLargeRows = 64
 
 const sourcesMaxAgeMs = 5000
 
@@ -66,6 +63,17 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       const timer = setTimeout(done, ms)
       rouse = done
     })
+
+  /**
+   * Notified or not: what is notified meanwhile is found by the claim that follows. Only stop() ends it early.
+   */
+  const pause = async (ms: number) => {
+    const until = performance.now() + ms
+    for (let leftMs = ms; leftMs > 0 && !stopping; leftMs = until - performance.now()) {
+      woken = false
+      await sleep(leftMs)
+    }
+  }
 
   const activeSourceIds = async () => {
     if (performance.now() - sourcesLoadedAt > sourcesMaxAgeMs) {
@@ -119,13 +127,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       { pauseMs: Math.round(pauseMs), inARow: outagesInARow },
       'store or database in trouble: pausing before the next claim',
     )
-    woken = false
-    // Being notified does not mend the store: only stop() ends this early.
-    const until = performance.now() + pauseMs
-    while (!stopping && performance.now() < until) {
-      await sleep(until - performance.now())
-      woken = false
-    }
+    await pause(pauseMs)
   }
 
   /** Claims and works until the queue has nothing due and nothing is in flight (large rows apart). */
@@ -144,8 +146,9 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       if (inFlight.size > 0 && (!full || inFlight.size >= config.batchesInFlight || outagesInARow > 0)) {
         await Promise.race(inFlight)
       }
-      while (largeInFlight.size >= maxWaitingLargeRows && !stopping) await Promise.race(largeInFlight)
       if (stopping) return
+      // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends.
+      if (options.mayHoldLock()) await options.awakeLock.hold()
       const ids = await activeSourceIds()
       const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, config.batchRows, config.leaseMs)
       full = jobs.length === config.batchRows
@@ -169,28 +172,29 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     while (!stopping) {
       try {
         woken = false
-        if (options.mayHoldLock()) await options.awakeLock.hold()
-        if (config.lingerMs > 0) await new Promise(resolve => setTimeout(resolve, config.lingerMs))
+        // A table may have been attached while we slept, and what woke us be its first row.
+        sourcesLoadedAt = Number.NEGATIVE_INFINITY
+        if (config.lingerMs > 0) {
+          if (options.mayHoldLock()) await options.awakeLock.hold()
+          await pause(config.lingerMs)
+        }
         await drain()
         await options.awakeLock.release()
         failuresInARow = 0
         for (let check = 0; !stopping; check++) {
           await sleep(settleMs[check] ?? options.pollIntervalMs)
-          if (woken || (await hasDueJobs(db, await activeSourceIds()))) break
+          if (woken || stopping || (await hasDueJobs(db, await activeSourceIds()))) break
         }
       } catch (error) {
         failuresInARow++
-        sourcesLoadedAt = Number.NEGATIVE_INFINITY
         const pauseMs = Math.min(250 * 2 ** (failuresInARow - 1), 15_000)
-        log.error({ error: messageOf(error), pauseMs }, 'the database can not be reached; trying again')
-        await new Promise<void>(resolve => {
-          const timer = setTimeout(resolve, pauseMs)
-          rouse = () => {
-            if (!stopping) return
-            clearTimeout(timer)
-            resolve()
-          }
-        })
+        log.error(
+          { error: messageOf(error), pauseMs },
+          isDatabaseOutage(error)
+            ? 'the database can not be reached; trying again'
+            : 'the queue can not be read; trying again',
+        )
+        await pause(pauseMs)
       }
     }
   }

@@ -1,13 +1,19 @@
 // Hears NOTIFY. A hint only: the queue is the truth and is polled all the same.
-import pgListen, { type Subscriber } from 'pg-listen'
+import pgListen from 'pg-listen'
 import type { Queryable } from '../db/pool.ts'
 import { messageOf } from '../errors.ts'
+import { openSession, within } from './session.ts'
 
 // A CommonJS module: its default export is a property of what Node imports.
 const createSubscriber = pgListen.default
 
 const jobsChannel = 'lighter_jobs'
 const pingChannel = 'lighter_ping'
+
+const answerMs = 5000
+/** Between attempts to connect; the first comes at once, for a connection that was just terminated. */
+const firstPauseMs = 100
+const longestPauseMs = 5000
 
 export interface ListenerOptions {
   /** Direct connection, or through a pooler in session mode. */
@@ -22,6 +28,7 @@ export interface ListenerOptions {
 }
 
 export interface Listener {
+  /** Resolves when it is known whether LISTEN works; from then on it is kept working. */
   start(): Promise<void>
   stop(): Promise<void>
   isListening(): boolean
@@ -32,107 +39,175 @@ export interface Listener {
  *
  * That a connection stands proves nothing: a pooler in transaction mode drops LISTEN silently, and a
  * black-holed connection never errors. So we notify ourselves, at start and then every `pingIntervalMs`;
- * a ping not heard within `pingTimeoutMs` means deaf, and the subscriber is replaced.
+ * a ping that was sent and is not heard within `pingTimeoutMs` means deaf, and the connection is replaced.
  */
 export function createListener(options: ListenerOptions): Listener {
   const pingIntervalMs = options.pingIntervalMs ?? 30_000
   const pingTimeoutMs = options.pingTimeoutMs ?? 2000
   const identity = `${process.pid}-${Math.random().toString(36).slice(2)}`
-  let subscriber: Subscriber | null = null
+  let ear: Ear | null = null
   let listening: boolean | null = null
   let stopped = false
-  let timer: NodeJS.Timeout | undefined
-  let heard: (() => void) | null = null
+  let rouse: (() => void) | null = null
+  let running: Promise<void> = Promise.resolve()
+  const decided = Promise.withResolvers<void>()
 
   const report = (now: boolean, reason: string) => {
-    if (listening === now) return
+    decided.resolve()
+    if (listening === now || stopped) return
     listening = now
     options.onChange(now, reason)
     // What was notified while we were deaf is lost: look at the queue.
     if (now) options.onWake()
   }
 
-  const subscribe = async () => {
-    // retryTimeout: by default it gives up after 3 s and raises `error`. paranoidChecking: its check has no
-    // time-out of its own, ours does that job.
-    const fresh = createSubscriber(
-      {
-        connectionString: options.url,
-        application_name: 'pg-lighter listen',
-        connectionTimeoutMillis: 5000,
-        keepAlive: true,
-      },
-      {
-        retryTimeout: Number.POSITIVE_INFINITY,
-        retryInterval: attempt => Math.min(100 * 2 ** attempt, 5000),
-        paranoidChecking: false,
-      },
-    )
-    fresh.notifications.on(jobsChannel, () => options.onWake())
-    fresh.notifications.on(pingChannel, (payload: { from?: string } | undefined) => {
-      if (payload?.from === identity) heard?.()
+  /** Ends early when stopped. */
+  const pause = (ms: number) =>
+    new Promise<void>(resolve => {
+      if (stopped) return resolve()
+      const done = () => {
+        clearTimeout(timer)
+        rouse = null
+        resolve()
+      }
+      const timer = setTimeout(done, ms)
+      rouse = done
     })
-    fresh.events.on('connected', () => options.onWake())
-    fresh.events.on('error', error => {
-      if (subscriber === fresh) subscriber = null
-      report(false, messageOf(error))
-    })
-    subscriber = fresh
-    await withTimeout(fresh.connect(), 6000, 'connecting')
-    await withTimeout(Promise.all([fresh.listenTo(jobsChannel), fresh.listenTo(pingChannel)]), 5000, 'LISTEN')
-  }
 
-  const drop = () => {
-    const old = subscriber
-    subscriber = null
-    // close() waits for the server's answer, which a dead connection never gives.
-    if (old !== null) withTimeout(old.close(), 1000, 'closing').catch(() => undefined)
-  }
-
-  const ping = async () => {
-    const answer = new Promise<void>(resolve => {
-      heard = resolve
-    })
-    await options.db.query('select pg_notify($1, $2)', [pingChannel, JSON.stringify({ from: identity })])
-    await withTimeout(answer, pingTimeoutMs, 'our own notification')
-  }
-
-  const check = async () => {
+  /** @returns why it could not be sent, which says nothing of our ear. @throws sent and not heard */
+  const ping = async (through: Ear): Promise<string | null> => {
+    const heard = through.nextPing()
     try {
-      if (subscriber === null) await subscribe()
-      await ping()
-      report(true, 'LISTEN works')
+      const notify = options.db.query('select pg_notify($1, $2)', [pingChannel, identity])
+      await through.orLost(within(answerMs, 'the statement that notifies us', notify))
     } catch (error) {
-      report(false, messageOf(error))
-      drop()
+      if (through.isLost()) throw error
+      return messageOf(error)
     }
-    if (!stopped) {
-      // While deaf, look for a cure more often.
-      timer = setTimeout(check, listening ? pingIntervalMs : Math.min(pingIntervalMs, 5000))
+    await through.orLost(within(pingTimeoutMs, 'our own notification', heard))
+    return null
+  }
+
+  const listen = async (through: Ear, onHearing: () => void) => {
+    await through.open()
+    while (!stopped) {
+      const notSent = await ping(through)
+      if (notSent === null) {
+        onHearing()
+        report(true, 'LISTEN works')
+      } else if (listening === null) report(false, notSent)
+      await through.orLost(
+        pause(notSent === null ? pingIntervalMs : Math.min(pingIntervalMs, longestPauseMs)),
+      )
     }
+  }
+
+  const run = async () => {
+    for (let failures = 0; !stopped; failures++) {
+      const fresh = openEar(options.url, identity, options.onWake)
+      ear = fresh
+      try {
+        await listen(fresh, () => {
+          failures = 0
+        })
+      } catch (error) {
+        report(false, messageOf(error))
+      }
+      ear = null
+      await fresh.close()
+      rouse?.() // a pause that was left because the connection was lost
+      // A server that can be reached and is not heard is a pooler, most likely, and stays one for long.
+      const limitMs = fresh.wasOpened() ? Math.max(pingIntervalMs, longestPauseMs) : longestPauseMs
+      if (!stopped) await pause(Math.min(firstPauseMs * 2 ** failures, limitMs))
+    }
+    decided.resolve()
   }
 
   return {
-    start: check,
+    start: async () => {
+      running = run()
+      await decided.promise
+    },
     isListening: () => listening === true,
     stop: async () => {
       stopped = true
-      clearTimeout(timer)
-      const old = subscriber
-      subscriber = null
-      if (old !== null) await withTimeout(old.close(), 1000, 'closing').catch(() => undefined)
+      listening = null
+      rouse?.()
+      ear?.lose(new Error('stopped'))
+      await running
     },
   }
 }
 
-async function withTimeout<T>(promise: Promise<T>, ms: number, what: string): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer to ${what} within ${ms} ms`)), ms)
+interface Ear {
+  open(): Promise<void>
+  wasOpened(): boolean
+  /** Resolves when our own ping arrives. */
+  nextPing(): Promise<void>
+  /** Settles as `promise`, or rejects when the connection is lost first. */
+  orLost<T>(promise: Promise<T>): Promise<T>
+  isLost(): boolean
+  lose(error: Error): void
+  /** Never waits long, never throws, leaves nothing open. */
+  close(): Promise<void>
+}
+
+/** One connection that listens. It is not mended: whoever owns it opens another. */
+function openEar(url: string, identity: string, onWake: () => void): Ear {
+  const session = openSession(url, 'pg-lighter listen')
+  const subscriber = createSubscriber(session.config, {
+    // It must not reconnect by itself (retryTimeout: Infinity would): that loop can't be stopped, not by
+    // close() either, and would open a connection that nobody owns once the server is back.
+    retryLimit: 1,
+    // Its check has no time-out of its own; our ping does that job.
+    paranoidChecking: false,
+    // JSON.parse would turn anybody's malformed payload into an error.
+    parse: payload => payload,
   })
-  try {
-    return await Promise.race([promise, timeout])
-  } finally {
-    clearTimeout(timer)
+  let lost: Error | null = null
+  let opened = false
+  let onLost: ((error: Error) => void) | null = null
+  let onPing: (() => void) | null = null
+
+  const lose = (error: Error) => {
+    lost ??= error
+    onLost?.(lost)
+  }
+  subscriber.notifications.on(jobsChannel, () => onWake())
+  subscriber.notifications.on(pingChannel, (payload: unknown) => {
+    if (payload === identity) onPing?.()
+  })
+  subscriber.events.on('error', () => lose(new Error('the connection was lost')))
+
+  const orLost = <T>(promise: Promise<T>) =>
+    new Promise<T>((resolve, reject) => {
+      if (lost !== null) {
+        promise.catch(() => undefined)
+        return reject(lost)
+      }
+      onLost = reject
+      promise.then(resolve, reject)
+    })
+
+  return {
+    open: async () => {
+      await orLost(within(answerMs + 1000, 'connecting', subscriber.connect()))
+      for (const channel of [jobsChannel, pingChannel])
+        await orLost(within(answerMs, 'LISTEN', Promise.resolve(subscriber.listenTo(channel))))
+      opened = true
+    },
+    wasOpened: () => opened,
+    nextPing: () =>
+      new Promise(resolve => {
+        onPing = resolve
+      }),
+    orLost,
+    isLost: () => lost !== null,
+    lose,
+    close: async () => {
+      lose(new Error('closed'))
+      await within(1000, 'closing', subscriber.close()).catch(() => undefined)
+      session.cut()
+    },
   }
 }

@@ -1,0 +1,470 @@
+import { randomUUID } from 'node:crypto'
+import { tmpdir } from 'node:os'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import type { Check } from '../../src/doctor/checks.ts'
+import {
+  createEnvironment,
+  drained,
+  insertMessage,
+  newConversation,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { runCli } from '../support/process.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
+
+const source = 'source conversation_messages.metadata'
+
+/** Migrated, attached, and its prefix claimed by a daemon that has run. */
+async function healthyEnvironment(): Promise<TestEnvironment> {
+  const environment = await freshEnvironment()
+  await (await startDaemon(environment)).stop()
+  return environment
+}
+
+async function freshEnvironment(options?: Parameters<typeof createEnvironment>[0]): Promise<TestEnvironment> {
+  const environment = await createEnvironment(options)
+  onTestFinished(() => environment.close())
+  return environment
+}
+
+interface Examination {
+  code: number | null
+  ok: boolean
+  checks: Check[]
+  of(name: string): Check
+}
+
+async function doctor(
+  environment: TestEnvironment,
+  env: Record<string, string> = {},
+  ...args: string[]
+): Promise<Examination> {
+  const { code, stdout, stderr } = await runCli(['doctor', '--json', ...args], {
+    cwd: tmpdir(),
+    env: { ...environment.env, ...env },
+  })
+  expect(stderr).toBe('')
+  const { ok, checks }: { ok: boolean; checks: Check[] } = JSON.parse(stdout)
+  return {
+    code,
+    ok,
+    checks,
+    of: name => {
+      const check = checks.find(c => c.name === name)
+      if (check === undefined)
+        throw new Error(`no check "${name}" among ${checks.map(c => c.name).join(', ')}`)
+      return check
+    },
+  }
+}
+
+/** Exit status 1 because of this check and no other, with advice. */
+function expectFailure(examination: Examination, name: string, found: RegExp, advice: RegExp): void {
+  expect(examination.of(name)).toEqual({
+    name,
+    status: 'fail',
+    found: expect.stringMatching(found),
+    advice: expect.stringMatching(advice),
+  })
+  expect(examination.checks.filter(c => c.status === 'fail').map(c => c.name)).toEqual([name])
+  expect(examination).toMatchObject({ ok: false, code: 1 })
+}
+
+/** Something to look at, with advice, that does not make the whole a failure. */
+function expectWarning(examination: Examination, name: string, found: RegExp, advice: RegExp): void {
+  expect(examination.of(name)).toEqual({
+    name,
+    status: 'warn',
+    found: expect.stringMatching(found),
+    advice: expect.stringMatching(advice),
+  })
+  expect(examination).toMatchObject({ ok: true, code: 0 })
+}
+
+async function expectHealthy(environment: TestEnvironment): Promise<void> {
+  expect(await doctor(environment)).toMatchObject({ ok: true, code: 0 })
+}
+
+async function keysUnderPrefix(environment: TestEnvironment): Promise<string[]> {
+  const keys: string[] = []
+  for await (const { key } of environment.store.list(environment.store.prefix)) keys.push(key)
+  return keys
+}
+
+describe('a healthy installation', () => {
+  test('passes all checks, with work waiting or done', async () => {
+    const environment = await healthyEnvironment()
+    const { conversationId } = await newConversation(environment)
+    await insertMessage(environment, conversationId, '{"tool_interactions": [1]}')
+    const examination = await doctor(environment)
+    expect(examination.checks.map(c => [c.name, c.status])).toEqual([
+      ['configuration', 'ok'],
+      ['database', 'ok'],
+      ['schema', 'ok'],
+      ['privileges', 'ok'],
+      [source, 'ok'],
+      ['queue', 'ok'],
+      ['vacuum horizon', 'ok'],
+      ['LISTEN', 'ok'],
+      ['bucket', 'ok'],
+      ['bucket owner', 'ok'],
+      ['bucket write', 'skip'],
+    ])
+    for (const check of examination.checks) {
+      expect(check.found).not.toBe('')
+      expect(check.advice).toBeUndefined()
+    }
+    expect(examination.of('queue').found).toMatch(/^1 waiting, oldest \d+ s, 0 dead letters$/)
+    expect(examination).toMatchObject({ ok: true, code: 0 })
+  })
+
+  test('is told so in plain lines too, and nothing of it is secret', async () => {
+    const environment = await healthyEnvironment()
+    const { code, stdout, stderr } = await runCli(['doctor'], { cwd: tmpdir(), env: environment.env })
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const lines = stdout.trimEnd().split('\n')
+    expect(lines).toContain('ok    schema: up to date')
+    expect(lines).toContain(`ok    ${source}: trigger in place, threshold 8000 bytes`)
+    expect(lines.at(-1)).toBe('all is well')
+    for (const name of ['R2_ACCESS_KEY_ID', 'R2_SECRET_ACCESS_KEY'])
+      expect(stdout).not.toContain(environment.env[name])
+    for (const url of Object.values(environment.urls)) expect(stdout).not.toContain(new URL(url).password)
+  })
+
+  test('before its daemon has ever run is healthy as well', async () => {
+    const environment = await freshEnvironment()
+    const examination = await doctor(environment)
+    expect(examination.of('bucket owner')).toMatchObject({
+      status: 'ok',
+      found: expect.stringContaining('nobody yet'),
+    })
+    expect(examination.code).toBe(0)
+    expect(await keysUnderPrefix(environment)).toEqual([])
+  })
+
+  test('--write writes, reads and deletes an object, and leaves none', async () => {
+    const environment = await healthyEnvironment()
+    const before = await keysUnderPrefix(environment)
+    const examination = await doctor(environment, {}, '--write')
+    expect(examination.of('bucket write')).toMatchObject({
+      status: 'ok',
+      found: expect.stringMatching(/^written, read and deleted in \d+ ms$/),
+    })
+    expect(examination.code).toBe(0)
+    expect(await keysUnderPrefix(environment)).toEqual(before)
+  })
+})
+
+describe('configuration', () => {
+  test('that is missing is a failure for each variable, and nothing else is tried', async () => {
+    const { code, stdout, stderr } = await runCli(['doctor', '--json'], { cwd: tmpdir() })
+    expect({ code, stderr }).toEqual({ code: 1, stderr: '' })
+    const { ok, checks } = JSON.parse(stdout)
+    expect(ok).toBe(false)
+    expect(checks.map((c: Check) => [c.name, c.status])).toEqual([
+      ...['DATABASE_URL', 'R2_ACCESS_KEY_ID', 'R2_SECRET_ACCESS_KEY', 'R2_BUCKET', 'R2_ACCOUNT_ID'].map(
+        name => [`configuration ${name}`, 'fail'],
+      ),
+      ['everything else', 'skip'],
+    ])
+    for (const check of checks.slice(0, -1)) expect(check.advice).toMatch(/^expected ./)
+  })
+
+  test('in plain lines has the advice below each failure, and how many there are', async () => {
+    const { code, stdout } = await runCli(['doctor'], { cwd: tmpdir() })
+    expect(code).toBe(1)
+    const lines = stdout.trimEnd().split('\n')
+    expect(lines[0]).toBe('FAIL  configuration DATABASE_URL: found nothing')
+    expect(lines[1]).toMatch(/^ {6}→ expected a URL/)
+    expect(lines.at(-1)).toBe('5 check(s) failed')
+  })
+})
+
+describe('database', () => {
+  test('that nobody answers for: the bucket is examined all the same', async () => {
+    const environment = await healthyEnvironment()
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    await proxy.refuse()
+    const url = new URL(proxy.through(environment.urls.daemon))
+    url.hostname = 'localhost'
+    const examination = await doctor(environment, { DATABASE_URL: url.href })
+    expectFailure(examination, 'database', /ECONNREFUSED/, /DATABASE_URL/)
+    expect(examination.of('bucket').status).toBe('ok')
+    expect(examination.of('bucket owner').status).toBe('skip')
+  })
+
+  test('with a wrong password', async () => {
+    const environment = await healthyEnvironment()
+    const url = new URL(environment.urls.daemon)
+    url.password = 'wrong'
+    expectFailure(
+      await doctor(environment, { DATABASE_URL: url.href }),
+      'database',
+      /password authentication failed/,
+      /user and password/,
+    )
+  })
+
+  test('as a superuser, to whom row-level security does not apply, is a warning', async () => {
+    const environment = await healthyEnvironment()
+    expectWarning(
+      await doctor(environment, { DATABASE_URL: environment.urls.admin }),
+      'database',
+      /as postgres, which bypasses row-level security/,
+      /member of lighter_daemon/,
+    )
+  })
+
+  test('that was not migrated', async () => {
+    const environment = await freshEnvironment({ empty: true })
+    expectFailure(await doctor(environment), 'schema', /no schema "lighter"/, /lighter migrate/)
+  })
+
+  test('that lacks a migration', async () => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query(`delete from lighter.schema_migrations where name like 'migrations/0003%'`)
+    expectFailure(await doctor(environment), 'schema', /1 migration\(s\).*0003/, /lighter migrate/)
+  })
+})
+
+describe('privileges', () => {
+  test('of a login that is no member of lighter_daemon', async () => {
+    const environment = await healthyEnvironment()
+    const login = `stranger_${randomUUID().slice(0, 8)}`
+    await environment.admin.query(`create role ${login} login password 'stranger'`)
+    onTestFinished(async () => {
+      const cleaner = await createEnvironment({ empty: true })
+      await cleaner.admin.query(`drop role ${login}`)
+      await cleaner.close()
+    })
+    const url = new URL(environment.urls.daemon)
+    url.username = login
+    url.password = 'stranger'
+    expectFailure(
+      await doctor(environment, { DATABASE_URL: url.href }),
+      'schema',
+      /may not read schema "lighter"/,
+      new RegExp(`grant lighter_daemon to "?${login}`),
+    )
+  })
+
+  test.each([
+    ['revoke update on lighter.objects from lighter_daemon', /^missing: update on lighter\.objects$/],
+    ['revoke insert on artifact_refs from lighter_daemon', /^missing: insert on public\.artifact_refs$/],
+    [
+      'revoke update (metadata) on conversation_messages from lighter_daemon',
+      /^missing: update on conversation_messages\.metadata$/,
+    ],
+    [
+      'revoke select (tenant_id) on conversations from lighter_daemon',
+      /^missing: select on conversations\.tenant_id$/,
+    ],
+    [
+      'revoke all on conversation_messages from lighter_daemon',
+      /select on conversation_messages\.metadata.*select on conversation_messages\.id/,
+    ],
+  ])('after "%s" names what is missing, and the advice mends it', async (sql, found) => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query(sql)
+    // Grants are stated anew when a file of the schema has changed.
+    await environment.admin.query(
+      `update lighter.schema_migrations set checksum = '' where name = 'grants.sql'`,
+    )
+    expectFailure(await doctor(environment), 'privileges', found, /lighter migrate; lighter attach <table>/)
+    for (const args of [['migrate'], ['attach', 'conversation_messages']])
+      expect((await runCli(args, { env: environment.env })).code).toBe(0)
+    await expectHealthy(environment)
+  })
+})
+
+describe('a source', () => {
+  const changed = async (sql: string): Promise<TestEnvironment> => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query(sql)
+    return environment
+  }
+  const followAttachAdvice = async (environment: TestEnvironment, examination: Examination) => {
+    const command = /lighter (attach \S+ --column \S+)/.exec(examination.of(source).advice ?? '')?.[1]
+    expect((await runCli((command ?? '').split(' '), { env: environment.env })).code).toBe(0)
+    await expectHealthy(environment)
+  }
+
+  test('whose trigger was dropped fails, and the advice mends it', async () => {
+    const environment = await changed('drop trigger lighter_enqueue_1 on conversation_messages')
+    const examination = await doctor(environment)
+    expectFailure(
+      examination,
+      source,
+      /trigger is gone/,
+      /lighter attach conversation_messages --column metadata/,
+    )
+    await followAttachAdvice(environment, examination)
+  })
+
+  test('whose trigger is disabled fails, and the advice is the statement that mends it', async () => {
+    const environment = await changed('alter table conversation_messages disable trigger lighter_enqueue_1')
+    const examination = await doctor(environment)
+    expectFailure(
+      examination,
+      source,
+      /trigger is disabled/,
+      /^alter table conversation_messages enable trigger/,
+    )
+    await environment.admin.query(examination.of(source).advice ?? '')
+    await expectHealthy(environment)
+  })
+
+  test('whose trigger has another threshold fails, and the advice mends it', async () => {
+    const environment = await changed('update lighter.settings set threshold_bytes = 9000')
+    const examination = await doctor(environment)
+    expectFailure(examination, source, /does not have the threshold 9000/, /lighter attach/)
+    await followAttachAdvice(environment, examination)
+  })
+
+  test('whose threshold is not the one of the configuration is a warning, until the daemon starts', async () => {
+    const environment = await healthyEnvironment()
+    const env = { AI_ARTIFACT_META_THRESHOLD_BYTES: '12000' }
+    expectWarning(
+      await doctor(environment, env),
+      source,
+      /threshold 8000, configuration says 12000/,
+      /restart it/,
+    )
+    await (await startDaemon(environment, { env })).stop()
+    expect((await doctor(environment, env)).of(source).status).toBe('ok')
+  })
+
+  test.each(['conversation_messages', 'conversations'])(
+    'fails when row-level security hides rows of %s, and the advice mends it',
+    async table => {
+      const environment = await changed(
+        `alter table ${table} enable row level security; drop policy lighter_daemon on ${table}`,
+      )
+      const examination = await doctor(environment)
+      expectFailure(
+        examination,
+        source,
+        new RegExp(`row-level security hides rows from the daemon: ${table} has no policy`),
+        /lighter attach/,
+      )
+      await followAttachAdvice(environment, examination)
+    },
+  )
+
+  test('with a restrictive policy that binds the daemon is a warning', async () => {
+    const environment = await changed(`
+      alter table conversation_messages enable row level security;
+      select lighter.attach('conversation_messages');
+      create policy only_mine on conversation_messages as restrictive for all using (false)`)
+    expectWarning(await doctor(environment), source, /restrictive policies.*only_mine/, /lighter_daemon/)
+  })
+
+  test('that is paused is a warning, and the advice is the statement that ends it', async () => {
+    const environment = await changed('update lighter.sources set paused = true')
+    const examination = await doctor(environment)
+    expectWarning(examination, source, /paused/, /^update lighter\.sources set paused = false/)
+    await environment.admin.query(examination.of(source).advice ?? '')
+    expect((await doctor(environment)).of(source).status).toBe('ok')
+  })
+
+  test('whose table is gone is a warning, and the advice forgets it', async () => {
+    const environment = await changed(`
+      create table notes (id bigint primary key, tenant_id uuid, metadata jsonb);
+      select lighter.attach('notes');
+      drop table notes`)
+    const examination = await doctor(environment)
+    expectWarning(examination, 'source 2', /table is gone/, /delete from lighter\.sources/)
+    await environment.admin.query((examination.of('source 2').advice ?? '').replace('Forget it: ', ''))
+    expect((await doctor(environment)).checks.map(c => c.name)).not.toContain('source 2')
+  })
+
+  test('is missing altogether: a warning that says how to attach one', async () => {
+    const environment = await changed(`select lighter.detach('conversation_messages')`)
+    expectWarning(await doctor(environment), 'sources', /no table is attached/, /lighter attach/)
+  })
+})
+
+describe('queue and LISTEN', () => {
+  test('dead letters are a warning that says how to see them and bring them back', async () => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query(`
+      create table notes (id bigint primary key, tenant_id uuid, metadata jsonb);
+      select lighter.attach('notes');
+      insert into notes values (1, null, '{"tool_interactions": [1]}')`)
+    const daemon = await startDaemon(environment, { env: { OFFLOAD_MAX_ATTEMPTS: '1' } })
+    await drained(environment)
+    await daemon.stop()
+    expectWarning(await doctor(environment), 'queue', /0 waiting, 1 dead letters/, /lighter retry --dry-run/)
+  })
+
+  test('jobs that nobody works on are a warning', async () => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query(
+      `insert into lighter.jobs (source_id, row_id, enqueued_at) values (1, 'x', now() - interval '1 hour')`,
+    )
+    expectWarning(await doctor(environment), 'queue', /1 waiting, oldest 36\d\d s/, /lighter start/)
+  })
+
+  test('a LISTEN connection that can not be had, or is deaf, is a warning', async () => {
+    const environment = await healthyEnvironment()
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const env = { LISTEN_DATABASE_URL: proxy.through(environment.urls.daemon) }
+    expect((await doctor(environment, env)).of('LISTEN').status).toBe('ok')
+    proxy.blackHole()
+    expectWarning(await doctor(environment, env), 'LISTEN', /timeout/, /LISTEN_DATABASE_URL/)
+    await proxy.refuse()
+    expectWarning(await doctor(environment, env), 'LISTEN', /ECONNREFUSED/, /LISTEN_DATABASE_URL/)
+    // Another database's notifications are not ours: what a pooler that drops LISTEN looks like.
+    const elsewhere = await freshEnvironment()
+    expectWarning(
+      await doctor(environment, { LISTEN_DATABASE_URL: elsewhere.urls.daemon }),
+      'LISTEN',
+      /no notification arrived/,
+      /pooler/,
+    )
+  })
+})
+
+describe('bucket', () => {
+  test('with a wrong secret', async () => {
+    const environment = await healthyEnvironment()
+    const examination = await doctor(environment, { R2_SECRET_ACCESS_KEY: 'f'.repeat(64) })
+    expectFailure(examination, 'bucket', /403/, /R2_SECRET_ACCESS_KEY/)
+    expect(examination.checks.map(c => c.name)).not.toContain('bucket owner')
+  })
+
+  test('that does not exist', async () => {
+    const environment = await healthyEnvironment()
+    expectFailure(
+      await doctor(environment, { R2_BUCKET: 'no-such-bucket' }),
+      'bucket',
+      /no-such-bucket/,
+      /R2_BUCKET/,
+    )
+  })
+
+  test('at an endpoint that nobody answers for', async () => {
+    const environment = await healthyEnvironment()
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    await proxy.refuse()
+    const R2_ENDPOINT = `http://127.0.0.1:${proxy.port}`
+    expectFailure(await doctor(environment, { R2_ENDPOINT }), 'bucket', /ECONNREFUSED/, /R2_ENDPOINT/)
+  })
+
+  test("whose prefix is another installation's: nothing is written there, not even for --write", async () => {
+    const owner = await healthyEnvironment()
+    const environment = await freshEnvironment()
+    const before = await keysUnderPrefix(owner)
+    const examination = await doctor(environment, { R2_PREFIX: owner.env.R2_PREFIX ?? '' }, '--write')
+    expectFailure(examination, 'bucket owner', /belongs to installation/, /R2_PREFIX.*lighter adopt/)
+    expect(examination.of('bucket write')).toMatchObject({ status: 'skip' })
+    expect(await keysUnderPrefix(owner)).toEqual(before)
+  })
+
+  test('whose prefix was taken over since this database was copied', async () => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query('update lighter.installation set owner_epoch = owner_epoch - 1')
+    expectFailure(await doctor(environment), 'bucket owner', /epoch/, /prefix of its own.*lighter adopt/)
+  })
+})

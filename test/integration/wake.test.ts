@@ -1,0 +1,591 @@
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import type { Daemon } from '../../src/daemon.ts'
+import { createPool } from '../../src/db/pool.ts'
+import { openAwakeLock } from '../../src/wake/awake-lock.ts'
+import { createListener, type Listener, type ListenerOptions } from '../../src/wake/listener.ts'
+import {
+  createEnvironment,
+  createSignals,
+  insertMessage,
+  newConversation,
+  rawMetadata,
+  startDaemon,
+  type TestEnvironment,
+  until,
+} from '../support/environment.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
+
+/** So long that whatever is offloaded within a test was not found by polling. */
+const noPolling = { POLL_INTERVAL_MS: '60000' }
+/** Far below the poll interval, and enough for a loaded machine. */
+const soonMs = 5000
+
+const heavy = '{"tool_interactions": [{"tool": "a"}]}'
+
+let environment: TestEnvironment
+let conversationId: string
+
+beforeAll(async () => {
+  environment = await createEnvironment()
+  ;({ conversationId } = await newConversation(environment))
+})
+afterAll(() => environment.close())
+
+type Line = Record<string, unknown>
+
+/** A daemon that is stopped with its test, and what it logs. */
+async function start(
+  options: Parameters<typeof startDaemon>[1] = {},
+): Promise<{ daemon: Daemon; lines: Line[] }> {
+  const lines: Line[] = []
+  const daemon = await startDaemon(environment, { ...options, log: line => lines.push(line) })
+  onTestFinished(async () => {
+    await daemon.stop(0)
+  })
+  return { daemon, lines }
+}
+
+const said = (lines: Line[], text: string) => lines.filter(line => String(line.msg).includes(text))
+
+async function isOffloaded(id: string): Promise<boolean> {
+  return (await rawMetadata(environment, id))?.includes('tool_interactions_ref') === true
+}
+
+const offloaded = (id: string, timeoutMs = soonMs) =>
+  until(() => isOffloaded(id), `row ${id} is offloaded`, timeoutMs)
+
+const insert = (metadata: string = heavy) => insertMessage(environment, conversationId, metadata)
+
+interface Backend {
+  pid: number
+  application_name: string
+  state: string
+  backend_xmin: string | null
+}
+
+/** The daemons' connections to this file's database. */
+async function backends(name = 'pg-lighter%'): Promise<Backend[]> {
+  const { rows } = await environment.admin.query<Backend>(
+    `select pid, application_name, state, backend_xmin::text from pg_stat_activity
+      where datname = current_database() and application_name like $1`,
+    [name],
+  )
+  return rows
+}
+
+const terminate = (name: string) =>
+  environment.admin.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name like $1`,
+    [name],
+  )
+
+/** How many hold the lock that says "awake". */
+async function awake(): Promise<number> {
+  const { rows } = await environment.admin.query<{ n: string }>(
+    `select count(*) as n from pg_locks l join pg_database d on d.oid = l.database
+      where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ShareLock' and l.granted
+        and (l.classid::bigint << 32) + l.objid::bigint = lighter.awake_lock_key()`,
+  )
+  return Number(rows[0]?.n)
+}
+
+const asleep = () => until(async () => (await awake()) === 0, 'the daemon sleeps')
+
+/** Asleep, and past the checks that follow on falling asleep: only a notification or the poll wakes it now. */
+async function settled(): Promise<void> {
+  await asleep()
+  const { rows } = await environment.admin.query<{ calls: string }>('select clock_timestamp()::text as calls')
+  const since = rows[0]?.calls
+  // The last of those checks is a statement of the pool that began 200 ms after it fell asleep.
+  await until(async () => {
+    const quiet = await environment.admin.query<{ quiet: boolean }>(
+      `select coalesce(max(state_change), $1::timestamptz) < clock_timestamp() - interval '400 ms' as quiet
+         from pg_stat_activity where datname = current_database() and application_name = 'pg-lighter'`,
+      [since],
+    )
+    return quiet.rows[0]?.quiet === true
+  }, 'the daemon has settled')
+}
+
+describe('NOTIFY', () => {
+  test('wakes a sleeping daemon long before its poll interval', async () => {
+    await start({ env: noPolling })
+    await settled()
+    await offloaded(await insert())
+    await settled()
+    await offloaded(await insert())
+  })
+
+  test('of a row of a table that was attached a moment ago wakes it as well', async () => {
+    await start({ env: noPolling })
+    await environment.admin.query(`
+      create table notes (id bigint generated always as identity primary key, tenant_id uuid not null, metadata jsonb);
+      grant insert, select on notes to example_app;
+      select lighter.attach('notes')`)
+    onTestFinished(async () => {
+      await environment.admin.query(`select lighter.detach('notes'); drop table notes`)
+    })
+    await settled()
+    await environment.app.query('insert into notes (tenant_id, metadata) values (gen_random_uuid(), $1)', [
+      heavy,
+    ])
+    await until(
+      async () => {
+        const { rows } = await environment.admin.query('select metadata from notes')
+        return rows[0].metadata.tool_interactions_ref !== undefined
+      },
+      'the note is offloaded',
+      soonMs,
+    )
+  })
+
+  test('with a payload that is not ours, or not JSON, does no harm', async () => {
+    const { lines } = await start({ env: noPolling })
+    await settled()
+    for (const payload of ['', 'not json', '{"from": 1}'])
+      for (const channel of ['lighter_jobs', 'lighter_ping'])
+        await environment.app.query('select pg_notify($1, $2)', [channel, payload])
+    await settled()
+    await offloaded(await insert())
+    expect(said(lines, 'listening')).toHaveLength(1)
+    expect(said(lines, 'LISTEN does not work')).toHaveLength(0)
+    expect(await backends('pg-lighter listen')).toHaveLength(1)
+  })
+})
+
+describe('a transaction that commits after the daemon fell asleep', () => {
+  // Within 200 ms, that is, which a loaded machine may miss.
+  test('but had found it awake, is caught by the checks that follow', { retry: 3 }, async () => {
+    // The daemon is held awake at the commit of one job while the other transaction checks.
+    const signals = createSignals()
+    await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    const hold = signals.holdAt('before-commit')
+    const first = await insert()
+    await hold.reached
+    expect(await awake()).toBe(1)
+
+    const writer = await environment.app.connect()
+    let late: string
+    try {
+      await writer.query('begin')
+      late = await insertMessage(environment, conversationId, heavy, writer)
+      hold.release()
+      await asleep()
+      await writer.query('commit')
+    } finally {
+      writer.release()
+    }
+    await offloaded(first)
+    await offloaded(late)
+  })
+
+  test('and had found it asleep, wakes it', async () => {
+    await start({ env: noPolling })
+    await settled()
+    const writer = await environment.app.connect()
+    let id: string
+    try {
+      await writer.query('begin')
+      id = await insertMessage(environment, conversationId, heavy, writer)
+      await settled()
+      await writer.query('commit')
+    } finally {
+      writer.release()
+    }
+    await offloaded(id)
+  })
+})
+
+describe('the awake lock', () => {
+  test('is held while draining and released before sleeping', async () => {
+    const signals = createSignals()
+    await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    expect(await awake()).toBe(0)
+    const hold = signals.holdAt('after-claim')
+    const id = await insert()
+    await hold.reached
+    expect(await awake()).toBe(1)
+    hold.release()
+    await offloaded(id)
+    await asleep()
+  })
+
+  test('keeps writers from notifying while it is held', async () => {
+    const signals = createSignals()
+    await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    const heard: string[] = []
+    const ear = await environment.admin.connect()
+    try {
+      ear.on('notification', message => heard.push(message.channel))
+      await ear.query('listen lighter_jobs')
+      const hold = signals.holdAt('after-claim')
+      const first = await insert()
+      await hold.reached
+      const others = [await insert(), await insert(), await insert()]
+      hold.release()
+      for (const id of [first, ...others]) await offloaded(id)
+      await ear.query('select 1') // whatever was notified has arrived by now
+      expect(heard).toEqual(['lighter_jobs'])
+    } finally {
+      ear.removeAllListeners('notification')
+      ear.release(true)
+    }
+  })
+
+  test('is taken again after its connection was lost in the middle of the work', async () => {
+    const signals = createSignals()
+    await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    const first = signals.holdAt('after-claim')
+    const a = await insert()
+    await first.reached
+    expect(await awake()).toBe(1)
+    await terminate('pg-lighter awake')
+    await until(async () => (await awake()) === 0, 'the lock is lost')
+    const b = await insert()
+    const second = signals.holdAt('after-claim')
+    first.release()
+    await second.reached
+    expect(await awake()).toBe(1)
+    second.release()
+    await offloaded(a)
+    await offloaded(b)
+    await asleep()
+  })
+
+  test('that can not be had keeps nobody waiting', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const errors: unknown[] = []
+    const lock = openAwakeLock(proxy.through(environment.urls.daemon), error => errors.push(error))
+    await lock.hold()
+    expect(await awake()).toBe(1)
+    proxy.blackHole()
+    const started = performance.now()
+    await lock.release()
+    expect(errors).toHaveLength(1)
+    // Draining goes on without it; the next attempts are not made at once.
+    await lock.hold()
+    await lock.hold()
+    await lock.stop()
+    expect(performance.now() - started).toBeLessThan(9000)
+    expect(errors).toHaveLength(1)
+  })
+})
+
+describe('the listening connection', () => {
+  test('holds no snapshot, so that vacuum is not held back', async () => {
+    await start({ env: noPolling })
+    await offloaded(await insert())
+    await settled()
+    for (let i = 0; i < 20; i++) await insert()
+    expect(await backends('pg-lighter listen')).toMatchObject([{ state: 'idle', backend_xmin: null }])
+    expect(await backends('pg-lighter awake')).toMatchObject([{ state: 'idle', backend_xmin: null }])
+  })
+
+  test('cut off: jobs are found by polling, and the log says once that it is so and once that it is over', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { lines } = await start({
+      env: { POLL_INTERVAL_MS: '300', LISTEN_DATABASE_URL: proxy.through(environment.urls.daemon) },
+    })
+    expect(said(lines, 'listening for notifications')).toHaveLength(1)
+    expect(said(lines, 'LISTEN does not work')).toHaveLength(0)
+
+    await proxy.refuse()
+    await until(() => said(lines, 'LISTEN does not work').length > 0, 'the loss is noticed')
+    await until(async () => (await backends('pg-lighter listen')).length === 0, 'the server has noticed too')
+    for (let i = 0; i < 3; i++) await offloaded(await insert())
+    expect(said(lines, 'LISTEN does not work')).toMatchObject([{ level: 40, pollIntervalMs: 300 }])
+
+    await proxy.recover()
+    await until(() => said(lines, 'listening for notifications').length > 1, 'it listens again', 15_000)
+    expect(said(lines, 'LISTEN does not work')).toHaveLength(1)
+    expect(said(lines, 'listening for notifications')).toHaveLength(2)
+    expect(await backends('pg-lighter listen')).toHaveLength(1)
+  })
+
+  test('that never was: the daemon starts all the same, and listens when it can', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    await proxy.refuse()
+    const { lines } = await start({
+      env: { POLL_INTERVAL_MS: '300', LISTEN_DATABASE_URL: proxy.through(environment.urls.daemon) },
+    })
+    await offloaded(await insert())
+    expect(said(lines, 'LISTEN does not work')).toHaveLength(1)
+    expect(said(lines, 'listening for notifications')).toHaveLength(0)
+    await proxy.recover()
+    await until(() => said(lines, 'listening for notifications').length > 0, 'it listens', 15_000)
+    expect(said(lines, 'LISTEN does not work')).toHaveLength(1)
+  })
+
+  test('found again, brings what was notified meanwhile', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { lines } = await start({
+      env: { ...noPolling, LISTEN_DATABASE_URL: proxy.through(environment.urls.daemon) },
+    })
+    await settled()
+    await proxy.refuse()
+    await until(() => said(lines, 'LISTEN does not work').length > 0, 'the loss is noticed')
+    const id = await insert()
+    expect(await isOffloaded(id)).toBe(false)
+    await proxy.recover()
+    await offloaded(id, 15_000)
+  })
+
+  test('severed, or terminated by the server, is replaced at once', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { lines } = await start({
+      env: { ...noPolling, LISTEN_DATABASE_URL: proxy.through(environment.urls.daemon) },
+    })
+    for (const [i, cut] of [() => proxy.sever(), () => terminate('pg-lighter listen')].entries()) {
+      await cut()
+      await until(
+        () => said(lines, 'listening for notifications').length === i + 2,
+        'it listens again',
+        soonMs,
+      )
+      await settled()
+      await offloaded(await insert())
+    }
+    expect(await backends('pg-lighter listen')).toHaveLength(1)
+  })
+})
+
+describe('a listener by itself', () => {
+  type Change = [listening: boolean, reason: string]
+
+  /** With pings fast enough for a test. */
+  async function listen(options: Partial<ListenerOptions> & { url: string }) {
+    const changes: Change[] = []
+    let wakes = 0
+    const pool = createPool(environment.urls.daemon, 2, () => undefined)
+    const listener: Listener = createListener({
+      db: pool,
+      onWake: () => {
+        wakes++
+      },
+      onChange: (listening, reason) => changes.push([listening, reason]),
+      pingIntervalMs: 100,
+      pingTimeoutMs: 1000,
+      ...options,
+    })
+    onTestFinished(async () => {
+      await listener.stop()
+      await pool.end()
+    })
+    await listener.start()
+    return { listener, changes, wakes: () => wakes }
+  }
+
+  const listenersGone = () =>
+    until(async () => (await backends('pg-lighter listen')).length === 0, 'nobody listens any more')
+
+  test('finds out that its connection has fallen into a black hole, and replaces it', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { listener, changes } = await listen({ url: proxy.through(environment.urls.daemon) })
+    expect(changes).toEqual([[true, 'LISTEN works']])
+    proxy.blackHole()
+    await until(() => changes.length > 1, 'the silence is noticed')
+    expect(changes[1]).toEqual([false, 'no answer to our own notification within 1000 ms'])
+    expect(listener.isListening()).toBe(false)
+    await proxy.recover()
+    await until(() => listener.isListening(), 'it listens again', 20_000)
+    expect(changes).toHaveLength(3)
+  })
+
+  test('stops at once with its connection in a black hole', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { listener } = await listen({ url: proxy.through(environment.urls.daemon) })
+    proxy.blackHole()
+    const started = performance.now()
+    await listener.stop()
+    expect(performance.now() - started).toBeLessThan(3000)
+  })
+
+  test('stops at once while it waits for the server to come back, and opens nothing when it is back', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { listener, changes, wakes } = await listen({ url: proxy.through(environment.urls.daemon) })
+    await proxy.refuse()
+    await until(() => changes.length > 1, 'the loss is noticed')
+    const started = performance.now()
+    await listener.stop()
+    expect(performance.now() - started).toBeLessThan(3000)
+
+    await proxy.recover()
+    const before = { accepted: proxy.accepted(), wakes: wakes() }
+    await listenersGone()
+    // Longer than the longest pause between two attempts to connect: whoever was to come, has come.
+    await new Promise(resolve => setTimeout(resolve, 5500))
+    expect({ accepted: proxy.accepted(), wakes: wakes() }).toEqual(before)
+    expect(changes).toHaveLength(2)
+  })
+
+  test('stops while it is still connecting', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    proxy.blackHole()
+    const pool = createPool(environment.urls.daemon, 2, () => undefined)
+    const changes: boolean[] = []
+    const listener = createListener({
+      url: proxy.through(environment.urls.daemon),
+      db: pool,
+      onWake: () => undefined,
+      onChange: listening => changes.push(listening),
+    })
+    const starting = listener.start()
+    await until(() => proxy.accepted() > 0, 'it connects')
+    const began = performance.now()
+    await listener.stop()
+    await starting
+    expect(performance.now() - began).toBeLessThan(3000)
+    expect(changes).toEqual([])
+    await pool.end()
+  })
+
+  test('started after it was stopped, does nothing', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const pool = createPool(environment.urls.daemon, 2, () => undefined)
+    const listener = createListener({
+      url: proxy.through(environment.urls.daemon),
+      db: pool,
+      onWake: () => undefined,
+      onChange: () => undefined,
+    })
+    await listener.stop()
+    await listener.start()
+    expect(proxy.accepted()).toBe(0)
+    await pool.end()
+  })
+
+  test('is not deaf because a ping could not be sent', async () => {
+    let broken = false
+    const pool = createPool(environment.urls.daemon, 2, () => undefined)
+    let pings = 0
+    const { listener, changes } = await listen({
+      url: environment.urls.daemon,
+      db: {
+        query: (config, values) => {
+          pings++
+          return broken ? Promise.reject(new Error('no connection to be had')) : pool.query(config, values)
+        },
+      },
+    })
+    broken = true
+    const before = pings
+    await until(() => pings > before + 3, 'it has tried')
+    expect(listener.isListening()).toBe(true)
+    expect(changes).toEqual([[true, 'LISTEN works']])
+    await listener.stop()
+    await pool.end()
+  })
+})
+
+describe('a lost database', () => {
+  test('whose backends were all terminated is reconnected to, and work goes on', async () => {
+    const { lines } = await start({ env: noPolling })
+    await settled()
+    await terminate('pg-lighter%')
+    await until(() => said(lines, 'listening for notifications').length === 2, 'it listens again', soonMs)
+    await offloaded(await insert(), 15_000)
+  })
+
+  test('that refuses connections is tried again and again, less and less often', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { lines } = await start({
+      env: { DATABASE_URL: proxy.through(environment.urls.daemon), POLL_INTERVAL_MS: '100' },
+    })
+    await offloaded(await insert())
+    await proxy.refuse()
+    const id = await insert()
+    const failures = () => said(lines, 'the database can not be reached')
+    await until(() => failures().length >= 4, 'it has failed four times')
+    const pauses = failures().map(line => Number(line.pauseMs))
+    expect(pauses.slice(0, 4)).toEqual([250, 500, 1000, 2000])
+    expect(await isOffloaded(id)).toBe(false)
+
+    await proxy.recover()
+    await offloaded(id, 15_000)
+    await offloaded(await insert())
+  })
+
+  test('does not keep a daemon from stopping', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    const { daemon, lines } = await start({
+      env: { DATABASE_URL: proxy.through(environment.urls.daemon), POLL_INTERVAL_MS: '100' },
+    })
+    await proxy.refuse()
+    await until(() => said(lines, 'the database can not be reached').length >= 3, 'it waits for the database')
+    const started = performance.now()
+    expect(await daemon.stop(10_000)).toBe(true)
+    expect(performance.now() - started).toBeLessThan(5000)
+  })
+})
+
+describe('a daemon that stops', () => {
+  test('leaves no connection behind', async () => {
+    const { daemon } = await start()
+    await Promise.all(Array.from({ length: 10 }, async () => offloaded(await insert())))
+    expect((await backends()).map(b => b.application_name)).toContain('pg-lighter listen')
+    expect(await daemon.stop()).toBe(true)
+    await until(async () => (await backends()).length === 0, 'no connection is left', 2000)
+  })
+
+  test('does not sit out its linger', async () => {
+    const { daemon } = await start({ env: { ...noPolling, OFFLOAD_LINGER_MS: '60000' } })
+    await until(async () => (await awake()) === 1, 'it lingers')
+    const started = performance.now()
+    expect(await daemon.stop()).toBe(true)
+    expect(performance.now() - started).toBeLessThan(5000)
+  })
+
+  test('finishes what it has claimed', async () => {
+    const signals = createSignals()
+    const { daemon } = await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    const hold = signals.holdAt('after-upload')
+    const id = await insert()
+    await hold.reached
+    const stopping = daemon.stop()
+    expect(await isOffloaded(id)).toBe(false)
+    hold.release()
+    expect(await stopping).toBe(true)
+    expect(await isOffloaded(id)).toBe(true)
+  })
+
+  test('in the middle of work, at its deadline, says that it has not finished', async () => {
+    const signals = createSignals()
+    const { daemon } = await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    const hold = signals.holdAt('after-upload')
+    await insert()
+    await hold.reached
+    expect(await daemon.stop(100)).toBe(false)
+    hold.release()
+  })
+})
+
+test('two daemons on one queue share the work, and both stop cleanly', async () => {
+  const shares = [0, 0]
+  const daemons = await Promise.all(
+    shares.map((_, i) =>
+      start({
+        env: { OFFLOAD_BATCH_ROWS: '5', OFFLOAD_BATCHES_IN_FLIGHT: '1' },
+        onResult: result => {
+          shares[i] = (shares[i] ?? 0) + result.offloadedRows
+        },
+      }),
+    ),
+  )
+  const ids = await Promise.all(Array.from({ length: 200 }, () => insert()))
+  await Promise.all(ids.map(id => offloaded(id, 30_000)))
+  const artifacts = await environment.admin.query<{ row_id: string }>(
+    'select row_id from artifact_refs where row_id = any ($1)',
+    [ids],
+  )
+  expect(artifacts.rows.map(row => row.row_id).sort()).toEqual(ids.toSorted())
+  expect((shares[0] ?? 0) + (shares[1] ?? 0)).toBeGreaterThanOrEqual(200)
+  for (const share of shares) expect(share).toBeGreaterThan(0)
+  expect(await Promise.all(daemons.map(({ daemon }) => daemon.stop()))).toEqual([true, true])
+  await until(async () => (await backends()).length === 0, 'no connection is left', 3000)
+})
