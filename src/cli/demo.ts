@@ -88,7 +88,10 @@ function printReport(report: DemoReport): void {
       [
         ['without pg-lighter', formatBytes(report.bytes_before)],
         ['with pg-lighter', formatBytes(report.bytes_after)],
-        ['  before VACUUM FULL, with space kept for new rows', formatBytes(report.bytes_after_plain_vacuum)],
+        [
+          '  on disk after VACUUM, freed space kept for new rows',
+          formatBytes(report.bytes_after_plain_vacuum),
+        ],
       ],
     ),
   )

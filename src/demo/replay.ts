@@ -54,8 +54,8 @@ export async function replayMessages(
       const { value: message, done } = await iterator.next()
       if (done === true) return
       if (options.perSecond > 0) {
-        const due = started + (taken++ / options.perSecond) * 1000
-        if (due > performance.now()) await sleep(due - performance.now())
+        const waitMs = started + (taken++ / options.perSecond) * 1000 - performance.now()
+        if (waitMs > 0) await sleep(waitMs)
       }
       let conversation = conversations.get(message.conversationId)
       if (conversation === undefined) {
