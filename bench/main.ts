@@ -1,0 +1,30 @@
+// npm run bench -- <name> [--quick] [--json]
+import { Command } from 'commander'
+import { type BenchReport, printReport, type Table } from './support/report.ts'
+import { benchThroughput } from './throughput.ts'
+
+const benches: Record<
+  string,
+  [string, (quick: boolean) => Promise<{ report: BenchReport; tables: Table[] }>]
+> = {
+  throughput: [
+    'rows a second until all are offloaded, against what people would use instead',
+    benchThroughput,
+  ],
+}
+
+const program = new Command('bench').description(
+  'measures on the embedded pair; every ratio comes from one run',
+)
+for (const [name, [description, run]] of Object.entries(benches)) {
+  program
+    .command(name)
+    .description(description)
+    .option('--quick', 'a smaller run, in under a minute')
+    .option('--json', 'print one JSON object')
+    .action(async (options: { quick?: boolean; json?: boolean }) => {
+      const { report, tables } = await run(options.quick ?? false)
+      printReport(report, tables, options.json ?? false)
+    })
+}
+await program.parseAsync()

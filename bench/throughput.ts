@@ -1,0 +1,170 @@
+// Rows a second until all are offloaded: pg-lighter against what people would use instead.
+
+import { startContestant, type Usage } from './support/contestant.ts'
+import { startDelay } from './support/delay.ts'
+import { heavyMessages, loadMessages, type Workload } from './support/messages.ts'
+import { atLeast, atMost, type BenchReport, figure, machine, type Table } from './support/report.ts'
+import { type BenchServers, postgresSettings, startServers } from './support/servers.ts'
+
+const peers = ['graphile-worker', 'pg-boss', 'inline'] as const
+type Name = 'lighter' | 'floor' | (typeof peers)[number]
+
+const labels: Record<Name, string> = {
+  lighter: 'pg-lighter',
+  'graphile-worker': 'graphile-worker 0.18',
+  'pg-boss': 'pg-boss 12',
+  inline: 'inline in the application',
+  floor: 'floor: SQL alone, no upload',
+}
+
+const workloads: Workload[] = ['real', 4, 16, 64]
+
+interface Run extends Usage {
+  rowsPerSecond: number
+  /** Bytes in the bucket for each byte of payload. */
+  storedShare: number
+  putsPer1000: number
+}
+
+export async function benchThroughput(quick: boolean): Promise<{ report: BenchReport; tables: Table[] }> {
+  const servers = await startServers()
+  try {
+    const figures: Record<string, number> = {}
+    const tables: Table[] = []
+    const bestPeer = (key: string) =>
+      Math.max(...peers.map(peer => figures[`${key}.${peer}.rows_per_second`] ?? 0))
+    for (const workload of quick ? (['real', 16] as Workload[]) : workloads) {
+      for (const delayMs of workload === 'real' || !quick ? [0, 50] : [0]) {
+        const key = `${workload === 'real' ? 'real' : `${workload}kb`}.${delayMs}ms`
+        const rows: string[][] = []
+        for (const name of ['lighter', ...peers, 'floor'] as const) {
+          if (name === 'floor' && delayMs > 0) continue
+          const run = await runOne(servers, name, workload, delayMs, quick)
+          figures[`${key}.${name}.rows_per_second`] = run.rowsPerSecond
+          figures[`${key}.${name}.puts_per_1000`] = run.putsPer1000
+          figures[`${key}.${name}.cpu_ms_per_1000`] = run.cpuMs
+          figures[`${key}.${name}.peak_mib`] = run.peakBytes / 2 ** 20
+          if (name === 'lighter') {
+            figures[`${key}.lighter.stored_share`] = run.storedShare
+            figures[`${key}.lighter.loop_delay_p99_ms`] = run.loopDelayP99Ms
+          }
+          rows.push([
+            labels[name],
+            figure(run.rowsPerSecond),
+            figure(run.putsPer1000),
+            // One message a second, around the clock, all year: what R2 asks for the PUTs.
+            name === 'floor' ? '' : `$${figure((run.putsPer1000 / 1000) * 30 * 86_400 * 100 * (4.5 / 1e6))}`,
+            figure(run.cpuMs),
+            figure(run.peakBytes / 2 ** 20),
+            figure(run.loopDelayP99Ms),
+          ])
+        }
+        figures[`${key}.against_best_peer`] = (figures[`${key}.lighter.rows_per_second`] ?? 0) / bestPeer(key)
+        tables.push({
+          title: `${workload === 'real' ? 'real distribution' : `payloads of ${workload} KB`}, ${delayMs} ms added to each request: ${figure(figures[`${key}.against_best_peer`] ?? 0)}× the best peer`,
+          header: [
+            '',
+            'rows/s',
+            'PUTs per 1,000',
+            'PUTs at 100 rows/s, a month',
+            'CPU ms per 1,000',
+            'peak MiB',
+            'loop delay p99 ms',
+          ],
+          rows,
+        })
+      }
+    }
+    const floorShare =
+      (figures['real.0ms.lighter.rows_per_second'] ?? 0) / (figures['real.0ms.floor.rows_per_second'] ?? 1)
+    figures['real.0ms.against_floor'] = floorShare
+    return {
+      report: {
+        bench: 'throughput',
+        machine: machine(),
+        settings: { quick, postgres: postgresSettings },
+        figures,
+        goals: [
+          atLeast('real distribution, against the best peer', figures['real.0ms.against_best_peer'] ?? 0, 30),
+          atLeast('the same with 50 ms store latency', figures['real.50ms.against_best_peer'] ?? 0, 30),
+          atLeast('16 KB payloads, against the best peer', figures['16kb.0ms.against_best_peer'] ?? 0, 8),
+          atLeast('real distribution, against the floor', floorShare, 0.6),
+          atMost(
+            'PUTs per 1,000 artifacts, real distribution',
+            figures['real.0ms.lighter.puts_per_1000'] ?? 0,
+            10,
+          ),
+          atMost(
+            'stored bytes per payload byte, real distribution',
+            figures['real.0ms.lighter.stored_share'] ?? 0,
+            1 / 7,
+          ),
+        ],
+      },
+      tables,
+    }
+  } finally {
+    await servers.stop()
+  }
+}
+
+/** Enough for some seconds of work, and for peers fewer: their rate does not depend on it. */
+function rowCount(name: Name, workload: Workload, quick: boolean): number {
+  const bytes = workload === 'real' ? 3500 : workload * 1024
+  const fast = name === 'lighter' || name === 'floor'
+  const mib = (fast ? 140 : 14) / (quick ? 4 : 1)
+  return Math.round((mib * 2 ** 20) / bytes)
+}
+
+async function runOne(
+  servers: BenchServers,
+  name: Name,
+  workload: Workload,
+  delayMs: number,
+  quick: boolean,
+): Promise<Run> {
+  const rows = rowCount(name, workload, quick)
+  const database = await servers.createDatabase()
+  const delay = delayMs > 0 ? await startDelay(servers.r2Endpoint, delayMs) : null
+  try {
+    if (name !== 'inline') await loadMessages(database.admin, heavyMessages(workload, rows))
+    await database.admin.query('checkpoint')
+    const contestant = await startContestant(name, {
+      ...database.env,
+      ...(delay && { R2_ENDPOINT: delay.endpoint }),
+      BENCH_ROWS: String(rows),
+      BENCH_WORKLOAD: String(workload),
+      // One request at a time for each; more when each takes long.
+      BENCH_CONCURRENCY: String(delayMs > 0 ? 96 : 24),
+    })
+    const ms = await contestant.run()
+    const usage = await contestant.stop()
+    const { rows: counted } = await database.admin.query<{
+      artifacts: number
+      heavy: number
+      stored: number
+      payload: number
+    }>(`
+      select (select count(*)::int from public.artifact_refs) as artifacts,
+             (select count(*)::int from public.conversation_messages
+               where metadata ? 'tool_interactions' or octet_length(metadata::text) > 8000) as heavy,
+             (select coalesce(sum(byte_length), 0)::float8 from lighter.objects where state = 'stored') as stored,
+             (select coalesce(sum(size_bytes), 0)::float8 from public.artifact_refs) as payload`)
+    const { artifacts = 0, heavy = 0, stored = 0, payload = 0 } = counted[0] ?? {}
+    if (artifacts !== rows || heavy !== 0) {
+      throw new Error(
+        `${name} did not do the work: ${artifacts} artifacts of ${rows}, ${heavy} rows still heavy`,
+      )
+    }
+    return {
+      ...usage,
+      cpuMs: (usage.cpuMs / rows) * 1000,
+      rowsPerSecond: rows / (ms / 1000),
+      putsPer1000: (usage.puts / rows) * 1000,
+      storedShare: stored / payload,
+    }
+  } finally {
+    await delay?.stop()
+    await database.drop()
+  }
+}
