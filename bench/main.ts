@@ -1,16 +1,22 @@
 // npm run bench -- <name> [--quick] [--json]
 import { Command } from 'commander'
+import { benchLatency } from './latency.ts'
 import { type BenchReport, printReport, type Table } from './support/report.ts'
 import { benchThroughput } from './throughput.ts'
+import { benchWritePath } from './write-path.ts'
 
-const benches: Record<
-  string,
-  [string, (quick: boolean) => Promise<{ report: BenchReport; tables: Table[] }>]
-> = {
+type Bench = (quick: boolean) => Promise<{ report: BenchReport; tables: Table[] }>
+
+const benches: Record<string, [description: string, run: Bench]> = {
   throughput: [
     'rows a second until all are offloaded, against what people would use instead',
     benchThroughput,
   ],
+  'write-path': [
+    'what the trigger costs the application: commit rate and p99 of plain writes',
+    benchWritePath,
+  ],
+  latency: ['from commit to rewritten row, against one bare PUT', benchLatency],
 }
 
 const program = new Command('bench').description(

@@ -79,7 +79,7 @@ export const environmentSchema = z.object({
     .enum(['zstd', 'gzip', 'none'])
     .default('zstd')
     .describe('Compression of objects; none for readers that expect plain JSON'),
-  OFFLOAD_BATCH_ROWS: integer(1, 10_000).default(1000).describe('Jobs claimed at once'),
+  OFFLOAD_BATCH_ROWS: integer(1, 10_000).default(2000).describe('Jobs claimed at once'),
   OFFLOAD_BATCH_BYTES: integer(64 * 1024, 1024 * MiB)
     .default(16 * MiB)
     .describe('Payload text of one batch in memory, in bytes; the rest waits for the next batch'),
@@ -113,7 +113,7 @@ export const environmentSchema = z.object({
   PACK_MAX_BYTES: integer(64 * 1024, 256 * MiB)
     .default(8 * MiB)
     .describe('Uncompressed text of one pack'),
-  PACK_MAX_ARTIFACTS: integer(1, 100_000).default(1000).describe('Artifacts of one pack'),
+  PACK_MAX_ARTIFACTS: integer(1, 100_000).default(2000).describe('Artifacts of one pack'),
   STORE_TIMEOUT_MS: integer(1000, 600_000)
     .default(30_000)
     .describe('Longest silence of the object store within one request'),

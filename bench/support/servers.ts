@@ -29,9 +29,9 @@ export interface BenchServers {
   stop(): Promise<void>
 }
 
-export async function startServers(): Promise<BenchServers> {
+export async function startServers(settings: Record<string, string> = {}): Promise<BenchServers> {
   const dir = await mkdtemp(path.join(tmpdir(), 'pg-lighter-bench-'))
-  const embedded = await startEmbedded({ dir, settings: postgresSettings })
+  const embedded = await startEmbedded({ dir, settings: { ...postgresSettings, ...settings } })
   const server = new pg.Client({ connectionString: embedded.postgres.url() })
   await server.connect()
   let databases = 0

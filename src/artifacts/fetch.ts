@@ -1,5 +1,5 @@
 // Payloads out of the store, each checked against its sha256 before anyone sees it.
-import { createHash } from 'node:crypto'
+import { createHash, hash as hashOf } from 'node:crypto'
 import { pipeline, type Readable, Transform } from 'node:stream'
 import pLimit from 'p-limit'
 import { maxPayloadBytes } from '../config.ts'
@@ -154,7 +154,7 @@ function cutAndVerify(artifact: Artifact, frame: Buffer): Buffer | ArtifactError
     return corrupt(artifact, `${bytes.length} bytes instead of ${artifact.sizeBytes}`)
   }
   if (artifact.sha256 !== null) {
-    const digest = createHash('sha256').update(bytes).digest('hex')
+    const digest = hashOf('sha256', bytes)
     if (digest !== artifact.sha256) return corrupt(artifact, `sha256 ${digest} instead of ${artifact.sha256}`)
   }
   return bytes

@@ -21,7 +21,8 @@ export const jobKey = (job: JobKey) => `${job.sourceId}:${job.rowId}`
  * Takes up to `limit` due jobs of the given sources and hides them for `leaseMs` (visibility timeout), so
  * that no other daemon sees them. A daemon that dies simply lets the lease run out.
  *
- * One statement however many jobs, by the database's clock.
+ * One statement however many jobs, by the database's clock. It does not wait for its commit to be on disk: a
+ * claim that a crash of the server undoes is only done again.
  */
 export async function claimJobs(
   db: Queryable,
@@ -31,7 +32,10 @@ export async function claimJobs(
 ): Promise<Job[]> {
   const { rows } = await db.query<Job>({
     text: `
-      with due as (
+      with lazy as materialized (
+        select set_config('synchronous_commit', 'off', true)
+      ),
+      due as (
         select source_id, row_id
           from lighter.jobs
          where available_at <= now()
@@ -42,7 +46,7 @@ export async function claimJobs(
       )
       update lighter.jobs j
          set available_at = now() + $3 * interval '1 ms', attempts = j.attempts + 1
-        from due
+        from due, lazy
        where j.source_id = due.source_id and j.row_id = due.row_id
       returning j.source_id as "sourceId", j.row_id as "rowId", j.attempts`,
     values: [sourceIds, limit, leaseMs],

@@ -1,5 +1,6 @@
 // Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
 import type pg from 'pg'
+import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
@@ -10,8 +11,8 @@ import {
   documentSql,
   envelopeSql,
   fieldSql,
+  fromSql,
   ident,
-  parentJoinSql,
   pointersSql,
   restSql,
   tenantSql,
@@ -75,12 +76,12 @@ async function rewriteRows(
   const { rows: answered } = await db.query<{ rowId: string; intact: boolean }>({
     text: rewriteSql(source),
     values: [
-      rows.map(row => row.job.rowId),
-      rows.map(row => row.version),
-      rows.map(row => idOf(row, 1)),
-      rows.map(row => idOf(row, 2)),
-      rows.map(row => row.tenantId),
-      gone.map(row => row.job.rowId),
+      arrayText(rows.map(row => row.job.rowId)),
+      arrayText(rows.map(row => row.version)),
+      arrayText(rows.map(row => idOf(row, 1))),
+      arrayText(rows.map(row => idOf(row, 2))),
+      arrayText(rows.map(row => row.tenantId)),
+      arrayText(gone.map(row => row.job.rowId)),
     ],
   })
   if (source.quietRewrite) await db.query('set local session_replication_role = origin')
@@ -114,19 +115,17 @@ function rewriteSql(source: Source): string {
                as r(row_id, version, phase1_id, phase2_id, tenant_id)
     ),
     locked as (
-      select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id
-        from ${source.tableSql} m
+      select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id as planned_tenant_id,
+             ${tenantSql(source)} as tenant_id, m.${column} as stored
+        from ${fromSql(source)}
         join read r on m.${key} = r.row_id::${source.keyType} and m.xmin = r.version::xid
        where exists (select from lighter.sources s where s.id = ${source.id})
          for no key update of m skip locked
     ),
     docs as (
-      select l.key, l.row_id, l.phase1_id, l.phase2_id, ${documentSql(`m.${column}`)} as doc, ${tenantSql(source)} as tenant_id
+      select l.*, ${documentSql('l.stored')} as doc
         from locked l
-        join ${source.tableSql} m on m.${key} = l.key
-        ${parentJoinSql(source)}
-       where (l.phase1_id is not null or l.phase2_id is not null)
-         and ${tenantSql(source)} = l.tenant_id
+       where (l.phase1_id is not null or l.phase2_id is not null) and l.tenant_id = l.planned_tenant_id
       offset 0
     ),
     fields as (
@@ -223,29 +222,29 @@ async function recordOutcome(
       )
       select count(*)::int as stored from objects where used`,
     values: [
-      artifacts.map(a => a.payload.artifactId),
-      artifacts.map(a => a.row.tenantId),
-      artifacts.map(a => a.payload.kind),
-      artifacts.map(a => a.row.source.entityType),
-      artifacts.map(a => a.row.entityId),
-      artifacts.map(a => a.location.key),
-      artifacts.map(a => a.location.contentType),
-      artifacts.map(a => a.location.sizeBytes),
-      artifacts.map(a => a.location.sha256),
-      artifacts.map(a => a.location.byteOffset),
-      artifacts.map(a => a.location.byteLength),
-      artifacts.map(a => a.location.frameOffset),
-      artifacts.map(a => a.location.contentEncoding),
-      artifacts.map(a => a.row.source.id),
-      artifacts.map(a => a.row.job.rowId),
-      artifacts.map(a => a.payload.field),
-      objects.map(o => o.tenantId),
-      objects.map(o => o.key),
-      objects.map(o => o.byteLength),
-      objects.map(o => used.has(o.key)),
-      [...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)],
-      [...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)],
-      [...committed.map(() => true), ...changed.map(() => false)],
+      arrayText(artifacts.map(a => a.payload.artifactId)),
+      arrayText(artifacts.map(a => a.row.tenantId)),
+      arrayText(artifacts.map(a => a.payload.kind)),
+      arrayText(artifacts.map(a => a.row.source.entityType)),
+      arrayText(artifacts.map(a => a.row.entityId)),
+      arrayText(artifacts.map(a => a.location.key)),
+      arrayText(artifacts.map(a => a.location.contentType)),
+      arrayText(artifacts.map(a => a.location.sizeBytes)),
+      arrayText(artifacts.map(a => a.location.sha256)),
+      arrayText(artifacts.map(a => a.location.byteOffset)),
+      arrayText(artifacts.map(a => a.location.byteLength)),
+      arrayText(artifacts.map(a => a.location.frameOffset)),
+      arrayText(artifacts.map(a => a.location.contentEncoding)),
+      arrayText(artifacts.map(a => a.row.source.id)),
+      arrayText(artifacts.map(a => a.row.job.rowId)),
+      arrayText(artifacts.map(a => a.payload.field)),
+      arrayText(objects.map(o => o.tenantId)),
+      arrayText(objects.map(o => o.key)),
+      arrayText(objects.map(o => o.byteLength)),
+      arrayText(objects.map(o => used.has(o.key))),
+      arrayText([...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)]),
+      arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
+      arrayText([...committed.map(() => true), ...changed.map(() => false)]),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

@@ -164,7 +164,7 @@ async function runTogether(
     const { small, large, other } = sortRows(context, rows, result, releases)
 
     started = performance.now()
-    const built = buildObjects(
+    const built = await buildObjects(
       small.flatMap(row =>
         row.payloads.flatMap(p =>
           p.bytes === null || row.tenantId === null

@@ -1,5 +1,6 @@
 // Step 2: let Postgres decide, for each claimed row, what is to be offloaded, and hand out the bytes.
 
+import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
@@ -50,7 +51,7 @@ interface PlanRow {
 /**
  * Plans the claimed rows of one source in one statement.
  *
- * The artifact ids are made here and passed in, since the pointer of phase 1 is part of the payload of
+ * Phase 1's artifact ids are made here and passed in, since the pointer of phase 1 is part of the payload of
  * phase 2. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
  * `streamThresholdBytes` only sizes come out. Rows are taken until what they store, and then their text,
  * reaches `budgetBytes`; what follows is deferred without its text being rendered, or sent.
@@ -61,17 +62,22 @@ export async function planRows(
   jobs: Job[],
   limits: { budgetBytes: number; streamThresholdBytes: number; maxPayloadBytes: number },
 ): Promise<PlannedRow[]> {
-  const ids = jobs.map(() => ({ phase1: newArtifactId(), phase2: newArtifactId() }))
+  const phase1Ids = jobs.map(newArtifactId)
   const { rows } = await db.query<PlanRow>({
     text: planSql(source),
-    values: [jobs.map(j => j.rowId), ids.map(i => i.phase1), limits.streamThresholdBytes, limits.budgetBytes],
+    values: [
+      arrayText(jobs.map(job => job.rowId)),
+      arrayText(phase1Ids),
+      limits.streamThresholdBytes,
+      limits.budgetBytes,
+    ],
   })
   const byOrd = new Map(rows.map(row => [Number(row.ord), row]))
   return jobs.map((job, i) => {
     const row = byOrd.get(i + 1)
-    const id = ids[i]
-    if (row === undefined || id === undefined) throw new Error(`plan lost row ${job.rowId}`)
-    return toPlannedRow(job, source, row, id, limits.maxPayloadBytes)
+    const phase1Id = phase1Ids[i]
+    if (row === undefined || phase1Id === undefined) throw new Error(`plan lost row ${job.rowId}`)
+    return toPlannedRow(job, source, row, phase1Id, limits.maxPayloadBytes)
   })
 }
 
@@ -79,13 +85,13 @@ function toPlannedRow(
   job: Job,
   source: Source,
   row: PlanRow,
-  id: { phase1: ArtifactId; phase2: ArtifactId },
+  phase1Id: ArtifactId,
   maxPayloadBytes: number,
 ): PlannedRow {
   const payloads: FieldPayload[] = []
   if (row.fieldBytes !== null) {
     payloads.push({
-      artifactId: id.phase1,
+      artifactId: phase1Id,
       phase: 1,
       kind: source.phase1Kind,
       field: source.phase1Field,
@@ -95,7 +101,7 @@ function toPlannedRow(
   }
   if (row.restBytes !== null) {
     payloads.push({
-      artifactId: id.phase2,
+      artifactId: newArtifactId(),
       phase: 2,
       kind: source.phase2Kind,
       field: null,

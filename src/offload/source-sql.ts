@@ -17,7 +17,7 @@ export function fromSql(source: Source): string {
   return source.parentSql === null ? `${source.tableSql} m` : `${source.tableSql} m ${parentJoinSql(source)}`
 }
 
-export function parentJoinSql(source: Source): string {
+function parentJoinSql(source: Source): string {
   if (source.parentSql === null || source.parentKeyColumn === null || source.parentColumn === null) return ''
   return `left join ${source.parentSql} p on p.${ident(source.parentKeyColumn)} = m.${ident(source.parentColumn)}`
 }
@@ -87,11 +87,12 @@ export function envelopeSql(
       : `|| case when ${field} is not null or (jsonb_typeof(${rest}) = 'object' and not ${rest} ? ${literal(source.phase1Field)}
                 and ${hasFieldPointerSql(source.phase1Field, rest, tenant)})
            then array[${literal(fieldRefKey(source.phase1Field))}, ${literal(fieldCountKey(source.phase1Field))}] else '{}'::text[] end`
+  // Key by key: jsonb_each would unfold, and its filter render, the long values that do not stay.
   return `coalesce((
-      select jsonb_object_agg(e.key, e.value)
-        from jsonb_each(case when jsonb_typeof(${rest}) = 'object' then ${rest} end) e
-       where e.key = any (${keys} ${pointers})
-         and octet_length(e.value::text) <= ${source.envelopeValueLimit}), '{}'::jsonb)
+      select jsonb_object_agg(k, ${rest} -> k)
+        from unnest(${keys} ${pointers}) k
+       where jsonb_typeof(${rest}) = 'object' and ${rest} ? k
+         and octet_length((${rest} -> k)::text) <= ${source.envelopeValueLimit}), '{}'::jsonb)
     || jsonb_build_object(${literal(metadataRefKey)}, ${restArtifactId}, ${literal(metadataKindKey)}, ${literal(source.phase2Kind)}::text)`
 }
 

@@ -148,8 +148,10 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       if (stopping) return
       // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends.
-      if (options.mayHoldLock()) await options.awakeLock.hold()
-      const ids = await activeSourceIds()
+      const [ids] = await Promise.all([
+        activeSourceIds(),
+        options.mayHoldLock() ? options.awakeLock.hold() : undefined,
+      ])
       const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, config.batchRows, config.leaseMs)
       full = jobs.length === config.batchRows
       if (jobs.length === 0) {
