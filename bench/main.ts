@@ -1,6 +1,9 @@
 // npm run bench -- <name> [--quick] [--json]
 import { Command } from 'commander'
+import { benchLarge } from './large.ts'
 import { benchLatency } from './latency.ts'
+import { benchRead } from './read.ts'
+import { benchScale } from './scale.ts'
 import { type BenchReport, printReport, type Table } from './support/report.ts'
 import { benchThroughput } from './throughput.ts'
 import { benchWritePath } from './write-path.ts'
@@ -16,7 +19,10 @@ const benches: Record<string, [description: string, run: Bench]> = {
     'what the trigger costs the application: commit rate and p99 of plain writes',
     benchWritePath,
   ],
+  large: ['payloads of 50 and 200 MB: memory above idle, speed against a bare upload', benchLarge],
   latency: ['from commit to rewritten row, against one bare PUT', benchLatency],
+  scale: ['with a long queue, many artifacts, more daemons', benchScale],
+  read: ['rows hydrated a second, loose and packed, one by one and in batches', benchRead],
 }
 
 const program = new Command('bench').description(

@@ -31,7 +31,8 @@ function* sizedMessages(bytes: number, count: number): Generator<DemoMessage> {
   const source = heavyMessages('real', Number.POSITIVE_INFINITY)
   let text = ''
   for (let n = 0; n < count; n++) {
-    while (text.length < bytes) text += source.next().value?.metadata ?? ''
+    // ASCII only: a cut must not split a character.
+    while (text.length < bytes) text += (source.next().value?.metadata ?? '').replace(/[^ -~]/g, '')
     const document = JSON.stringify(text.slice(0, Math.floor(bytes * 0.85)))
     text = text.slice(bytes)
     const tenant = n % tenants

@@ -34,7 +34,14 @@ export function addDev(program: Command): void {
         }
         print('Postgres and R2 are running. For psql, your application, or another lighter command:')
         for (const [name, value] of Object.entries(env)) print(`  export ${name}='${value}'`)
-        print('Write a row into public.conversation_messages and watch; Ctrl-C stops everything.')
+        print('Write as an application does, and watch; Ctrl-C stops everything:')
+        print(`  psql '${urls.application}' <<'SQL'`)
+        print(`  with c as (insert into conversations (tenant_id) values (gen_random_uuid()) returning id)`)
+        print(`  insert into conversation_messages (conversation_id, role, content, metadata)`)
+        print(
+          `  select id, 'assistant', 'Hello', '{"tool_interactions": [{"tool": "search"}]}' from c returning id;`,
+        )
+        print('  SQL')
         const config = loadConfig({ ...withoutConnections(process.env), ...env })
         const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime })
         await runUntilSignal(createDaemon({ config, log }), log, config.shutdownTimeoutMs)

@@ -66,7 +66,10 @@ async function findSource(
       'not_attached',
       `${wanted === '' ? 'no table' : wanted} is ${wanted === '' ? '' : 'not '}attached`,
       {
-        hint: names === '' ? 'Run: lighter attach <table>' : `Attached: ${names}`,
+        hint:
+          names === ''
+            ? 'Rows are read by what attach recorded: lighter attach <table> (again, if it was detached)'
+            : `Attached: ${names}`,
       },
     )
   }

@@ -4,7 +4,7 @@ import { createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { pipeline } from 'node:stream'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
-import { splitObject } from '../artifacts/raw-json.ts'
+import { splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError, messageOf } from '../errors.ts'
 import { between, chance, pickIndex, type Random, runningTotals, seededRandom, uuid } from './random.ts'
 import {
@@ -229,8 +229,8 @@ function parseLine(bytes: Buffer, path: string, line: number): DemoMessage {
       return raw
     }
     return {
-      tenantId: parseString(rawOf('tenant_id')),
-      conversationId: parseString(rawOf('conversation_id')),
+      tenantId: parseUuid(rawOf('tenant_id')),
+      conversationId: parseUuid(rawOf('conversation_id')),
       seq: parseWholeNumber(rawOf('seq')),
       role: parseString(rawOf('role')),
       content: parseString(rawOf('content')),
@@ -247,6 +247,12 @@ function parseString(raw: string): string {
   const value: unknown = raw.startsWith('"') ? JSON.parse(raw) : undefined
   if (typeof value !== 'string') throw new Error('a string was expected')
   return value
+}
+
+function parseUuid(raw: string): string {
+  const uuid = uuidOf(raw)
+  if (uuid === null) throw new Error('a uuid was expected')
+  return uuid
 }
 
 function parseWholeNumber(raw: string): number {
@@ -299,7 +305,11 @@ async function* readDecompressed(path: string): AsyncGenerator<Buffer> {
 }
 
 async function inspect(path: string): Promise<{ magic: string; size: number }> {
-  const file = await open(path)
+  const file = await open(path).catch(error => {
+    throw new LighterError('bad_message_file', `${path} can not be opened: ${messageOf(error)}`, {
+      cause: error,
+    })
+  })
   try {
     const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0)
     return { magic: buffer.toString('hex', 0, bytesRead), size: (await file.stat()).size }

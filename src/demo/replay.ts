@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
+import { LighterError, messageOf } from '../errors.ts'
 import type { DemoMessage } from './messages.ts'
 import { chance, type Random, seededRandom } from './random.ts'
 
@@ -67,7 +68,14 @@ export async function replayMessages(
       }
       await conversation
       const id = randomUUID()
-      replay.expected.set(id, await insertMessage(app, id, message))
+      const hash = await insertMessage(app, id, message).catch(error => {
+        throw new LighterError(
+          'message_refused',
+          `message ${message.seq} of conversation ${message.conversationId}: ${messageOf(error)}`,
+          { cause: error },
+        )
+      })
+      replay.expected.set(id, hash)
       replay.written++
       const change = changeOf(app, id, message, random, replay)
       if (change === null) continue

@@ -265,13 +265,22 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
 }
 
 async function queueCheck(client: pg.Client): Promise<Check> {
-  const row = await one<{ depth: string; failed: string; oldest: number | null }>(
+  const row = await one<{ depth: string; retrying: string; failed: string; oldest: number | null }>(
     client,
-    'select coalesce(sum(depth), 0)::text as depth, coalesce(sum(failed), 0)::text as failed, max(oldest_seconds) as oldest from lighter.queue_health',
+    `select coalesce(sum(depth), 0)::text as depth, coalesce(sum(retrying), 0)::text as retrying,
+            coalesce(sum(failed), 0)::text as failed, max(oldest_seconds) as oldest
+       from lighter.queue_health`,
   )
-  const found = `${row.depth} waiting${row.oldest === null ? '' : `, oldest ${Math.round(row.oldest)} s`}, ${row.failed} dead letters`
+  const age = row.oldest === null ? '' : `, oldest ${Math.round(row.oldest)} s`
+  const found = `${row.depth} waiting${age}, ${row.retrying} of them after an error, ${row.failed} dead letters`
   if (Number(row.failed) > 0)
     return warn('queue', found, 'See: lighter retry --dry-run; mend the cause; then: lighter retry')
+  if (Number(row.retrying) > 0)
+    return warn(
+      'queue',
+      found,
+      'See: select row_id, attempts, last_error from lighter.jobs where last_error is not null;',
+    )
   if ((row.oldest ?? 0) > 300) return warn('queue', found, 'Is a daemon running? lighter start')
   return ok('queue', found)
 }

@@ -25,7 +25,7 @@ export interface Embedded {
 
 /** Starts both at once. When one fails to start the other is stopped, and the failure thrown. */
 export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded> {
-  const { dir, bucket = 'aishacrm-artifacts', settings = {}, ports = {} } = options
+  const { dir, bucket = 'lighter-dev', settings = {}, ports = {} } = options
   const dataDir = path.join(dir, 'postgres')
   // Before anything touches the directory: somebody may be using it, and its R2 can't tell.
   await expectNoServer(dataDir)

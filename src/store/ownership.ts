@@ -6,12 +6,14 @@ import { OwnershipError, StoreError } from '../errors.ts'
 import { ownerKey } from './keys.ts'
 import type { ObjectStore } from './object-store.ts'
 
-const ownerSchema = z.object({ installation: z.uuid(), epoch: z.int().min(0) })
+const ownerSchema = z.object({ installation: z.uuid(), epoch: z.int().min(0), database: z.string() })
 
 interface Installation {
   id: string
   epoch: number
   etag: string | null
+  /** Which database of which cluster this is. A copy has the same id, but not the same place. */
+  database: string
 }
 
 /**
@@ -22,7 +24,7 @@ export async function claimOwnership(db: Queryable, store: ObjectStore): Promise
   const mine = await readInstallation(db)
   if ((await checkOwnership(db, store)) === 'nobody') {
     try {
-      const etag = await writeOwner(store, mine.id, mine.epoch, null)
+      const etag = await writeOwner(store, mine, mine.epoch, null)
       await remember(db, mine.epoch, etag)
       return
     } catch (error) {
@@ -61,6 +63,15 @@ export async function checkOwnership(db: Queryable, store: ObjectStore): Promise
       },
     )
   }
+  if (found.database !== mine.database) {
+    throw new OwnershipError(
+      'copied_database',
+      `${store.bucket}/${store.prefix} belongs to this installation as database ${found.database}, and this is ${mine.database}: a copy, or the original after a move`,
+      {
+        hint: 'Give a copy a prefix of its own (R2_PREFIX). If this is the original, moved or upgraded, run: lighter adopt',
+      },
+    )
+  }
   return 'mine'
 }
 
@@ -72,26 +83,28 @@ export async function adoptOwnership(
   const mine = await readInstallation(db)
   const found = await readOwner(store)
   const epoch = Math.max(found?.epoch ?? 0, mine.epoch) + 1
-  const etag = await writeOwner(store, mine.id, epoch, found?.etag ?? null)
+  const etag = await writeOwner(store, mine, epoch, found?.etag ?? null)
   await remember(db, epoch, etag)
   return { previous: found?.installation ?? null, epoch }
 }
 
 async function readInstallation(db: Queryable): Promise<Installation> {
-  const { rows } = await db.query<{ id: string; epoch: string; etag: string | null }>(
-    'select id, owner_epoch as epoch, owner_etag as etag from lighter.installation',
+  const { rows } = await db.query<{ id: string; epoch: string; etag: string | null; database: string }>(
+    `select i.id, i.owner_epoch as epoch, i.owner_etag as etag, c.system_identifier || '/' || d.oid as database
+       from lighter.installation i, pg_control_system() c, pg_database d
+      where d.datname = current_database()`,
   )
   const row = rows[0]
   if (row === undefined)
     throw new OwnershipError('no_installation', 'lighter.installation is empty', {
       hint: 'Restore its row from a backup, or: insert into lighter.installation default values; lighter adopt',
     })
-  return { id: row.id, epoch: Number(row.epoch), etag: row.etag }
+  return { id: row.id, epoch: Number(row.epoch), etag: row.etag, database: row.database }
 }
 
 async function readOwner(
   store: ObjectStore,
-): Promise<{ installation: string; epoch: number; etag: string } | null> {
+): Promise<(z.infer<typeof ownerSchema> & { etag: string }) | null> {
   try {
     const { body, etag } = await store.get(ownerKey(store.prefix))
     const parsed = ownerSchema.safeParse(parseJson(body.toString('utf8')))
@@ -117,11 +130,13 @@ function parseJson(text: string): unknown {
 
 async function writeOwner(
   store: ObjectStore,
-  installation: string,
+  mine: Installation,
   epoch: number,
   ifMatch: string | null,
 ): Promise<string> {
-  const body = Buffer.from(`${JSON.stringify({ installation, epoch })}\n`)
+  const owner = { installation: mine.id, epoch, database: mine.database }
+  const body = Buffer.from(`${JSON.stringify(owner)}
+`)
   return (await store.put(ownerKey(store.prefix), body, { contentType: 'application/json' }, ifMatch)).etag
 }
 

@@ -105,7 +105,12 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         // The leases of its jobs run out, and they are claimed again.
         outagesInARow++
         sourcesLoadedAt = Number.NEGATIVE_INFINITY
-        log.error({ error: messageOf(error) }, `${what} failed; its jobs come back when their lease runs out`)
+        // What is cut off by our own stop is no trouble.
+        const level = stopping ? 'debug' : 'error'
+        log[level](
+          { error: messageOf(error) },
+          `${what} failed; its jobs come back when their lease runs out`,
+        )
       })
       .finally(() => set.delete(tracked))
     set.add(tracked)
@@ -188,6 +193,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
           if (woken || stopping || (await hasDueJobs(db, await activeSourceIds()))) break
         }
       } catch (error) {
+        if (stopping) break
         failuresInARow++
         const pauseMs = Math.min(250 * 2 ** (failuresInARow - 1), 15_000)
         log.error(

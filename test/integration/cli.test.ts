@@ -484,7 +484,11 @@ describe('hydrate', () => {
     expectError(await print('7', '--column', 'c'), 'c is not attached', /notes \(a\)/)
     await fresh.admin.query(`select lighter.detach('notes', 'a'), lighter.detach('notes', 'b'),
       lighter.detach('conversation_messages')`)
-    expectError(await print('7'), 'no table is attached', 'Run: lighter attach <table>')
+    expectError(
+      await print('7'),
+      'no table is attached',
+      'lighter attach <table> (again, if it was detached)',
+    )
   })
 
   test('into a pipe that is closed early ends quietly', async () => {

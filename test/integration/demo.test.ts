@@ -1,6 +1,6 @@
 // The demo is the front door: it must run as a command, and must notice when something is wrong.
 import { execFile } from 'node:child_process'
-import { writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -52,10 +52,14 @@ test('a file is replayed, gzipped or not, with numbers that no double holds', as
   const file = path.join(os.tmpdir(), `pg-lighter-demo-test-${process.pid}.jsonl`)
   await writeFile(file, lines.join('\n'))
   await writeFile(`${file}.gz`, gzipSync(lines.join('\n')))
-  for (const from of [file, `${file}.gz`]) {
-    const report = await demo('--from', from, '--rate', '0')
-    expect(report).toMatchObject({ messages: 50, mismatched: 0, verified: 50 - report.deleted })
-    expect(report.offloaded).toBe(report.verified)
+  try {
+    for (const from of [file, `${file}.gz`]) {
+      const report = await demo('--from', from, '--rate', '0')
+      expect(report).toMatchObject({ messages: 50, mismatched: 0, verified: 50 - report.deleted })
+      expect(report.offloaded).toBe(report.verified)
+    }
+  } finally {
+    await Promise.all([rm(file), rm(`${file}.gz`)])
   }
 })
 

@@ -115,7 +115,9 @@ describe('a healthy installation', () => {
       expect(check.found).not.toBe('')
       expect(check.advice).toBeUndefined()
     }
-    expect(examination.of('queue').found).toMatch(/^1 waiting, oldest \d+ s, 0 dead letters$/)
+    expect(examination.of('queue').found).toMatch(
+      /^1 waiting, oldest \d+ s, 0 of them after an error, 0 dead letters$/,
+    )
     expect(examination).toMatchObject({ ok: true, code: 0 })
   })
 
@@ -395,7 +397,12 @@ describe('queue and LISTEN', () => {
     const daemon = await startDaemon(environment, { env: { OFFLOAD_MAX_ATTEMPTS: '1' } })
     await drained(environment)
     await daemon.stop()
-    expectWarning(await doctor(environment), 'queue', /0 waiting, 1 dead letters/, /lighter retry --dry-run/)
+    expectWarning(
+      await doctor(environment),
+      'queue',
+      /0 waiting, 0 of them after an error, 1 dead letters/,
+      /lighter retry --dry-run/,
+    )
   })
 
   test('jobs that nobody works on are a warning', async () => {

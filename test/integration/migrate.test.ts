@@ -111,8 +111,8 @@ describe('an empty database', () => {
     await client.query(`update lighter.schema_migrations set checksum = 'other' where name = $1`, [
       migrations[1],
     ])
-    for (const attempt of [migrate(client), requireCurrentSchema(environment.worker)]) {
-      expect(await errorOf(attempt)).toEqual({
+    for (const attempt of [() => migrate(client), () => requireCurrentSchema(environment.worker)]) {
+      expect(await errorOf(attempt())).toEqual({
         code: 'migration_edited',
         message: expect.stringContaining('migrations/0002_artifact_refs.sql'),
         hint: expect.stringContaining('new migration'),
@@ -125,8 +125,8 @@ describe('an empty database', () => {
     await client.query(
       `insert into lighter.schema_migrations (name, checksum) values ('migrations/9999_future.sql', 'x')`,
     )
-    for (const attempt of [migrate(client), requireCurrentSchema(environment.worker)]) {
-      expect(await errorOf(attempt)).toEqual({
+    for (const attempt of [() => migrate(client), () => requireCurrentSchema(environment.worker)]) {
+      expect(await errorOf(attempt())).toEqual({
         code: 'schema_newer',
         message: expect.stringContaining('migrations/9999_future.sql'),
         hint: expect.stringContaining('upgrade'),

@@ -34,6 +34,29 @@ test('two daemons of one installation start at once on an unclaimed prefix', asy
   expect(rows).toEqual([{ epoch: 0, known: true }])
 })
 
+test('a copy of the database, made by dump or as a template, refuses to start, and its original goes on', async () => {
+  await claimOwnership(original.worker, original.store)
+  const { rows } = await original.admin.query<{ id: string; epoch: string; etag: string }>(
+    'select id, owner_epoch as epoch, owner_etag as etag from lighter.installation',
+  )
+  const memory = rows[0]
+  await other.admin.query('update lighter.installation set id = $1, owner_epoch = $2, owner_etag = $3', [
+    memory?.id,
+    memory?.epoch,
+    memory?.etag,
+  ])
+  await expect(startDaemon(other, { env: ownPrefix() })).rejects.toMatchObject({
+    code: 'copied_database',
+    hint: expect.stringContaining('R2_PREFIX'),
+  })
+  const daemon = await startDaemon(original)
+  await daemon.stop()
+  // The original after a move, or an upgrade.
+  await adoptOwnership(other.worker, original.store)
+  const moved = await startDaemon(other, { env: ownPrefix() })
+  await moved.stop()
+})
+
 test('after adoption the former owner, and a physical copy of it, refuse to start', async () => {
   await claimOwnership(original.worker, original.store)
   // A physical copy has the same id and the same memory of the epoch.

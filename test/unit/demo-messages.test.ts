@@ -117,8 +117,8 @@ describe('messages read from a file', () => {
   const expected = [
     ...messages,
     {
-      tenantId: 't',
-      conversationId: 'c',
+      tenantId: '11111111-1111-4111-8111-111111111111',
+      conversationId: '22222222-2222-4222-8222-222222222222',
       seq: 0,
       role: 'user',
       content: 'line\u2028 "x" 東',
@@ -171,27 +171,27 @@ describe('messages read from a file', () => {
 
   test.each([
     [
-      '{"tenant_id":"t","conversation_id":"c","seq":"0","role":"user","content":"","metadata":{}}',
+      '{"tenant_id":"11111111-1111-4111-8111-111111111111","conversation_id":"22222222-2222-4222-8222-222222222222","seq":"0","role":"user","content":"","metadata":{}}',
       'field "seq": a whole number was expected',
     ],
     [
-      '{"tenant_id":7,"conversation_id":"c","seq":0,"role":"user","content":"","metadata":{}}',
-      'field "tenant_id": a string was expected',
+      '{"tenant_id":7,"conversation_id":"22222222-2222-4222-8222-222222222222","seq":0,"role":"user","content":"","metadata":{}}',
+      'field "tenant_id": a uuid was expected',
     ],
     [
-      '{"tenant_id":"t","conversation_id":"c","seq":0,"role":"user","content":"a\tb","metadata":{}}',
+      '{"tenant_id":"11111111-1111-4111-8111-111111111111","conversation_id":"22222222-2222-4222-8222-222222222222","seq":0,"role":"user","content":"a\tb","metadata":{}}',
       'field "content": Bad control character',
     ],
     [
-      '{"tenant_id":"t","conversation_id":"c","seq":0,"role":"user","content":""}',
+      '{"tenant_id":"11111111-1111-4111-8111-111111111111","conversation_id":"22222222-2222-4222-8222-222222222222","seq":0,"role":"user","content":""}',
       'field "metadata": it is missing',
     ],
     [
-      '{"tenant_id":"t","conversation_id":"c","seq":0,"role":"user","content":"","metadata":[]}',
+      '{"tenant_id":"11111111-1111-4111-8111-111111111111","conversation_id":"22222222-2222-4222-8222-222222222222","seq":0,"role":"user","content":"","metadata":[]}',
       'field "metadata": an object was expected',
     ],
     [
-      '{"tenant_id":"t","conversation_id":"c","seq":0,"role":"user","content":"","metadata":{"a":[}}',
+      '{"tenant_id":"11111111-1111-4111-8111-111111111111","conversation_id":"22222222-2222-4222-8222-222222222222","seq":0,"role":"user","content":"","metadata":{"a":[}}',
       'malformed JSON',
     ],
     [`${' '.repeat(100)}not json`, 'malformed JSON at character 100'],

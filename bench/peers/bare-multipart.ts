@@ -1,0 +1,37 @@
+// A bare multipart upload of so many bytes, made as they go: parts of 8 MiB, two at once, no Postgres.
+import { loadConfig } from '../../src/config.ts'
+import { openStore } from '../../src/store/object-store.ts'
+import { runContestant } from '../support/contestant.ts'
+
+const total = Number(process.env.BENCH_BYTES)
+const config = loadConfig(process.env)
+const store = openStore(config.store)
+const finished = Promise.withResolvers<void>()
+
+async function upload(): Promise<void> {
+  const key = `${config.store.prefix}bare/${total}`
+  const uploadId = await store.createMultipart(key, { contentType: 'application/json' })
+  const part = Buffer.alloc(config.offload.partBytes, 'bare multipart upload ')
+  const count = Math.ceil(total / part.length)
+  const etags: string[] = []
+  let next = 0
+  const sender = async () => {
+    while (next < count) {
+      const index = next++
+      const bytes = index === count - 1 ? part.subarray(0, total - index * part.length) : part
+      etags[index] = await store.uploadPart(key, uploadId, index + 1, bytes)
+    }
+  }
+  await Promise.all([sender(), sender()])
+  await store.completeMultipart(key, uploadId, etags, total)
+}
+
+await runContestant({
+  start: async () => undefined,
+  enqueue: async () => {
+    void upload().then(() => finished.resolve())
+  },
+  done: finished.promise,
+  stop: async () => store.close(),
+  puts: () => 0,
+})
