@@ -4,9 +4,9 @@ do $$
 declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
-    'lighter_daemon', array['awake_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
+    'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity'],
-    'service_role', array['awake_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
+    'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity'],
     'lighter_tenant', array['artifact_get', 'artifact_list', 'artifacts_for_entity']);
   table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass);

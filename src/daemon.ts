@@ -46,7 +46,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
     log.debug(
       { error: messageOf(error) },
-      'the awake lock is not to be had; triggers notify more than they need',
+      'the advisory locks are not to be had: triggers do not notify, and jobs are found by polling',
     ),
   )
   const listener = createListener({

@@ -4,7 +4,15 @@ language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 return 7809632190518;
 comment on function lighter.awake_lock_key() is
-  'Key of the advisory lock that a draining daemon holds shared; free means that every daemon sleeps.';
+  'Key of the advisory lock that a draining daemon holds shared; free means that no daemon is awake.';
+
+-- The one that a sleeping daemon that can be woken holds shared. Also in src/wake/awake-lock.ts.
+create or replace function lighter.asleep_lock_key() returns bigint
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return 7809632190522;
+comment on function lighter.asleep_lock_key() is
+  'Key of the advisory lock that a sleeping, listening daemon holds shared; free means that nobody would hear a NOTIFY.';
 
 create or replace function lighter.as_uuid(value text) returns uuid
 language sql immutable strict parallel safe

@@ -22,9 +22,10 @@ begin
   --
   -- The key's column may have been renamed under us: then the row stays inline, and the server's log says why.
   --
-  -- One wake-up check per transaction: try the lock that an awake daemon holds shared; only when it is
-  -- free does every daemon sleep, and only then is a NOTIFY worth its commit-time lock. A full queue of
-  -- notifications would make the commit fail.
+  -- One wake-up check per transaction. A NOTIFY takes a lock on the whole database at commit, so it is sent only
+  -- when it is worth it: no daemon is awake (the lock of those can be had), and one sleeps that would hear it
+  -- (the lock of those can not). With no daemon at all, writes just queue. A full queue of notifications would
+  -- make the commit fail.
   execute format('create or replace function %s() returns trigger language plpgsql security definer '
     'set search_path = pg_catalog, pg_temp as %L', function_name, format(
     $body$
@@ -53,14 +54,16 @@ begin
         perform set_config('lighter.woken', 'on', true);
         if pg_try_advisory_lock(%3$s) then
           perform pg_advisory_unlock(%3$s);
-          if pg_notification_queue_usage() < 0.5 then
+          if pg_try_advisory_lock(%4$s) then
+            perform pg_advisory_unlock(%4$s);
+          elsif pg_notification_queue_usage() < 0.5 then
             perform pg_notify('lighter_jobs', '{}');
           end if;
         end if;
       end if;
       return null;
     end
-    $body$, source.id, source.key_column, lighter.awake_lock_key()));
+    $body$, source.id, source.key_column, lighter.awake_lock_key(), lighter.asleep_lock_key()));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Enqueues rows of %s for offload; made by lighter.attach.', source.relation));

@@ -5,11 +5,15 @@ as $$
 begin
   if pg_try_advisory_lock(lighter.awake_lock_key()) then
     perform pg_advisory_unlock(lighter.awake_lock_key());
-    perform pg_notify('lighter_jobs', '{}');
+    if pg_try_advisory_lock(lighter.asleep_lock_key()) then
+      perform pg_advisory_unlock(lighter.asleep_lock_key());
+    else
+      perform pg_notify('lighter_jobs', '{}');
+    end if;
   end if;
 end
 $$;
-comment on function lighter.wake_daemon() is 'Notifies the daemons if all of them sleep.';
+comment on function lighter.wake_daemon() is 'Notifies the daemons if none is awake and one sleeps.';
 revoke all on function lighter.wake_daemon() from public;
 
 -- requeue and retry wait for a transaction that is just enqueueing one of the rows, and make it wait if it comes

@@ -1,10 +1,12 @@
-// Says to the triggers "somebody is draining, no need to notify": a shared session advisory lock, held while
-// awake. A trigger that can take it exclusively knows that every daemon sleeps.
+// Tells the triggers whether a NOTIFY is worth its price: two shared session advisory locks. While a daemon is
+// awake it holds one, and finds the job by itself; while it sleeps and can hear, it holds the other. With nobody
+// awake and somebody asleep a trigger notifies; with nobody at all it does not, and writes just queue.
 import pg from 'pg'
 import { openSession, type Session, within } from './session.ts'
 
 /** Also in sql/functions/10_identifiers.sql. */
-const awakeLockKey = '7809632190518'
+const awakeKey = '7809632190518'
+const asleepKey = '7809632190522'
 
 /** A statement on the lock is instant; one that is not means a connection in doubt. */
 const answerMs = 5000
@@ -12,9 +14,13 @@ const answerMs = 5000
 const retryAfterMs = 5000
 
 export interface AwakeLock {
-  /** Takes the lock. Best effort: without it triggers notify needlessly, and nothing else happens. */
-  hold(): Promise<void>
-  release(): Promise<void>
+  /**
+   * From now on triggers need not notify. Best effort, as all of these: without the locks they do not notify, and
+   * jobs are found by polling.
+   */
+  awake(): Promise<void>
+  /** @param hears whether a NOTIFY would be heard: if not, none is asked for */
+  asleep(hears: boolean): Promise<void>
   stop(): Promise<void>
 }
 
@@ -24,7 +30,7 @@ export interface AwakeLock {
  */
 export function openAwakeLock(url: string, onError: (error: unknown) => void): AwakeLock {
   let session: { client: pg.Client; cut: Session['cut'] } | null = null
-  let held = false
+  let held: string | null = null
   let stopped = false
   let failedAt = Number.NEGATIVE_INFINITY
 
@@ -32,7 +38,7 @@ export function openAwakeLock(url: string, onError: (error: unknown) => void): A
   const drop = () => {
     session?.cut()
     session = null
-    held = false
+    held = null
   }
 
   const connect = async (): Promise<pg.Client> => {
@@ -52,11 +58,15 @@ export function openAwakeLock(url: string, onError: (error: unknown) => void): A
     return client
   }
 
-  const attempt = async (sql: string, after: boolean): Promise<void> => {
+  /** The new lock is taken before the old one goes: in between a trigger would think that nobody is there. */
+  const change = async (wanted: string | null): Promise<void> => {
+    if (held === wanted || stopped || performance.now() - failedAt < retryAfterMs) return
+    const take = wanted === null ? '' : `select pg_advisory_lock_shared(${wanted});`
+    const leave = held === null ? '' : `select pg_advisory_unlock_shared(${held});`
     try {
       const client = await connect()
-      await client.query(sql)
-      held = after
+      await client.query(take + leave)
+      held = wanted
     } catch (error) {
       drop()
       failedAt = performance.now()
@@ -65,13 +75,8 @@ export function openAwakeLock(url: string, onError: (error: unknown) => void): A
   }
 
   return {
-    hold: async () => {
-      if (held || stopped || performance.now() - failedAt < retryAfterMs) return
-      await attempt(`select pg_advisory_lock_shared(${awakeLockKey})`, true)
-    },
-    release: async () => {
-      if (held) await attempt(`select pg_advisory_unlock_shared(${awakeLockKey})`, false)
-    },
+    awake: () => change(awakeKey),
+    asleep: hears => change(hears ? asleepKey : null),
     stop: async () => {
       stopped = true
       if (session !== null) await within(1000, 'closing', session.client.end()).catch(() => undefined)

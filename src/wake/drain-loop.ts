@@ -155,7 +155,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends.
       const [ids] = await Promise.all([
         activeSourceIds(),
-        options.mayHoldLock() ? options.awakeLock.hold() : undefined,
+        options.mayHoldLock() ? options.awakeLock.awake() : undefined,
       ])
       const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, config.batchRows, config.leaseMs)
       full = jobs.length === config.batchRows
@@ -182,13 +182,14 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         // A table may have been attached while we slept, and what woke us be its first row.
         sourcesLoadedAt = Number.NEGATIVE_INFINITY
         if (config.lingerMs > 0) {
-          if (options.mayHoldLock()) await options.awakeLock.hold()
+          if (options.mayHoldLock()) await options.awakeLock.awake()
           await pause(config.lingerMs)
         }
         await drain()
-        await options.awakeLock.release()
         failuresInARow = 0
         for (let check = 0; !stopping; check++) {
+          // Each time: LISTEN may have been lost while we slept, and what is notified then is wasted.
+          await options.awakeLock.asleep(options.mayHoldLock())
           await sleep(settleMs[check] ?? options.pollIntervalMs)
           if (woken || stopping || (await hasDueJobs(db, await activeSourceIds()))) break
         }

@@ -394,6 +394,7 @@ describe('a migrated database', () => {
       'artifact_list',
       'artifacts_for_entity',
       'as_uuid',
+      'asleep_lock_key',
       'awake_lock_key',
       'effective_threshold',
       'envelope_value_limit',

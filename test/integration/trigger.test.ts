@@ -407,7 +407,10 @@ describe('a notification', () => {
     listener = await connect(environment.urls.daemon)
     heard = []
     listener.on('notification', ({ channel, payload }) => heard.push(`${channel} ${payload}`))
-    await listener.query('listen lighter_jobs; listen marker')
+    // A sleeping daemon, to a trigger: somebody who would hear it.
+    await listener.query(
+      'listen lighter_jobs; listen marker; select pg_advisory_lock_shared(lighter.asleep_lock_key())',
+    )
   })
   afterEach(() => listener.end())
 
@@ -429,6 +432,13 @@ describe('a notification', () => {
     expect(await heardSoFar()).toEqual([wake])
     await insert('{}')
     expect(await heardSoFar()).toEqual([wake])
+  })
+
+  test('is not sent when no daemon is there to hear it: writes only queue', async () => {
+    await listener.query('select pg_advisory_unlock_shared(lighter.asleep_lock_key())')
+    const id = await insert('{"tool_interactions": [1]}')
+    expect(await heardSoFar()).toEqual([])
+    expect(await queued()).toContain(id)
   })
 
   test('is not sent while a daemon is awake, and is again when the last one sleeps', async () => {

@@ -79,12 +79,12 @@ const terminate = (name: string) =>
     [name],
   )
 
-/** How many hold the lock that says "awake". */
-async function awake(): Promise<number> {
+/** How many hold the lock that says "awake", or the one that says "asleep, and would hear". */
+async function awake(key: 'awake' | 'asleep' = 'awake'): Promise<number> {
   const { rows } = await environment.admin.query<{ n: string }>(
     `select count(*) as n from pg_locks l join pg_database d on d.oid = l.database
       where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ShareLock' and l.granted
-        and (l.classid::bigint << 32) + l.objid::bigint = lighter.awake_lock_key()`,
+        and (l.classid::bigint << 32) + l.objid::bigint = lighter.${key}_lock_key()`,
   )
   return Number(rows[0]?.n)
 }
@@ -212,6 +212,32 @@ describe('the awake lock', () => {
     await asleep()
   })
 
+  test('gives way to the one that asks for notifications while the daemon sleeps, if it would hear them', async () => {
+    const signals = createSignals()
+    const { daemon } = await start({ env: noPolling, signal: signals.signal })
+    await settled()
+    expect([await awake('awake'), await awake('asleep')]).toEqual([0, 1])
+    const hold = signals.holdAt('after-claim')
+    const id = await insert()
+    await hold.reached
+    expect([await awake('awake'), await awake('asleep')]).toEqual([1, 0])
+    hold.release()
+    await offloaded(id)
+    await daemon.stop()
+    expect([await awake('awake'), await awake('asleep')]).toEqual([0, 0])
+  })
+
+  test('and the other are held by nobody who is deaf: writers do not notify in vain', async () => {
+    const proxy = await startTcpProxy(environment.urls.daemon)
+    await proxy.refuse()
+    await start({
+      env: { LISTEN_DATABASE_URL: proxy.through(environment.urls.daemon), POLL_INTERVAL_MS: '300' },
+    })
+    const id = await insert()
+    await offloaded(id)
+    expect([await awake('awake'), await awake('asleep')]).toEqual([0, 0])
+  })
+
   test('keeps writers from notifying while it is held', async () => {
     const signals = createSignals()
     await start({ env: noPolling, signal: signals.signal })
@@ -260,15 +286,15 @@ describe('the awake lock', () => {
     const proxy = await startTcpProxy(environment.urls.daemon)
     const errors: unknown[] = []
     const lock = openAwakeLock(proxy.through(environment.urls.daemon), error => errors.push(error))
-    await lock.hold()
+    await lock.awake()
     expect(await awake()).toBe(1)
     proxy.blackHole()
     const started = performance.now()
-    await lock.release()
+    await lock.asleep(true)
     expect(errors).toHaveLength(1)
     // Draining goes on without it; the next attempts are not made at once.
-    await lock.hold()
-    await lock.hold()
+    await lock.awake()
+    await lock.awake()
     await lock.stop()
     expect(performance.now() - started).toBeLessThan(9000)
     expect(errors).toHaveLength(1)
