@@ -13,6 +13,9 @@ import type { AwakeLock } from './awake-lock.ts'
  */
 const settleMs = [20, 200]
 
+/** Claimed at once while nothing is known of their size. */
+const firstClaimRows = 250
+
 const sourcesMaxAgeMs = 5000
 
 export interface DrainLoopOptions {
@@ -45,6 +48,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   let sources = new Map<number, Source>()
   let sourcesLoadedAt = Number.NEGATIVE_INFINITY
   let outagesInARow = 0
+  let bytesPerRow = 0
 
   const wake = () => {
     woken = true
@@ -81,6 +85,21 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       sourcesLoadedAt = performance.now()
     }
     return [...sources.values()].filter(s => !s.paused).map(s => s.id)
+  }
+
+  /**
+   * As many jobs as a batch's bytes will probably hold, by the size of recent rows. What is claimed beyond that is
+   * only put back, and a part of it rendered in vain.
+   */
+  const claimLimit = () =>
+    bytesPerRow === 0
+      ? Math.min(config.batchRows, firstClaimRows)
+      : Math.max(1, Math.min(config.batchRows, Math.ceil(config.batchBytes / bytesPerRow)))
+
+  const learnSize = ({ offloadedRows, payloadBytes }: BatchResult) => {
+    if (offloadedRows === 0) return
+    const size = payloadBytes / offloadedRows
+    bytesPerRow = bytesPerRow === 0 ? size : bytesPerRow * 0.7 + size * 0.3
   }
 
   const report = (result: BatchResult, what: string) => {
@@ -157,8 +176,9 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         activeSourceIds(),
         options.mayHoldLock() ? options.awakeLock.awake() : undefined,
       ])
-      const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, config.batchRows, config.leaseMs)
-      full = jobs.length === config.batchRows
+      const limit = claimLimit()
+      const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
+      full = jobs.length === limit
       if (jobs.length === 0) {
         if (inFlight.size === 0) return
         await Promise.race(inFlight)
@@ -166,6 +186,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       await context.signal('after-claim')
       const work = runBatch(context, sources, jobs).then(({ result, large }) => {
+        learnSize(result)
         if (result.deferred > 0) full = true
         startLarge(large)
         report(result, 'batch')
