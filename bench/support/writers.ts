@@ -59,6 +59,6 @@ const result: WriterResult = {
   p99Ms: quantile(0.99),
   xids,
 }
-process.send?.(result)
 await Promise.all(clients.map(client => client.end()))
-process.disconnect?.()
+// Disconnecting at once could cut a long message off.
+process.send?.(result, () => process.disconnect())
