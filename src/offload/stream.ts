@@ -134,8 +134,6 @@ async function sendParts(
   let partNumber = 0
   let total = 0
   let failed: unknown
-  // Buffers of parts that were sent are filled again: left to the garbage collector, a stream would pile up many.
-  const spare: Buffer[] = []
 
   const sendPart = async (part: Buffer) => {
     if (uploadId === undefined) {
@@ -149,7 +147,6 @@ async function sendParts(
     const task: Promise<void> = store.uploadPart(key, id, number, part).then(
       etag => {
         etags[number - 1] = etag
-        spare.push(part)
         sending.delete(task)
       },
       error => {
@@ -162,7 +159,7 @@ async function sendParts(
   }
 
   try {
-    let part: Buffer = Buffer.allocUnsafe(options.partBytes)
+    let part = Buffer.allocUnsafe(options.partBytes)
     let filled = 0
     for await (const chunk of body) {
       total += chunk.length
@@ -171,7 +168,7 @@ async function sendParts(
         // A full part is sent only when more follows: a single one is a plain PUT.
         if (filled === part.length) {
           await sendPart(part)
-          part = spare.pop() ?? Buffer.allocUnsafe(options.partBytes)
+          part = Buffer.allocUnsafe(options.partBytes)
           filled = 0
         }
         const n = chunk.copy(part, filled, taken)
