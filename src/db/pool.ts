@@ -1,7 +1,8 @@
-// Connections to Postgres: a bounded pool, and transactions on it. No statement of ours is prepared under a
-// name and no setting outlives its transaction, so that a pooler in transaction mode may stand in between.
+// Connections to Postgres: a bounded pool, and transactions on it. No setting outlives its transaction, and names
+// of statements are for proven sessions, so that a pooler in transaction mode may stand in between.
 import pg from 'pg'
 import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
+import { PreparingClient, proveSession, type Statement } from './prepared.ts'
 
 /**
  * Longest wait for the answer to one statement. Ours take well under a second; what takes this long has
@@ -15,7 +16,7 @@ const serverTimeoutMs = 50_000
 /** Whatever runs a query: a pool, a client, a transaction. */
 export interface Queryable {
   query<R extends pg.QueryResultRow>(
-    config: pg.QueryConfig | string,
+    config: Statement | string,
     values?: unknown[],
   ): Promise<pg.QueryResult<R>>
 }
@@ -40,6 +41,8 @@ export function createPool(
   const pool = new pg.Pool({
     connectionString: url,
     max: size,
+    Client: PreparingClient,
+    onConnect: proveSession,
     application_name: 'pg-lighter',
     connectionTimeoutMillis: 10_000,
     idleTimeoutMillis: 30_000,

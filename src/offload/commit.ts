@@ -2,6 +2,7 @@
 import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { preparedRows } from '../db/prepared.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { type Job, jobKey } from './claim.ts'
@@ -75,6 +76,7 @@ async function rewriteRows(
     row.payloads.find(p => p.phase === phase)?.artifactId ?? null
   const { rows: answered } = await db.query<{ rowId: string; intact: boolean }>({
     text: rewriteSql(source),
+    prepare: rows.length + gone.length <= preparedRows,
     values: [
       arrayText(rows.map(row => row.job.rowId)),
       arrayText(rows.map(row => row.version)),
@@ -221,6 +223,7 @@ async function recordOutcome(
          where j.source_id = d.source_id and j.row_id = d.row_id and not d.done
       )
       select count(*)::int as stored from objects where used`,
+    prepare: committed.length + changed.length <= preparedRows,
     values: [
       arrayText(artifacts.map(a => a.payload.artifactId)),
       arrayText(artifacts.map(a => a.row.tenantId)),

@@ -18,7 +18,7 @@ import { backoffMs, type Release, releaseJobs } from './release.ts'
 import type { Signal } from './signals.ts'
 import { documentSql, fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
 import type { Source } from './sources.ts'
-import { streamPayload } from './stream.ts'
+import { payloadTooLarge, streamPayload } from './stream.ts'
 import { uploadObjects } from './upload.ts'
 
 export interface PipelineContext {
@@ -234,6 +234,7 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
             {
               codec: context.config.codec,
               partBytes: context.config.partBytes,
+              maxPayloadBytes: context.config.maxPayloadBytes,
               leaseMs: context.config.leaseMs,
               signal: context.signal,
               onRegister: object => objectsInFlight.push(object),
@@ -365,10 +366,7 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
         break
       case 'too-large':
         releases.push(
-          failure(
-            row.job,
-            `a payload of ${row.largestBytes} bytes is over MAX_PAYLOAD_BYTES (${config.maxPayloadBytes}): it stays in the row`,
-          ),
+          failure(row.job, payloadTooLarge(row.largestBytes, config.maxPayloadBytes).message),
         )
         break
       case 'deferred':

@@ -2,6 +2,7 @@
 
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
+import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
 import { documentSql, fieldSql, fromSql, ident, restSql, tenantSql } from './source-sql.ts'
@@ -14,6 +15,7 @@ interface FieldPayload {
   kind: string
   /** The field it was, null for the whole remaining metadata. */
   field: string | null
+  /** Length of its text; of one that is streamed it may be that of its binary form. */
   sizeBytes: number
   bytes: Buffer | null
 }
@@ -32,7 +34,7 @@ export interface PlannedRow {
   tenantId: TenantId | null
   entityId: string | null
   payloads: FieldPayload[]
-  /** Length of the longest payload, also of one that is too large. */
+  /** Length of the longest payload's text, also of one that is too large. */
   largestBytes: number
 }
 
@@ -55,6 +57,9 @@ interface PlanRow {
  * phase 2. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
  * `streamThresholdBytes` only sizes come out. Rows are taken until what they store, and then their text,
  * reaches `budgetBytes`; what follows is deferred without its text being rendered, or sent.
+ *
+ * A huge value is not rendered for its length either, since its binary form tells that it is to be streamed;
+ * whether it is over `maxPayloadBytes` the stream finds out, unless the binary form already is.
  */
 export async function planRows(
   db: Queryable,
@@ -65,11 +70,13 @@ export async function planRows(
   const phase1Ids = jobs.map(newArtifactId)
   const { rows } = await db.query<PlanRow>({
     text: planSql(source),
+    prepare: jobs.length <= preparedRows,
     values: [
       arrayText(jobs.map(job => job.rowId)),
       arrayText(phase1Ids),
       limits.streamThresholdBytes,
       limits.budgetBytes,
+      limits.maxPayloadBytes,
     ],
   })
   const byOrd = new Map(rows.map(row => [Number(row.ord), row]))
@@ -137,6 +144,10 @@ function toPlannedRow(
 function planSql(source: Source): string {
   const key = `m.${ident(source.keyColumn)}`
   const column = `m.${ident(source.jsonColumn)}`
+  // Nothing takes more binary bytes for a byte of text than short numbers: 4 of the entry, 11 of the value, for
+  // the three of `1, `. So a value with eight times the threshold in binary form is over it in text.
+  const isHuge = (value: string) =>
+    `coalesce(pg_column_size(${value}) > 8 * greatest($3::int8, ${source.thresholdBytes}) + 1024 and pg_column_size(${value}) <= $5, false)`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   return `
     with claimed as (
@@ -164,22 +175,30 @@ function planSql(source: Source): string {
         from opened o
       offset 0
     ),
-    texts as (
-      select p.ord, p.tenant_id, f.text as field_text, r.text as rest_text
+    rests as (
+      select p.ord, p.tenant_id, p.field, ${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')} as rest
         from phase1 p
-       cross join lateral (select p.field::text as text offset 0) f
-       cross join lateral (select (${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')})::text as text offset 0) r
+      offset 0
+    ),
+    texts as (
+      select r.ord, r.tenant_id, f.text as field_text, t.text as rest_text,
+             case when ${isHuge('r.field')} then pg_column_size(r.field) end as field_huge,
+             case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge
+        from rests r
+       cross join lateral (select case when not ${isHuge('r.field')} then r.field::text end as text offset 0) f
+       cross join lateral (select case when not ${isHuge('r.rest')} then r.rest::text end as text offset 0) t
     ),
     sized as (
-      select t.ord, t.tenant_id, t.field_text, octet_length(t.field_text) as field_bytes,
+      select t.ord, t.tenant_id, t.field_text, coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
-             case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) end as rest_bytes
+             case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_huge end as rest_bytes,
+             t.field_huge is not null or t.rest_huge is not null as huge
         from texts t
     ),
     -- what would be sent for the row: nothing of one that is to be streamed
     weighed as (
-      select s.*, greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 as streamed,
-             case when greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 then 0
+      select s.*, s.huge or greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 as streamed,
+             case when s.huge or greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 then 0
                   else coalesce(s.field_bytes, 0) + coalesce(s.rest_bytes, 0) end as weight
         from sized s
     ),

@@ -5,6 +5,7 @@ import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type pg from 'pg'
 import type { Codec } from '../config.ts'
+import { RowError } from '../errors.ts'
 import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
@@ -24,6 +25,8 @@ export interface StreamRequest {
 export interface StreamOptions {
   codec: Codec
   partBytes: number
+  /** Longest payload; only here is it known exactly for one that was planned by its binary form. */
+  maxPayloadBytes: number
   leaseMs: number
   signal: Signal
   /** Told of the object as soon as it is registered, so that its lease is extended with the job's. */
@@ -37,7 +40,7 @@ export interface StreamOptions {
  * failure leaves something that the orphan sweep finds by Postgres alone. (But for an upload that was opened and
  * whose id was lost at that very moment: it holds no part, and R2 drops it after seven days by its default rule.)
  * A payload that compresses to less than a part goes as one plain PUT (one class A operation, not three).
- * @throws {RowError} `row_changed`; {StoreError}; nothing is committed in either case
+ * @throws {RowError} `row_changed`, `payload_too_large`; {StoreError}; nothing is committed in either case
  */
 export async function streamPayload(
   pool: pg.Pool,
@@ -73,6 +76,7 @@ export async function streamPayload(
     for await (const chunk of source) {
       hash.update(chunk)
       sizeBytes += chunk.length
+      if (sizeBytes > options.maxPayloadBytes) throw payloadTooLarge(sizeBytes, options.maxPayloadBytes)
       yield chunk
     }
   }
@@ -115,6 +119,14 @@ export async function streamPayload(
     // Of a value not read to its end the rest is still on its way: that connection is of no more use.
     client.release(!complete)
   }
+}
+
+/** Of a stream that was given up the whole length is not known: more than `bytes`. */
+export function payloadTooLarge(bytes: number, maxPayloadBytes: number): RowError {
+  return new RowError(
+    'payload_too_large',
+    `a payload of ${bytes} bytes or more is over MAX_PAYLOAD_BYTES (${maxPayloadBytes}): it stays in the row`,
+  )
 }
 
 /** Cuts a stream into parts of equal size (R2 insists, but for the last) and sends at most two at once. */

@@ -1,6 +1,7 @@
 // A TCP proxy that can play every kind of dead: nobody listens, the line is cut, the line is silent.
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { Transform } from 'node:stream'
 import { onTestFinished } from 'vitest'
 
 export interface TcpProxy {
@@ -19,8 +20,29 @@ export interface TcpProxy {
   recover(): Promise<void>
 }
 
-/** In front of the server that `target` names; gone when the test is. */
-export async function startTcpProxy(target: string): Promise<TcpProxy> {
+/** BackendKeyData: 'K', its length of 12, process id, secret. */
+const backendKeyData = Buffer.from([0x4b, 0, 0, 0, 12])
+
+/** Gives the client a process id that is not the backend's, as poolers do. */
+function maskProcessId(): Transform {
+  let found = false
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      const at = found ? -1 : chunk.indexOf(backendKeyData)
+      if (at >= 0) {
+        found = true
+        chunk.writeInt32BE(chunk.readInt32BE(at + 5) + 1, at + 5)
+      }
+      done(null, chunk)
+    },
+  })
+}
+
+/**
+ * In front of the server that `target` names; gone when the test is.
+ * @param options.pooler hides the server's process ids
+ */
+export async function startTcpProxy(target: string, options: { pooler?: boolean } = {}): Promise<TcpProxy> {
   const { hostname, port: targetPort } = new URL(target)
   const sockets = new Set<Socket>()
   let silent = false
@@ -41,7 +63,8 @@ export async function startTcpProxy(target: string): Promise<TcpProxy> {
     const upstream = connect(Number(targetPort), hostname)
     track(upstream)
     client.pipe(upstream)
-    upstream.pipe(client)
+    if (options.pooler) upstream.pipe(maskProcessId()).pipe(client)
+    else upstream.pipe(client)
     client.on('close', () => upstream.destroy())
     upstream.on('close', () => client.destroy())
   }

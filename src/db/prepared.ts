@@ -1,0 +1,59 @@
+// Prepared statements, where they hold. The large statements of a batch take Postgres longer to plan than to
+// run when the batch is one row; prepared under a name they are planned once a connection. Behind a pooler in
+// transaction mode a name may be unknown to the next server connection, so only proven sessions use names.
+import { createHash } from 'node:crypto'
+import pg from 'pg'
+
+/** With `prepare`, planned once a connection where that is safe. Its text must be one of a small set. */
+export interface Statement extends pg.QueryConfig {
+  prepare?: boolean
+}
+
+/**
+ * Up to so many rows the statement's general plan (index look-ups, one after the other) is as good as one made
+ * for the batch, and planning is what it costs; with more rows planning no longer matters.
+ */
+export const preparedRows = 64
+
+const sessions = new WeakSet<object>()
+
+/** A client that gives statements with `prepare` a name, once `proveSession` has found it a session. */
+export class PreparingClient extends pg.Client {
+  // The overloads of the driver's query can not be repeated by an override; the arguments pass through as they are.
+  // biome-ignore lint/suspicious/noExplicitAny: see above
+  override query(...args: any[]): any {
+    const [first, ...others] = args
+    if (!isStatement(first) || first.prepare !== true || !sessions.has(this)) {
+      return Reflect.apply(super.query, this, args)
+    }
+    return Reflect.apply(super.query, this, [{ ...first, name: nameOf(first.text) }, ...others])
+  }
+}
+
+function isStatement(value: unknown): value is Statement {
+  return typeof value === 'object' && value !== null && 'text' in value
+}
+
+const names = new Map<string, string>()
+/** More statements than this are not prepared anew under a remembered name; it bounds this map, not the server. */
+const maxNames = 1000
+
+/** One text, one name, for ever: a table that is attached anew in another way has another text. */
+function nameOf(text: string): string {
+  const known = names.get(text)
+  if (known !== undefined) return known
+  const name = `lighter_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`
+  if (names.size < maxNames) names.set(text, name)
+  return name
+}
+
+/**
+ * Finds out whether the connection is a server session of its own: then the process id that the server gave
+ * for cancelling is that of the backend. A pooler gives one that it made up.
+ * (PostgreSQL, "Message Formats", BackendKeyData; PgBouncer hands out a random one.)
+ */
+export async function proveSession(client: pg.ClientBase): Promise<void> {
+  if (!('processID' in client) || typeof client.processID !== 'number') return
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+  if (rows[0]?.pid === client.processID) sessions.add(client)
+}

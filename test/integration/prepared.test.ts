@@ -1,0 +1,87 @@
+// Named statements are for connections that are server sessions; behind a pooler the names would get lost.
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { createPool, type Queryable } from '../../src/db/pool.ts'
+import {
+  asJsonbText,
+  createEnvironment,
+  drained,
+  hydrated,
+  insertMessage,
+  newConversation,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { startTcpProxy } from '../support/tcp-proxy.ts'
+
+let environment: TestEnvironment
+
+beforeAll(async () => {
+  environment = await createEnvironment()
+})
+afterAll(() => environment.close())
+
+function poolOf(url: string) {
+  const pool = createPool(url, 1, () => undefined)
+  onTestFinished(() => pool.end())
+  return pool
+}
+
+const queryable = (pool: Queryable): Queryable => pool
+
+const prepared = 'select name, generic_plans + custom_plans as runs from pg_prepared_statements'
+
+test('on a direct connection a statement to prepare is planned under one name', async () => {
+  const pool = poolOf(environment.urls.daemon)
+  for (let n = 0; n < 3; n++) {
+    const { rows } = await queryable(pool).query<{ n: number }>({ text: 'select $1::int as n', values: [n], prepare: true })
+    expect(rows).toEqual([{ n }])
+  }
+  const { rows } = await pool.query(prepared)
+  expect(rows).toEqual([{ name: expect.stringMatching(/^lighter_[0-9a-f]{24}$/), runs: '3' }])
+})
+
+test('others are not', async () => {
+  const pool = poolOf(environment.urls.daemon)
+  await pool.query({ text: 'select $1::int as n', values: [1] })
+  await pool.query('select $1::int as n', [1])
+  expect((await pool.query(prepared)).rows).toEqual([])
+})
+
+test('behind a pooler no name is used, and rows are offloaded all the same', async () => {
+  const proxy = await startTcpProxy(environment.urls.daemon, { pooler: true })
+  const pool = poolOf(proxy.through(environment.urls.daemon))
+  await queryable(pool).query({ text: 'select $1::int as n', values: [1], prepare: true })
+  expect((await pool.query(prepared)).rows).toEqual([])
+
+  const daemon = await startDaemon(environment, {
+    env: { DATABASE_URL: proxy.through(environment.urls.daemon) },
+  })
+  onTestFinished(() => daemon.stop().then(() => undefined))
+  const { conversationId } = await newConversation(environment)
+  const metadata = '{"tool_interactions": [1]}'
+  const id = await insertMessage(environment, conversationId, metadata)
+  await drained(environment)
+  expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, metadata))
+})
+
+test('a table attached anew in another way is another statement', async () => {
+  const daemon = await startDaemon(environment, { env: { DATABASE_POOL_SIZE: '2' } })
+  onTestFinished(() => daemon.stop().then(() => undefined))
+  const { conversationId } = await newConversation(environment)
+  const metadata = `{"steps": "${'x'.repeat(9000)}", "note": 1}`
+  const write = async () => {
+    const id = await insertMessage(environment, conversationId, metadata)
+    await drained(environment)
+    expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, metadata))
+    const { rows } = await environment.admin.query(
+      `select metadata ? 'note' as kept from conversation_messages where id = $1`,
+      [id],
+    )
+    return rows[0]?.kept
+  }
+  for (let n = 0; n < 8; n++) expect(await write()).toBe(false)
+  await environment.admin.query(
+    `update lighter.sources set envelope_keys = envelope_keys || '{note}'::text[]`,
+  )
+  await expect.poll(write, { timeout: 20_000 }).toBe(true)
+})
