@@ -51,9 +51,16 @@ function nameOf(text: string): string {
  * Finds out whether the connection is a server session of its own: then the process id that the server gave
  * for cancelling is that of the backend. A pooler gives one that it made up.
  * (PostgreSQL, "Message Formats", BackendKeyData; PgBouncer hands out a random one.)
+ *
+ * A plan is kept while the table may grow from nothing to millions of rows before its next ANALYZE, so a session
+ * does without sequential scans. All we do in bulk is look up keys.
  */
 export async function proveSession(client: pg.ClientBase): Promise<void> {
   if (!('processID' in client) || typeof client.processID !== 'number') return
-  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
-  if (rows[0]?.pid === client.processID) sessions.add(client)
+  const { rows } = await client.query<{ own: boolean }>(
+    `select pid = $1 as own, case when pid = $1 then set_config('enable_seqscan', 'off', false) end
+       from pg_backend_pid() pid`,
+    [client.processID],
+  )
+  if (rows[0]?.own === true) sessions.add(client)
 }

@@ -365,9 +365,7 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
         )
         break
       case 'too-large':
-        releases.push(
-          failure(row.job, payloadTooLarge(row.largestBytes, config.maxPayloadBytes).message),
-        )
+        releases.push(failure(row.job, payloadTooLarge(row.largestBytes, config.maxPayloadBytes).message))
         break
       case 'deferred':
         releases.push(notYet(row.job))

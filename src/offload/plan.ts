@@ -40,7 +40,7 @@ export interface PlannedRow {
 
 interface PlanRow {
   ord: number
-  version: string | null
+  version: string
   tenantId: string | null
   entityId: string | null
   fieldBytes: number | null
@@ -83,9 +83,22 @@ export async function planRows(
   return jobs.map((job, i) => {
     const row = byOrd.get(i + 1)
     const phase1Id = phase1Ids[i]
-    if (row === undefined || phase1Id === undefined) throw new Error(`plan lost row ${job.rowId}`)
+    if (row === undefined || phase1Id === undefined) return goneRow(job, source)
     return toPlannedRow(job, source, row, phase1Id, limits.maxPayloadBytes)
   })
+}
+
+function goneRow(job: Job, source: Source): PlannedRow {
+  return {
+    job,
+    source,
+    outcome: 'gone',
+    version: null,
+    tenantId: null,
+    entityId: null,
+    payloads: [],
+    largestBytes: 0,
+  }
 }
 
 function toPlannedRow(
@@ -117,18 +130,15 @@ function toPlannedRow(
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))
-  const outcome =
-    row.version === null
-      ? 'gone'
-      : row.deferred
-        ? 'deferred'
-        : payloads.length === 0
-          ? 'nothing'
-          : row.tenantId === null
-            ? 'no-tenant'
-            : largestBytes > maxPayloadBytes
-              ? 'too-large'
-              : 'offload'
+  const outcome = row.deferred
+    ? 'deferred'
+    : payloads.length === 0
+      ? 'nothing'
+      : row.tenantId === null
+        ? 'no-tenant'
+        : largestBytes > maxPayloadBytes
+          ? 'too-large'
+          : 'offload'
   return {
     job,
     source,
@@ -149,6 +159,7 @@ function planSql(source: Source): string {
   const isHuge = (value: string) =>
     `coalesce(pg_column_size(${value}) > 8 * greatest($3::int8, ${source.thresholdBytes}) + 1024 and pg_column_size(${value}) <= $5, false)`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
+  // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.
   return `
     with claimed as (
       select c.row_id, c.phase1_id, c.ord
@@ -165,7 +176,7 @@ function planSql(source: Source): string {
         join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
     ),
     opened as (
-      select f.*, ${documentSql('f.stored')} as doc
+      select f.ord, f.phase1_id, f.version, f.tenant_id, f.entity_id, ${documentSql('f.stored')} as doc
         from found f
        where f.stored_before < $4
       offset 0
@@ -176,46 +187,53 @@ function planSql(source: Source): string {
       offset 0
     ),
     rests as (
-      select p.ord, p.tenant_id, p.field, ${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')} as rest
+      select p.ord, p.version, p.tenant_id, p.entity_id, p.field,
+             ${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')} as rest
         from phase1 p
       offset 0
     ),
     texts as (
-      select r.ord, r.tenant_id, f.text as field_text, t.text as rest_text,
+      select r.ord, r.version, r.tenant_id, r.entity_id,
              case when ${isHuge('r.field')} then pg_column_size(r.field) end as field_huge,
-             case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge
+             case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge,
+             case when not ${isHuge('r.field')} then r.field::text end as field_text,
+             case when not ${isHuge('r.rest')} then r.rest::text end as rest_text
         from rests r
-       cross join lateral (select case when not ${isHuge('r.field')} then r.field::text end as text offset 0) f
-       cross join lateral (select case when not ${isHuge('r.rest')} then r.rest::text end as text offset 0) t
+      offset 0
     ),
     sized as (
-      select t.ord, t.tenant_id, t.field_text, coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text,
+             coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_huge end as rest_bytes,
              t.field_huge is not null or t.rest_huge is not null as huge
         from texts t
+      offset 0
     ),
-    -- what would be sent for the row: nothing of one that is to be streamed
     weighed as (
-      select s.*, s.huge or greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 as streamed,
-             case when s.huge or greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 then 0
-                  else coalesce(s.field_bytes, 0) + coalesce(s.rest_bytes, 0) end as weight
+      select s.*, s.huge or greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 as streamed
         from sized s
     ),
-    summed as (
-      select w.*, sum(w.weight) over (order by w.ord rows unbounded preceding) as total
+    -- what would be sent: nothing of a row that is to be streamed
+    cut as (
+      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes,
+             case when not w.streamed and w.tenant_id is not null then w.field_text end as field_text,
+             case when not w.streamed and w.tenant_id is not null then w.rest_text end as rest_text,
+             case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
         from weighed w
+      offset 0
     ),
     decided as (
       select s.*, s.total > $4 and s.total > s.weight as over_budget
-        from summed s
+        from (select c.*, sum(c.weight) over (rows unbounded preceding) as total from cut c) s
     )
-    select c.ord::int as ord, f.version, f.tenant_id as "tenantId", f.entity_id as "entityId",
-           d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes",
-           f.ord is not null and coalesce(d.over_budget, true) as deferred,
-           case when not d.streamed and not d.over_budget and d.tenant_id is not null then d.field_text end as "fieldText",
-           case when not d.streamed and not d.over_budget and d.tenant_id is not null then d.rest_text end as "restText"
-      from claimed c
-      left join found f using (ord)
-      left join decided d using (ord)`
+    select d.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
+           d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", d.over_budget as deferred,
+           case when not d.over_budget then d.field_text end as "fieldText",
+           case when not d.over_budget then d.rest_text end as "restText"
+      from decided d
+    union all
+    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null
+      from found f
+     where f.stored_before >= $4`
 }

@@ -33,7 +33,11 @@ const prepared = 'select name, generic_plans + custom_plans as runs from pg_prep
 test('on a direct connection a statement to prepare is planned under one name', async () => {
   const pool = poolOf(environment.urls.daemon)
   for (let n = 0; n < 3; n++) {
-    const { rows } = await queryable(pool).query<{ n: number }>({ text: 'select $1::int as n', values: [n], prepare: true })
+    const { rows } = await queryable(pool).query<{ n: number }>({
+      text: 'select $1::int as n',
+      values: [n],
+      prepare: true,
+    })
     expect(rows).toEqual([{ n }])
   }
   const { rows } = await pool.query(prepared)
