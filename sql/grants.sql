@@ -5,10 +5,11 @@ declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity'],
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows'],
     'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity'],
-    'lighter_tenant', array['artifact_get', 'artifact_list', 'artifacts_for_entity']);
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows'],
+    'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
+      'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_end_idempotent']);
   table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass);
   role_name text;
   signature text;
@@ -48,6 +49,19 @@ begin
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
   grant select on public.artifact_refs to lighter_tenant;
+  -- The daemon serves such requests: it becomes lighter_tenant for each, and has none of its rights by itself.
+  if not pg_has_role('lighter_daemon', 'lighter_tenant', 'member') then
+    begin
+      if current_setting('server_version_num')::integer >= 160000 then
+        execute 'grant lighter_tenant to lighter_daemon with inherit false, set true';
+      else
+        grant lighter_tenant to lighter_daemon;
+      end if;
+    exception when insufficient_privilege then
+      raise warning 'lighter_daemon can not become lighter_tenant, which the HTTP API needs'
+        using hint = 'As a superuser, or whoever has lighter_tenant with admin option: grant lighter_tenant to lighter_daemon;';
+    end;
+  end if;
 
   -- The back end on Supabase: all of the artifacts and of what it may decide about them. Not what functions of the
   -- owner's trust (sources, settings), nor the account of objects.

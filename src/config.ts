@@ -118,6 +118,97 @@ export const environmentSchema = z.object({
     .default(30_000)
     .describe('Longest silence of the object store within one request'),
 
+  AUTH_MODE: z
+    .enum(['jwt', 'service', 'dev'])
+    .optional()
+    .describe(
+      'Who may call the HTTP API: holders of a JWT, of a service key, or (dev, on a loopback address) anybody; unset: only /healthz and /readyz are served',
+    ),
+  API_HOST: text('an address such as 127.0.0.1 or 0.0.0.0')
+    .default('127.0.0.1')
+    .describe('Address that the HTTP API listens on'),
+  API_PORT: integer(0, 65_535).default(4001).describe('Port of the HTTP API; 0 takes any'),
+  API_PUBLIC_URL: z
+    .url({ protocol: /^https?$/, error: 'a URL such as https://artifacts.example.com' })
+    .optional()
+    .describe(
+      'Where clients reach the API, for the signed URLs that it makes; default http://API_HOST:API_PORT',
+    ),
+  JWT_SECRET: z
+    .string()
+    .min(32, 'a secret of 32 characters or more')
+    .optional()
+    .describe('AUTH_MODE=jwt: secret of HS256 tokens (Supabase: the JWT secret of the project)'),
+  JWT_JWKS_URL: z
+    .url({ protocol: /^https?$/, error: 'a URL such as https://example.com/.well-known/jwks.json' })
+    .optional()
+    .describe(
+      'AUTH_MODE=jwt: where the public keys are; they are cached, and fetched again for an unknown key id',
+    ),
+  JWT_JWKS_FILE: text('the path of a JWKS file')
+    .optional()
+    .describe('AUTH_MODE=jwt: a file with the public keys, read again when it changes'),
+  JWT_ALGORITHMS: z
+    .string()
+    .regex(
+      /^((HS|RS|PS|ES)(256|384|512)|EdDSA)(,((HS|RS|PS|ES)(256|384|512)|EdDSA))*$/,
+      'such as RS256,ES256',
+    )
+    .optional()
+    .describe('Signatures that are accepted; default HS256 with JWT_SECRET, else RS256,ES256,EdDSA'),
+  JWT_ISSUER: text('an issuer').optional().describe('The only `iss` that is accepted; unset: any'),
+  JWT_AUDIENCE: text('an audience')
+    .optional()
+    .describe('The `aud` that must be in the token; unset: any (Supabase: authenticated)'),
+  JWT_TENANT_CLAIM: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/, 'a claim such as tenant_id or app_metadata.tenant_id')
+    .default('tenant_id')
+    .describe(
+      'Claim with the tenant, dots for what is nested (Supabase: app_metadata.tenant_id, never user_metadata)',
+    ),
+  SERVICE_API_KEY: z
+    .string()
+    .refine(
+      value => value.split(',').every(key => /^[\x21-\x7e]{32,}$/.test(key.trim())),
+      'a key of 32 characters or more, or several separated by commas',
+    )
+    .optional()
+    .describe(
+      'AUTH_MODE=service, and /metrics: the key of a trusted back end; several with commas, to rotate them',
+    ),
+  ARTIFACT_KINDS: z
+    .string()
+    .regex(/^[a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*$/, 'kinds in snake_case, separated by commas')
+    .optional()
+    .describe('Kinds that the API takes beside the documented ones'),
+  API_BODY_LIMIT_BYTES: integer(1024, 64 * MiB)
+    .default(8 * MiB)
+    .describe('Longest JSON body; longer payloads go to /api/storage/artifacts/raw'),
+  API_RAW_LIMIT_BYTES: integer(1024, 5 * 1024 * MiB)
+    .default(256 * MiB)
+    .describe('Longest raw upload'),
+  API_HYDRATE_LIMIT_BYTES: integer(MiB, 512 * MiB)
+    .default(64 * MiB)
+    .describe('Payloads that one hydrate request may bring together; what is beyond is reported per item'),
+  API_RATE_LIMIT: integer(0, 1_000_000)
+    .default(1200)
+    .describe('Requests a minute of one tenant, at one daemon; 0: no limit'),
+  API_UPLOAD_CONCURRENCY: integer(1, 64)
+    .default(8)
+    .describe('Uploads and hydrations at once; four times as many may wait, others are answered 503'),
+  API_REQUEST_TIMEOUT_MS: integer(1000, 3_600_000)
+    .default(300_000)
+    .describe('Longest time in which a request must have arrived whole'),
+  API_CORS_ORIGINS: z
+    .string()
+    .regex(
+      /^https?:\/\/[^\s,/]+(,https?:\/\/[^\s,/]+)*$/,
+      'origins such as https://app.example.com, separated by commas',
+    )
+    .optional()
+    .describe('Origins whose pages may call the API; unset: none'),
+
   SHUTDOWN_TIMEOUT_MS: integer(0, 600_000)
     .default(25_000)
     .describe('How long SIGTERM waits for work in flight; below the 30 s that orchestrators give'),
@@ -136,6 +227,8 @@ export const secretVariables: readonly (keyof Environment)[] = [
   'ADMIN_DATABASE_URL',
   'R2_ACCESS_KEY_ID',
   'R2_SECRET_ACCESS_KEY',
+  'JWT_SECRET',
+  'SERVICE_API_KEY',
 ]
 
 const isSecret = (variable: string) => secretVariables.some(secret => secret === variable)
@@ -173,6 +266,36 @@ export interface OffloadConfig extends PackConfig {
   uploadConcurrency: number
 }
 
+/** Who may call, and how that is proved. */
+export type AuthConfig =
+  | { mode: 'off' | 'dev' }
+  | { mode: 'service' }
+  | {
+      mode: 'jwt'
+      key: { secret: string } | { jwksUrl: string } | { jwksFile: string }
+      algorithms: string[]
+      issuer: string | undefined
+      audience: string | undefined
+      tenantClaim: string[]
+    }
+
+export interface ApiConfig {
+  host: string
+  port: number
+  publicUrl: string | undefined
+  auth: AuthConfig
+  serviceKeys: string[]
+  kinds: string[]
+  bodyLimitBytes: number
+  rawLimitBytes: number
+  hydrateLimitBytes: number
+  /** Requests a minute of one tenant; 0: no limit. */
+  rateLimit: number
+  uploadConcurrency: number
+  requestTimeoutMs: number
+  corsOrigins: string[]
+}
+
 export interface Config {
   databaseUrl: string
   listenDatabaseUrl: string
@@ -180,6 +303,7 @@ export interface Config {
   poolSize: number
   store: StoreConfig
   offload: OffloadConfig
+  api: ApiConfig
   /** Undefined when the environment does not name it: then the one in the database stands. */
   thresholdBytes: number | undefined
   pollIntervalMs: number
@@ -204,7 +328,8 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       expected: 'the account id, or R2_ENDPOINT for another S3 store',
     })
   }
-  if (!parsed.success || problems.length > 0) throw new ConfigError(problems)
+  const auth = parsed.success ? authOf(parsed.data, env.NODE_ENV === 'production', problems) : undefined
+  if (!parsed.success || auth === undefined || problems.length > 0) throw new ConfigError(problems)
   const e = parsed.data
   return {
     databaseUrl: e.DATABASE_URL,
@@ -237,12 +362,88 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       partBytes: e.MULTIPART_PART_BYTES,
       uploadConcurrency: e.UPLOAD_CONCURRENCY,
     },
+    api: {
+      host: e.API_HOST,
+      port: e.API_PORT,
+      publicUrl: e.API_PUBLIC_URL?.replace(/\/+$/, ''),
+      auth,
+      serviceKeys: list(e.SERVICE_API_KEY),
+      kinds: list(e.ARTIFACT_KINDS),
+      bodyLimitBytes: e.API_BODY_LIMIT_BYTES,
+      rawLimitBytes: e.API_RAW_LIMIT_BYTES,
+      hydrateLimitBytes: e.API_HYDRATE_LIMIT_BYTES,
+      rateLimit: e.API_RATE_LIMIT,
+      uploadConcurrency: e.API_UPLOAD_CONCURRENCY,
+      requestTimeoutMs: e.API_REQUEST_TIMEOUT_MS,
+      corsOrigins: list(e.API_CORS_ORIGINS),
+    },
     thresholdBytes:
       values.AI_ARTIFACT_META_THRESHOLD_BYTES === undefined ? undefined : e.AI_ARTIFACT_META_THRESHOLD_BYTES,
     pollIntervalMs: e.POLL_INTERVAL_MS,
     shutdownTimeoutMs: e.SHUTDOWN_TIMEOUT_MS,
     logLevel: e.LOG_LEVEL,
   }
+}
+
+const list = (value: string | undefined) => value?.split(',').map(each => each.trim()) ?? []
+
+/** The chosen mode with all that it needs; what is missing, or unsafe, is a problem. */
+function authOf(e: Environment, production: boolean, problems: ConfigProblem[]): AuthConfig {
+  const problem = (variable: string, found: string, expected: string) =>
+    problems.push({ variable, found, expected })
+  if (e.AUTH_MODE === 'dev') {
+    // Whoever can connect is believed to be whichever tenant it says.
+    if (production) problem('AUTH_MODE', 'dev, with NODE_ENV=production', 'jwt or service')
+    if (!isLoopback(e.API_HOST))
+      problem(
+        'API_HOST',
+        `${e.API_HOST}, with AUTH_MODE=dev`,
+        'a loopback address, or AUTH_MODE jwt or service',
+      )
+    return { mode: 'dev' }
+  }
+  if (e.AUTH_MODE === 'service') {
+    if (e.SERVICE_API_KEY === undefined)
+      problem('SERVICE_API_KEY', 'nothing', 'a key of 32 characters or more, for AUTH_MODE=service')
+    return { mode: 'service' }
+  }
+  if (e.AUTH_MODE === undefined) return { mode: 'off' }
+  const keys = [
+    ...(e.JWT_SECRET === undefined ? [] : [{ secret: e.JWT_SECRET }]),
+    ...(e.JWT_JWKS_URL === undefined ? [] : [{ jwksUrl: e.JWT_JWKS_URL }]),
+    ...(e.JWT_JWKS_FILE === undefined ? [] : [{ jwksFile: e.JWT_JWKS_FILE }]),
+  ]
+  const [key] = keys
+  if (key === undefined || keys.length > 1) {
+    problem(
+      'JWT_SECRET',
+      keys.length === 0 ? 'nothing' : 'more than one kind of key',
+      'one of JWT_SECRET, JWT_JWKS_URL and JWT_JWKS_FILE, for AUTH_MODE=jwt',
+    )
+    return { mode: 'off' }
+  }
+  const isSymmetric = 'secret' in key
+  const algorithms = e.JWT_ALGORITHMS?.split(',') ?? (isSymmetric ? ['HS256'] : ['RS256', 'ES256', 'EdDSA'])
+  // A public key taken for a shared secret would let everybody sign.
+  if (algorithms.some(name => name.startsWith('HS') !== isSymmetric)) {
+    problem(
+      'JWT_ALGORITHMS',
+      algorithms.join(','),
+      isSymmetric ? 'HS256, HS384 or HS512, with JWT_SECRET' : 'algorithms of public keys, with a JWKS',
+    )
+  }
+  return {
+    mode: 'jwt',
+    key,
+    algorithms,
+    issuer: e.JWT_ISSUER,
+    audience: e.JWT_AUDIENCE,
+    tenantClaim: e.JWT_TENANT_CLAIM.split('.'),
+  }
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)
 }
 
 /** The owner's connection, for commands that change the schema and never touch the bucket. */

@@ -1,10 +1,13 @@
 // Composes the daemon of its parts. start() and stop(); nothing else has a life.
+import { setTimeout } from 'node:timers/promises'
 import pLimit from 'p-limit'
 import type { Logger } from 'pino'
+import { type Api, createApi } from './api/server.ts'
 import type { Config } from './config.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
+import { createMetrics } from './metrics.ts'
 import type { BatchResult } from './offload/pipeline.ts'
 import type { Signal } from './offload/signals.ts'
 import { openStore } from './store/object-store.ts'
@@ -21,6 +24,8 @@ export interface Daemon {
    * Called again, it answers what the first call does.
    */
   stop(deadlineMs?: number): Promise<boolean>
+  /** Where the HTTP API listens; null when it does not. */
+  address(): string | null
 }
 
 export interface DaemonOptions {
@@ -31,10 +36,18 @@ export interface DaemonOptions {
   onResult?: (result: BatchResult) => void
   /** Told of every request to the store, by S3's name for it. */
   onStoreRequest?: (operation: string) => void
+  /** Whether it works off the queue (the default), and whether it serves the HTTP API (not unless asked to). */
+  worker?: boolean
+  api?: boolean
 }
 
 export function createDaemon(options: DaemonOptions): Daemon {
-  const { config, log, signal = () => undefined, onResult, onStoreRequest } = options
+  const { config, log, signal = () => undefined, onStoreRequest, worker = true } = options
+  const metrics = createMetrics()
+  const onResult = (result: BatchResult) => {
+    metrics.batch(result)
+    options.onResult?.(result)
+  }
   const onIdleError = (error: Error) =>
     log.warn({ error: error.message }, 'an idle database connection was lost')
   const pool = createPool(config.databaseUrl, config.poolSize, onIdleError)
@@ -78,24 +91,35 @@ export function createDaemon(options: DaemonOptions): Daemon {
     mayHoldLock: () => listener.isListening(),
     pollIntervalMs: config.pollIntervalMs,
     log,
-    ...(onResult && { onResult }),
+    onResult,
   })
+  // Connections of its own: a crowd of requests must not keep a commit waiting.
+  const apiPool = options.api ? createPool(config.databaseUrl, config.poolSize, onIdleError) : null
+  let api: Api | undefined
 
   let stopping: Promise<boolean> | undefined
   return {
     start: async () => {
       await requireCurrentSchema(pool)
       await claimOwnership(pool, store)
-      if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
-      if (stopped.signal.aborted) return
-      await listener.start()
-      if (stopped.signal.aborted) return
-      loop.start()
-      log.info(
-        { bucket: store.bucket, prefix: store.prefix, listening: listener.isListening() },
-        'daemon started',
-      )
+      if (worker) {
+        if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
+        if (stopped.signal.aborted) return
+        await listener.start()
+        if (stopped.signal.aborted) return
+        loop.start()
+        log.info(
+          { bucket: store.bucket, prefix: store.prefix, listening: listener.isListening() },
+          'daemon started',
+        )
+      }
+      if (apiPool !== null) {
+        api = await createApi({ config, pool: apiPool, store, log, metrics })
+        if (stopped.signal.aborted) return
+        await api.listen()
+      }
     },
+    address: () => api?.address() ?? null,
     stop: (deadlineMs = config.shutdownTimeoutMs) => {
       stopping ??= stopAll(deadlineMs)
       return stopping
@@ -104,16 +128,31 @@ export function createDaemon(options: DaemonOptions): Daemon {
 
   async function stopAll(deadlineMs: number): Promise<boolean> {
     stopped.abort()
-    const finished = await loop.stop(deadlineMs)
+    const [finished, answered] = await Promise.all([loop.stop(deadlineMs), closeApi(deadlineMs)])
     await listener.stop()
     await awakeLock.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
-      Promise.all([pool.end(), streamPool.end()]),
-      new Promise(resolve => setTimeout(resolve, 2000).unref()),
+      Promise.all([pool.end(), streamPool.end(), apiPool?.end()]),
+      setTimeout(2000, undefined, { ref: false }),
     ])
     store.close()
-    return finished
+    return finished && answered
+  }
+
+  /** Requests under way are answered, those that take too long are broken off; false if there were any. */
+  async function closeApi(deadlineMs: number): Promise<boolean> {
+    if (api === undefined) return true
+    const timer = new AbortController()
+    const late = setTimeout(deadlineMs, false, { ref: false, signal: timer.signal }).catch(() => false)
+    const closed = api.close().then(() => true)
+    const inTime = await Promise.race([closed, late])
+    timer.abort()
+    if (!inTime) {
+      api.server.server.closeAllConnections()
+      await closed
+    }
+    return inTime
   }
 
   async function applyThreshold(bytes: number): Promise<void> {

@@ -1,6 +1,6 @@
 // Payloads out of the store, each checked against its sha256 before anyone sees it.
 import { createHash, hash as hashOf } from 'node:crypto'
-import { pipeline, type Readable, Transform } from 'node:stream'
+import { pipeline, Readable } from 'node:stream'
 import pLimit from 'p-limit'
 import { maxPayloadBytes } from '../config.ts'
 import { ArtifactError, LighterError, messageOf, StoreError } from '../errors.ts'
@@ -14,6 +14,8 @@ export interface FetchOptions {
   concurrency: number
   /** A payload longer than this is refused (`artifact_too_large`): read it with `streamPayload`. */
   maxPayloadBytes: number
+  /** Counts down the bytes that may still be brought together; what no longer fits is refused likewise. */
+  budget?: { bytes: number }
 }
 
 export const defaultFetchOptions: FetchOptions = { concurrency: 16, maxPayloadBytes }
@@ -35,7 +37,9 @@ export async function fetchPayloads(
       limit(async () => {
         const readable: Artifact[] = []
         for (const artifact of group) {
-          const refusal = refusalOf(artifact, options.maxPayloadBytes)
+          const refusal =
+            refusalOf(artifact, options.maxPayloadBytes) ??
+            (await overBudget(store, artifact, options.budget).catch(error => readError(error, artifact)))
           if (refusal === null) readable.push(artifact)
           else results.set(artifact, refusal)
         }
@@ -54,45 +58,83 @@ export async function fetchPayloads(
   return results
 }
 
+export interface StreamOptions {
+  /** Bytes of the payload to be yielded, `end` excluded; the others are read, for the hash, and dropped. */
+  range?: { start: number; end: number }
+  /** Told, once the hash was right, of the ETag of the object that holds nothing but this payload as it is. */
+  onVerified?: (etag: string) => void
+}
+
 /**
- * One payload as a stream, for what is too long to be held. The hash is known only at the end: the stream
- * errors there if it is wrong, so a consumer must not trust what it got before it has ended.
+ * One payload as a stream, for what is too long to be held. The hash is known only at the end: the last piece is
+ * kept back until it was right. A consumer that got all the bytes got the right ones; of a damaged payload the
+ * stream errors (`artifact_corrupt`) before its end.
  * @throws {ArtifactError} as `fetchPayloads`
  */
-export async function streamPayload(store: ObjectStore, artifact: Artifact): Promise<Readable> {
+export async function streamPayload(
+  store: ObjectStore,
+  artifact: Artifact,
+  options: StreamOptions = {},
+): Promise<Readable> {
   const refusal = refusalOf(artifact, Number.POSITIVE_INFINITY)
   if (refusal !== null) throw refusal
+  const { start, end } = options.range ?? { start: 0, end: Number.POSITIVE_INFINITY }
   if (artifact.byteOffset !== null) {
-    const { Readable } = await import('node:stream')
     const frame = await readFrame(store, artifact, [artifact], Number.POSITIVE_INFINITY).catch(error => {
       throw readError(error, artifact)
     })
     const bytes = cutAndVerify(artifact, frame)
     if (bytes instanceof LighterError) throw bytes
-    return Readable.from([bytes])
+    return Readable.from([bytes.subarray(start, end)])
   }
-  const body = await store.getStream(artifact.key).catch(error => {
+  const { body, etag } = await store.getStream(artifact.key).catch(error => {
     throw readError(error, artifact)
   })
+  const decoder = decodeStream(artifact.contentEncoding)
+  // Errors reach the consumer through whichever of the two it reads.
+  const chunks = decoder === null ? body : pipeline(body, decoder, () => undefined)
+  const onVerified = () => {
+    if (decoder === null) options.onVerified?.(etag)
+  }
+  return Readable.from(verified(artifact, chunks, start, end, onVerified), { objectMode: false })
+}
+
+async function* verified(
+  artifact: Artifact,
+  chunks: AsyncIterable<Buffer>,
+  start: number,
+  end: number,
+  onVerified: () => void,
+): AsyncGenerator<Buffer> {
   const hash = createHash('sha256')
   let size = 0
-  const verify = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
+  let held: Buffer | null = null
+  try {
+    for await (const chunk of chunks) {
       hash.update(chunk)
+      const wanted = chunk.subarray(Math.max(start - size, 0), Math.max(end - size, 0))
       size += chunk.length
-      done(null, chunk)
-    },
-    flush(done) {
-      const digest = hash.digest('hex')
-      const wrong =
-        (artifact.sizeBytes !== null && size !== artifact.sizeBytes) ||
-        (artifact.sha256 !== null && digest !== artifact.sha256)
-      done(wrong ? corrupt(artifact, `sha256 ${digest}, ${size} bytes`) : null)
-    },
-  })
-  const decoder = decodeStream(artifact.contentEncoding)
-  const onEnd = () => undefined // an error reaches the consumer through `verify`
-  return decoder === null ? pipeline(body, verify, onEnd) : pipeline(body, decoder, verify, onEnd)
+      if (wanted.length === 0) continue
+      if (held !== null) yield held
+      held = wanted
+    }
+  } catch (error) {
+    throw isDecodeError(error) ? corrupt(artifact, messageOf(error)) : readError(error, artifact)
+  }
+  const digest = hash.digest('hex')
+  if (
+    (artifact.sizeBytes !== null && size !== artifact.sizeBytes) ||
+    (artifact.sha256 !== null && digest !== artifact.sha256)
+  ) {
+    throw corrupt(artifact, `sha256 ${digest}, ${size} bytes`)
+  }
+  onVerified()
+  if (held !== null) yield held
+}
+
+/** Of zlib and zstd, whose codes begin so; those of the network do not. */
+function isDecodeError(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && /^(Z_|ZSTD_|ERR_ZLIB)/i.test(String(error.code))
 }
 
 /** Why an artifact can't be read before anything is asked of the store. */
@@ -118,6 +160,25 @@ function refusalOf(artifact: Artifact, maxPayloadBytes: number): ArtifactError |
       },
     )
   }
+  return null
+}
+
+async function overBudget(
+  store: ObjectStore,
+  artifact: Artifact,
+  budget: { bytes: number } | undefined,
+): Promise<ArtifactError | null> {
+  if (budget === undefined) return null
+  // A row that the application wrote itself may not say.
+  const bytes = artifact.sizeBytes ?? (await store.head(artifact.key))?.size ?? 0
+  if (bytes > budget.bytes) {
+    return new ArtifactError(
+      'artifact_too_large',
+      `artifact ${artifact.id} of ${bytes} bytes does not fit into what may still be read at once: ${budget.bytes} bytes`,
+      { hint: 'Ask for fewer at once, or stream it.' },
+    )
+  }
+  budget.bytes -= bytes
   return null
 }
 

@@ -107,6 +107,101 @@ export function overlay(base: string, own: Map<string, string>): string {
   return isEmpty ? `[${added}]` : `${whole.slice(0, -1)}, ${added}]`
 }
 
+/** Top-level elements of an array's text, each as its exact raw text. @throws {MalformedJsonError} */
+export function splitArray(text: string): string[] {
+  const elements: string[] = []
+  let at = skipSpace(text, 0)
+  if (text.charCodeAt(at) !== openBracket) throw new MalformedJsonError('not an array', at)
+  at = skipSpace(text, at + 1)
+  if (text.charCodeAt(at) === closeBracket) {
+    expectEnd(text, at + 1)
+    return elements
+  }
+  for (;;) {
+    const end = valueEnd(text, at)
+    elements.push(text.slice(at, end))
+    at = skipSpace(text, end)
+    const next = text.charCodeAt(at)
+    if (next === closeBracket) {
+      expectEnd(text, at + 1)
+      return elements
+    }
+    if (next !== comma) throw new MalformedJsonError('"," or "]" was expected', at)
+    at = skipSpace(text, at + 1)
+  }
+}
+
+/**
+ * Checks that a text from outside is JSON from end to end (RFC 8259) and not nested deeper than `maxDepth`,
+ * without making values of it: a hostile text of some megabytes would become hundreds of them.
+ * @throws {MalformedJsonError}
+ */
+export function checkJson(text: string, maxDepth: number): void {
+  const closers: number[] = []
+  let at = skipSpace(text, 0)
+  for (;;) {
+    // A value begins here.
+    const code = text.charCodeAt(at)
+    if (code === openBrace || code === openBracket) {
+      if (closers.length === maxDepth) throw new MalformedJsonError(`nested deeper than ${maxDepth}`, at)
+      const closer = code === openBrace ? closeBrace : closeBracket
+      at = skipSpace(text, at + 1)
+      if (text.charCodeAt(at) !== closer) {
+        closers.push(closer)
+        if (closer === closeBrace) at = memberValue(text, at)
+        continue
+      }
+      at++
+    } else if (code === quote) at = checkedStringEnd(text, at)
+    else at = valueEnd(text, at)
+    // It has ended; what surrounds it goes on, or ends too.
+    for (;;) {
+      at = skipSpace(text, at)
+      const closer = closers.at(-1)
+      if (closer === undefined) {
+        expectEnd(text, at)
+        return
+      }
+      const next = text.charCodeAt(at)
+      if (next === comma) {
+        at = skipSpace(text, at + 1)
+        if (closer === closeBrace) at = memberValue(text, at)
+        break
+      }
+      if (next !== closer) throw new MalformedJsonError('"," or the closing bracket was expected', at)
+      closers.pop()
+      at++
+    }
+  }
+}
+
+/** From a key to where its value begins. */
+function memberValue(text: string, start: number): number {
+  if (text.charCodeAt(start) !== quote) throw new MalformedJsonError('a key was expected', start)
+  const at = skipSpace(text, checkedStringEnd(text, start))
+  if (text.charCodeAt(at) !== colon) throw new MalformedJsonError('":" was expected', at)
+  return skipSpace(text, at + 1)
+}
+
+const simpleEscapes = new Set([...'"\\/bfnrt'].map(c => c.charCodeAt(0)))
+
+/** As `stringEnd`, of a string whose every character and escape is allowed. */
+function checkedStringEnd(text: string, start: number): number {
+  for (let at = start + 1; at < text.length; at++) {
+    const code = text.charCodeAt(at)
+    if (code === quote) return at + 1
+    if (code < 0x20) throw new MalformedJsonError('a string holds a control character', at)
+    if (code !== backslash) continue
+    at++
+    if (simpleEscapes.has(text.charCodeAt(at))) continue
+    if (text[at] !== 'u' || !/^[0-9a-fA-F]{4}$/.test(text.slice(at + 1, at + 5))) {
+      throw new MalformedJsonError('an escape that JSON does not have', at)
+    }
+    at += 4
+  }
+  throw new MalformedJsonError('a string has no end', start)
+}
+
 const uuidLiteral = /^"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"$/i
 
 /**
@@ -146,10 +241,11 @@ function valueEnd(text: string, start: number): number {
   const first = text.charCodeAt(start)
   if (first === quote) return stringEnd(text, start)
   if (first === openBrace || first === openBracket) return containerEnd(text, start)
+  if (first === minus || (first >= zero && first <= nine)) return numberEnd(text, start)
   for (const literal of ['true', 'false', 'null']) {
     if (text.startsWith(literal, start)) return start + literal.length
   }
-  return numberEnd(text, start)
+  throw new MalformedJsonError('a value was expected', start)
 }
 
 /**
@@ -189,7 +285,8 @@ function numberEnd(text: string, start: number): number {
   let at = text.charCodeAt(start) === minus ? start + 1 : start
   at = text.charCodeAt(at) === zero ? at + 1 : digitsEnd(text, at)
   if (text.charCodeAt(at) === dot) at = digitsEnd(text, at + 1)
-  if (text[at] === 'e' || text[at] === 'E') {
+  const exponent = text.charCodeAt(at)
+  if (exponent === 0x45 || exponent === 0x65) {
     const sign = text.charCodeAt(at + 1)
     at = digitsEnd(text, sign === plus || sign === minus ? at + 2 : at + 1)
   }

@@ -31,6 +31,7 @@ export function addDev(program: Command): void {
           R2_BUCKET: embedded.r2.bucket,
           R2_ACCESS_KEY_ID: embedded.r2.accessKeyId,
           R2_SECRET_ACCESS_KEY: embedded.r2.secretAccessKey,
+          AUTH_MODE: 'dev',
         }
         print('Postgres and R2 are running. For psql, your application, or another lighter command:')
         for (const [name, value] of Object.entries(env)) print(`  export ${name}='${value}'`)
@@ -44,7 +45,7 @@ export function addDev(program: Command): void {
         print('  SQL')
         const config = loadConfig({ ...withoutConnections(process.env), ...env })
         const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime })
-        await runUntilSignal(createDaemon({ config, log }), log, config.shutdownTimeoutMs)
+        await runUntilSignal(createDaemon({ config, log, api: true }), log, config.shutdownTimeoutMs)
       } finally {
         await embedded.stop()
       }

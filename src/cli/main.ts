@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 // The command `lighter`: one file per command, this one dispatches and renders what went wrong.
 import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { parseEnv } from 'node:util'
 import { Command } from 'commander'
 import { LighterError, messageOf } from '../errors.ts'
+import { description, version } from '../version.ts'
 import { addAdopt } from './adopt.ts'
 import { addAttach, addDetach } from './attach.ts'
 import { addDemo } from './demo.ts'
@@ -15,10 +15,6 @@ import { addMigrate } from './migrate.ts'
 import { renderError } from './output.ts'
 import { addRetry } from './retry.ts'
 import { addStart } from './start.ts'
-
-const manifest: { version: string; description: string } = JSON.parse(
-  readFileSync(path.join(import.meta.dirname, '..', '..', 'package.json'), 'utf8'),
-)
 
 /**
  * An empty variable counts as unset, here as everywhere. (Node looks for `--env-file` among the arguments of a
@@ -37,8 +33,8 @@ function readEnvFile(file: string): void {
 }
 
 const program = new Command('lighter')
-  .description(manifest.description)
-  .version(manifest.version)
+  .description(description)
+  .version(version)
   .option('--env-file <file>', 'read variables from a file such as .env; those already set win')
   .showHelpAfterError('(lighter --help, or lighter <command> --help)')
   .hook('preAction', command => {

@@ -3,15 +3,21 @@ import { pino } from 'pino'
 import { loadConfig } from '../config.ts'
 import { createDaemon } from '../daemon.ts'
 import { migrate } from '../db/migrate.ts'
+import { LighterError } from '../errors.ts'
 import { withAdminClient } from './admin-client.ts'
 import { runUntilSignal } from './run-until-signal.ts'
 
 export function addStart(program: Command): void {
   program
     .command('start')
-    .description('run the daemon until SIGTERM or SIGINT')
+    .description('run the daemon, with the HTTP API, until SIGTERM or SIGINT')
+    .option('--no-api', 'only work off the queue')
+    .option('--no-worker', 'only serve the HTTP API')
     .option('--migrate', 'first bring the schema up to date, as ADMIN_DATABASE_URL')
-    .action(async (options: { migrate?: boolean }) => {
+    .action(async (options: { migrate?: boolean; api: boolean; worker: boolean }) => {
+      if (!options.api && !options.worker) {
+        throw new LighterError('nothing_to_do', '--no-api and --no-worker together leave nothing to run')
+      }
       const config = loadConfig(process.env)
       const log = pino({
         level: config.logLevel,
@@ -22,7 +28,11 @@ export function addStart(program: Command): void {
         const plan = await withAdminClient(client => migrate(client), config.adminDatabaseUrl)
         log.info({ applied: [...plan.pending, ...plan.repeatable].map(f => f.name) }, 'schema is up to date')
       }
-      await runUntilSignal(createDaemon({ config, log }), log, config.shutdownTimeoutMs)
+      await runUntilSignal(
+        createDaemon({ config, log, worker: options.worker, api: options.api }),
+        log,
+        config.shutdownTimeoutMs,
+      )
       // Whatever still keeps the process alive must not keep an orchestrator waiting.
       process.exit()
     })

@@ -10,6 +10,7 @@ import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import { sendParts } from '../store/send-parts.ts'
 import { copyOutText } from './copy-out.ts'
 import type { Location } from './pack.ts'
 import { recordUploadId, registerObjects } from './register.ts'
@@ -88,7 +89,11 @@ export async function streamPayload(
   try {
     // The role's time-outs are meant for queries; this one lasts as long as the store takes.
     await client.query('begin read only; set local statement_timeout = 0')
-    const sending = sendParts(store, pool, request.tenantId, key, headers, compressor, options)
+    const sending = sendParts(store, key, headers, compressor, {
+      partBytes: options.partBytes,
+      onUploadId: uploadId => recordUploadId(pool, request.tenantId, key, uploadId),
+      onFirstPart: () => options.signal('mid-multipart'),
+    })
     // A failed upload must stop the reading, which otherwise waits for ever for room.
     const [read, sent] = await Promise.allSettled([
       pipeline(copyOutText(client, request.selectSql), hashed, compressor),
@@ -127,82 +132,4 @@ export function payloadTooLarge(bytes: number, maxPayloadBytes: number): RowErro
     'payload_too_large',
     `a payload of ${bytes} bytes or more is over MAX_PAYLOAD_BYTES (${maxPayloadBytes}): it stays in the row`,
   )
-}
-
-/** Cuts a stream into parts of equal size (R2 insists, but for the last) and sends at most two at once. */
-async function sendParts(
-  store: ObjectStore,
-  pool: pg.Pool,
-  tenantId: string,
-  key: string,
-  headers: { contentType: string; contentEncoding: string | undefined },
-  body: AsyncIterable<Buffer>,
-  options: StreamOptions,
-): Promise<number> {
-  const partsInFlight = 2
-  const etags: string[] = []
-  const sending = new Set<Promise<void>>()
-  let uploadId: string | undefined
-  let partNumber = 0
-  let total = 0
-  let failed: unknown
-
-  const sendPart = async (part: Buffer) => {
-    if (uploadId === undefined) {
-      uploadId = await store.createMultipart(key, headers)
-      await recordUploadId(pool, tenantId, key, uploadId)
-    }
-    const id = uploadId
-    const number = ++partNumber
-    while (sending.size >= partsInFlight) await Promise.race(sending)
-    if (failed !== undefined) throw failed
-    const task: Promise<void> = store.uploadPart(key, id, number, part).then(
-      etag => {
-        etags[number - 1] = etag
-        sending.delete(task)
-      },
-      error => {
-        failed ??= error
-        sending.delete(task)
-      },
-    )
-    sending.add(task)
-    if (number === 1) await options.signal('mid-multipart')
-  }
-
-  try {
-    let part = Buffer.allocUnsafe(options.partBytes)
-    let filled = 0
-    for await (const chunk of body) {
-      total += chunk.length
-      let taken = 0
-      while (taken < chunk.length) {
-        // A full part is sent only when more follows: a single one is a plain PUT.
-        if (filled === part.length) {
-          await sendPart(part)
-          part = Buffer.allocUnsafe(options.partBytes)
-          filled = 0
-        }
-        const n = chunk.copy(part, filled, taken)
-        filled += n
-        taken += n
-      }
-    }
-    const last = part.subarray(0, filled)
-    if (uploadId === undefined) {
-      await store.put(key, last, headers)
-      return total
-    }
-    await sendPart(last)
-    await Promise.all(sending)
-    if (failed !== undefined) throw failed
-    await store.completeMultipart(key, uploadId, etags, total)
-    return total
-  } catch (error) {
-    // Parts still under way must land before the abort, or they would outlive it.
-    await Promise.all(sending)
-    // Should the abort fail too, the object stays registered with its upload id, and the sweep aborts it.
-    if (uploadId !== undefined) await store.abortMultipart(key, uploadId).catch(() => undefined)
-    throw error
-  }
 }

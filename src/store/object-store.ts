@@ -16,12 +16,13 @@ import {
   S3ServiceException,
   UploadPartCommand,
 } from '@aws-sdk/client-s3'
+import { getSignedUrl } from '@aws-sdk/s3-request-presigner'
 import { NodeHttpHandler } from '@smithy/node-http-handler'
 import type { StoreConfig } from '../config.ts'
 import { LighterError, messageOf, StoreError } from '../errors.ts'
 
 /** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
-interface ObjectHeaders {
+export interface ObjectHeaders {
   contentType: string
   contentEncoding?: string | undefined
 }
@@ -50,8 +51,23 @@ export interface ObjectStore {
     range?: { offset: number; length: number },
     maxBytes?: number,
   ): Promise<{ body: Buffer; etag: string }>
-  /** As `get`, streamed; the caller must read it to its end or destroy it, else its socket leaks. */
-  getStream(key: string): Promise<Readable>
+  /**
+   * As `get`, streamed; the caller must read it to its end or destroy it, else its socket leaks.
+   * @param part a range, of the object with that ETag only: else StoreError `precondition_failed`
+   */
+  getStream(
+    key: string,
+    part?: { offset: number; length: number; etag: string },
+  ): Promise<{ body: Readable; etag: string }>
+  /**
+   * A URL that fetches the object without credentials until it expires.
+   * @param answer headers that the store is to answer with
+   */
+  presign(
+    key: string,
+    expiresInSeconds: number,
+    answer: { contentType: string; contentDisposition: string },
+  ): Promise<string>
   head(key: string): Promise<{ size: number } | null>
   /** At most 1,000 keys; keys that do not exist are no error. */
   delete(keys: string[]): Promise<void>
@@ -188,12 +204,33 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
         return { body: Buffer.from(await body.transformToByteArray()), etag: answer.ETag ?? '' }
       }),
 
-    getStream: Key =>
+    getStream: (Key, part) =>
       call('GetObject', Key, async () => {
-        const answer = await client.send(new GetObjectCommand({ Bucket, Key }))
+        const answer = await client.send(
+          new GetObjectCommand({
+            Bucket,
+            Key,
+            ...(part && {
+              Range: `bytes=${part.offset}-${part.offset + part.length - 1}`,
+              IfMatch: part.etag,
+            }),
+          }),
+        )
         // On Node the body is a Readable (an http.IncomingMessage).
-        return required(answer.Body, 'GetObject', 'Body') as Readable
+        return { body: required(answer.Body, 'GetObject', 'Body') as Readable, etag: answer.ETag ?? '' }
       }),
+
+    presign: (Key, expiresIn, answer) =>
+      getSignedUrl(
+        client,
+        new GetObjectCommand({
+          Bucket,
+          Key,
+          ResponseContentType: answer.contentType,
+          ResponseContentDisposition: answer.contentDisposition,
+        }),
+        { expiresIn },
+      ),
 
     head: Key =>
       call('HeadObject', Key, async () => {

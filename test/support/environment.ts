@@ -53,6 +53,7 @@ export async function createEnvironment(options: EnvironmentOptions = {}): Promi
     R2_SECRET_ACCESS_KEY: servers.store.secretAccessKey,
     R2_PREFIX: `${database}/`,
     POLL_INTERVAL_MS: '500',
+    API_PORT: '0',
     LOG_LEVEL: 'silent',
   }
   const config = (overrides: Record<string, string> = {}) => loadConfig({ ...env, ...overrides })
@@ -99,6 +100,8 @@ export async function startDaemon(
     signal?: Signal
     onResult?: (result: BatchResult) => void
     log?: (line: Record<string, unknown>) => void
+    worker?: boolean
+    api?: boolean
   } = {},
 ): Promise<Daemon> {
   const { env, log, ...rest } = options

@@ -1,0 +1,170 @@
+// Who is calling. Each mode turns a request into the tenant that it speaks for, or refuses it; what a client
+// merely says (x-tenant-id, ?tenant_id=) is believed in the modes that say so, and else only compared.
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { readFile, stat } from 'node:fs/promises'
+import type { IncomingHttpHeaders } from 'node:http'
+import {
+  createLocalJWKSet,
+  createRemoteJWKSet,
+  type JWTPayload,
+  type JWTVerifyGetKey,
+  errors as joseErrors,
+  jwtVerify,
+} from 'jose'
+import type { ApiConfig, AuthConfig } from '../config.ts'
+import { messageOf } from '../errors.ts'
+import { asTenantId, type TenantId } from '../ids.ts'
+import { ApiError } from './errors.ts'
+
+/** @throws {ApiError} 400, 401 or 403 */
+export type Authenticate = (headers: IncomingHttpHeaders) => Promise<TenantId>
+
+const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
+
+/** Clocks of issuer and daemon may differ by so much. */
+const clockToleranceSeconds = 30
+
+export function createAuthenticator(config: Pick<ApiConfig, 'auth' | 'serviceKeys'>): Authenticate {
+  const { auth } = config
+  switch (auth.mode) {
+    case 'jwt':
+      return jwtAuthenticator(auth)
+    case 'service':
+      return async headers => {
+        requireServiceKey(headers, config.serviceKeys)
+        return saidTenant(headers)
+      }
+    case 'dev':
+      return async headers => saidTenant(headers)
+    case 'off':
+      return async () => {
+        throw new ApiError(503, 'auth_not_configured', 'the API is off: set AUTH_MODE to jwt, service or dev')
+      }
+  }
+}
+
+/** @throws {ApiError} 401 unless the request bears one of the service keys */
+export function requireServiceKey(headers: IncomingHttpHeaders, keys: string[]): void {
+  const token = bearerToken(headers)
+  const given = digest(token)
+  // All are compared, and digests have one length: the time tells neither which key is near nor how long it is.
+  let matches = 0
+  for (const key of keys) if (timingSafeEqual(given, digest(key))) matches++
+  if (matches === 0) throw unauthorized('the service key is not valid')
+}
+
+const digest = (text: string) => createHash('sha256').update(text).digest()
+
+function jwtAuthenticator(auth: Extract<AuthConfig, { mode: 'jwt' }>): Authenticate {
+  const { key } = auth
+  const options = {
+    algorithms: auth.algorithms,
+    clockTolerance: clockToleranceSeconds,
+    // A token without an end would be valid for ever.
+    requiredClaims: ['exp'],
+    ...(auth.issuer !== undefined && { issuer: auth.issuer }),
+    ...(auth.audience !== undefined && { audience: auth.audience }),
+  }
+  const verify = async (token: string): Promise<JWTPayload> => {
+    if ('secret' in key) {
+      const { payload } = await jwtVerify(token, Buffer.from(key.secret), options)
+      return payload
+    }
+    const { payload } = await jwtVerify(token, keys, options)
+    return payload
+  }
+  const keys: JWTVerifyGetKey =
+    'jwksUrl' in key
+      ? createRemoteJWKSet(new URL(key.jwksUrl), { timeoutDuration: 5000, cooldownDuration: 30_000 })
+      : 'jwksFile' in key
+        ? fileKeySet(key.jwksFile)
+        : () => Promise.reject(new Error('no key set'))
+  return async headers => {
+    const token = bearerToken(headers)
+    let payload: JWTPayload
+    try {
+      payload = await verify(token)
+    } catch (error) {
+      if (isTokenFault(error)) throw unauthorized(reasonOf(error))
+      throw new ApiError(503, 'jwks_unavailable', 'the keys to check tokens with can not be had', {
+        cause: error,
+      })
+    }
+    const claim = claimOf(payload, auth.tenantClaim)
+    if (typeof claim !== 'string' || !uuid.test(claim)) {
+      throw new ApiError(403, 'no_tenant', `the token's claim ${auth.tenantClaim.join('.')} names no tenant`)
+    }
+    return asTenantId(claim.toLowerCase())
+  }
+}
+
+/** The token's fault, as far as its bearer may know. */
+function reasonOf(error: unknown): string {
+  if (error instanceof joseErrors.JWTExpired) return 'the token has expired'
+  if (error instanceof joseErrors.JWTClaimValidationFailed)
+    return `the token's claim ${error.claim} is missing, or not what it must be`
+  return 'the token is not valid'
+}
+
+/** Against what keeps us from finding out: a key set that can't be fetched or read. */
+function isTokenFault(error: unknown): boolean {
+  if (error instanceof joseErrors.JWKSTimeout || error instanceof joseErrors.JWKSInvalid) return false
+  // A key set that answers with something else than 200 and JSON is a plain JOSEError.
+  return error instanceof joseErrors.JOSEError && error.code !== 'ERR_JOSE_GENERIC'
+}
+
+/** A key set from a file, read again when the file has changed (rotation: replace the file). */
+function fileKeySet(file: string): JWTVerifyGetKey {
+  let current: { mtimeMs: number; keys: JWTVerifyGetKey } | undefined
+  return async (header, token) => {
+    const { mtimeMs } = await stat(file)
+    if (current?.mtimeMs !== mtimeMs) {
+      try {
+        current = { mtimeMs, keys: createLocalJWKSet(JSON.parse(await readFile(file, 'utf8'))) }
+      } catch (error) {
+        throw new Error(`JWT_JWKS_FILE can not be read: ${messageOf(error)}`, { cause: error })
+      }
+    }
+    return current.keys(header, token)
+  }
+}
+
+function claimOf(payload: JWTPayload, path: string[]): unknown {
+  let value: unknown = payload
+  for (const name of path) {
+    if (typeof value !== 'object' || value === null || !Object.hasOwn(value, name)) return undefined
+    value = (value as Record<string, unknown>)[name]
+  }
+  return value
+}
+
+function bearerToken(headers: IncomingHttpHeaders): string {
+  const token = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1]
+  if (token === undefined) throw unauthorized('an Authorization header with a Bearer token is needed')
+  return token
+}
+
+function saidTenant(headers: IncomingHttpHeaders): TenantId {
+  const said = headers['x-tenant-id']
+  if (typeof said !== 'string' || !uuid.test(said)) {
+    throw new ApiError(400, 'tenant_required', 'the header x-tenant-id must be the uuid of a tenant', {
+      field: 'x-tenant-id',
+    })
+  }
+  return asTenantId(said.toLowerCase())
+}
+
+/** What a client says beside its credential must be what the credential says. @throws {ApiError} 403 */
+export function requireSameTenant(tenantId: TenantId, said: unknown): void {
+  if (said === undefined || said === null || said === '') return
+  if (typeof said === 'string' && said.toLowerCase() === tenantId) return
+  throw new ApiError(
+    403,
+    'tenant_mismatch',
+    'the request names another tenant than the one it is authenticated for',
+  )
+}
+
+function unauthorized(message: string): ApiError {
+  return new ApiError(401, 'unauthorized', message)
+}

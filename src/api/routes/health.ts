@@ -1,0 +1,128 @@
+// For orchestrators and Prometheus.
+import type { FastifyInstance } from 'fastify'
+import type { ZodTypeProvider } from 'fastify-type-provider-zod'
+import { z } from 'zod'
+import { messageOf } from '../../errors.ts'
+import { requireServiceKey } from '../auth.ts'
+import type { ApiContext } from '../context.ts'
+import { ApiError } from '../errors.ts'
+import { errorSchema } from '../schemas.ts'
+
+const readiness = z.object({
+  status: z.enum(['ok', 'unavailable']),
+  database: z.enum(['ok', 'unavailable']),
+  bucket: z.enum(['ok', 'unavailable']),
+  queue: z.enum(['ok', 'behind', 'unknown']).describe('behind: a row has waited for longer than 15 minutes'),
+})
+
+type Readiness = z.infer<typeof readiness>
+
+/** How long an answer stands: each look at the bucket is a request that is paid for. */
+const readinessMs = 5000
+/** A check that takes longer has failed. */
+const checkMs = 5000
+const behindSeconds = 15 * 60
+
+export function healthRoutes(app: FastifyInstance, context: ApiContext): void {
+  const typed = app.withTypeProvider<ZodTypeProvider>()
+  typed.get(
+    '/healthz',
+    {
+      config: { open: true },
+      schema: {
+        tags: ['operations'],
+        summary: 'The process is alive',
+        response: { 200: z.object({ status: z.literal('ok') }) },
+      },
+    },
+    () => ({ status: 'ok' as const }),
+  )
+
+  const ready = cached(readinessMs, () => check(context))
+  typed.get(
+    '/readyz',
+    {
+      config: { open: true },
+      schema: {
+        tags: ['operations'],
+        summary: 'Database and bucket can be reached',
+        response: { 200: readiness, 503: readiness },
+      },
+    },
+    async (_request, reply) => {
+      const result = await ready()
+      return reply.code(result.status === 'ok' ? 200 : 503).send(result)
+    },
+  )
+
+  app.get(
+    '/metrics',
+    {
+      config: { open: true },
+      schema: {
+        tags: ['operations'],
+        summary: 'Prometheus metrics',
+        description: 'Needs a service key as Bearer token, but for AUTH_MODE=dev.',
+        response: { 401: errorSchema, 403: errorSchema },
+      },
+    },
+    async (request, reply) => {
+      const { auth, serviceKeys } = context.config
+      if (serviceKeys.length > 0) requireServiceKey(request.headers, serviceKeys)
+      else if (auth.mode !== 'dev')
+        throw new ApiError(
+          403,
+          'service_key_needed',
+          'metrics are served when SERVICE_API_KEY is set, to those who have it',
+        )
+      const { registry } = context.metrics
+      return reply.type(registry.contentType).send(await registry.metrics())
+    },
+  )
+}
+
+async function check(context: ApiContext): Promise<Readiness> {
+  const [queue, bucket] = await Promise.all([
+    inTime(
+      context.pool.query<{ seconds: number | null }>(
+        `select extract(epoch from now() - j.enqueued_at)::float8 as seconds
+           from lighter.jobs j where j.available_at <= now() order by j.priority, j.available_at limit 1`,
+      ),
+    ).then(
+      ({ rows }) => ((rows[0]?.seconds ?? 0) > behindSeconds ? ('behind' as const) : ('ok' as const)),
+      (error: unknown) => {
+        context.log.warn({ error: messageOf(error) }, 'not ready: the database can not be reached')
+        return 'unknown' as const
+      },
+    ),
+    inTime(context.store.check()).then(
+      () => 'ok' as const,
+      (error: unknown) => {
+        context.log.warn({ error: messageOf(error) }, 'not ready: the bucket can not be reached')
+        return 'unavailable' as const
+      },
+    ),
+  ])
+  const database = queue === 'unknown' ? 'unavailable' : 'ok'
+  // A long queue is no reason to take the API out of service.
+  return { status: database === 'ok' && bucket === 'ok' ? 'ok' : 'unavailable', database, bucket, queue }
+}
+
+async function inTime<T>(promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${checkMs} ms`)), checkMs)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** One look at a time, whose result stands for `ms`. */
+function cached<T>(ms: number, look: () => Promise<T>): () => Promise<T> {
+  let current: { value: Promise<T>; until: number } | undefined
+  return () => {
+    if (current === undefined || performance.now() > current.until) {
+      current = { value: look(), until: performance.now() + ms }
+    }
+    return current.value
+  }
+}

@@ -1,0 +1,272 @@
+// The HTTP API: composes its parts. What each route does is in the file of its group.
+import { randomUUID } from 'node:crypto'
+import cors from '@fastify/cors'
+import rateLimit from '@fastify/rate-limit'
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
+import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
+import type pg from 'pg'
+import type { Logger } from 'pino'
+import { createVerifiedObjects } from '../artifacts/range.ts'
+import type { Config } from '../config.ts'
+import { ArtifactError } from '../errors.ts'
+import type { TenantId } from '../ids.ts'
+import type { Metrics } from '../metrics.ts'
+import type { ObjectStore } from '../store/object-store.ts'
+import { version } from '../version.ts'
+import { createAuthenticator, requireSameTenant } from './auth.ts'
+import type { ApiContext } from './context.ts'
+import { ApiError, logError, sendError, toApiError } from './errors.ts'
+import { createGate } from './gate.ts'
+import { parseBody } from './json-body.ts'
+import { artifactReadRoutes } from './routes/artifacts-read.ts'
+import { artifactWriteRoutes } from './routes/artifacts-write.ts'
+import { checkRoutes } from './routes/check.ts'
+import { healthRoutes } from './routes/health.ts'
+import { hydrateRoutes, isDamage } from './routes/hydrate.ts'
+import { createUrlSigner } from './signed-url.ts'
+
+/** Room for a JWT of usual size, and no more. */
+const maxHeaderBytes = 16 * 1024
+/** Headers must have arrived within this. */
+const headersTimeoutMs = 20_000
+/** A connection on which nothing moves for so long is closed; a body may trickle, but not stop. */
+const silenceMs = 60_000
+
+export interface Api {
+  /** @throws when the address is taken */
+  listen(): Promise<void>
+  /** Takes no more requests and waits for those under way. */
+  close(): Promise<void>
+  /** Where it listens, such as http://127.0.0.1:4001; null before it does. */
+  address(): string | null
+  /** For tests, and for the OpenAPI document without a server. */
+  server: FastifyInstance
+}
+
+export async function createApi(parts: {
+  config: Config
+  pool: pg.Pool
+  store: ObjectStore
+  log: Logger
+  metrics: Metrics
+}): Promise<Api> {
+  const { config, log, metrics } = parts
+  const { api } = config
+  let address: string | null = null
+  let closing = false
+  const context: ApiContext = {
+    ...parts,
+    config: api,
+    offload: config.offload,
+    authenticate: createAuthenticator(api),
+    gate: createGate(api.uploadConcurrency),
+    signer: createUrlSigner(config.store.secretAccessKey),
+    verified: createVerifiedObjects(),
+    publicUrl: () => api.publicUrl ?? address ?? `http://${api.host}:${api.port}`,
+  }
+
+  const app: FastifyInstance = Fastify({
+    loggerInstance: log as FastifyBaseLogger,
+    // Logged below by the route's pattern: a URL may hold a signed token.
+    logController: new LogController({ disableRequestLogging: true }),
+    // Ours, never the client's: it is in our log, and must be one line of a known form.
+    genReqId: () => randomUUID(),
+    requestIdHeader: false,
+    bodyLimit: api.bodyLimitBytes,
+    requestTimeout: api.requestTimeoutMs,
+    connectionTimeout: silenceMs,
+    keepAliveTimeout: 65_000,
+    forceCloseConnections: 'idle',
+    http: {
+      maxHeaderSize: maxHeaderBytes,
+      headersTimeout: headersTimeoutMs,
+      connectionsCheckingInterval: 5000,
+    },
+    // The router's own: parameters are ids and tokens.
+    routerOptions: { maxParamLength: 2000 },
+    return503OnClosing: true,
+    clientErrorHandler,
+  })
+  app.setValidatorCompiler(validatorCompiler)
+  app.setSerializerCompiler(serializerCompiler)
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+    try {
+      done(null, parseBody(body as Buffer, request.routeOptions.config.rawMembers ?? []))
+    } catch (error) {
+      done(error as Error)
+    }
+  })
+
+  app.decorateRequest('tenantId', '' as TenantId)
+  app.setErrorHandler((error, request, reply) => {
+    const found = toApiError(error)
+    const { cause } = found
+    if (cause instanceof ArtifactError && isDamage(cause.code)) metrics.readError(cause.code)
+    logError(request, found)
+    sendError(request, reply, found)
+  })
+  app.setNotFoundHandler((request, reply) => {
+    sendError(request, reply, new ApiError(404, 'route_not_found', 'there is no such route'))
+  })
+  app.addHook('onSend', async (_request, reply) => {
+    if (closing) reply.header('connection', 'close')
+  })
+  app.addHook('onResponse', (request, reply, done) => {
+    const route = request.routeOptions.url ?? 'none'
+    metrics.request(route, request.method, reply.statusCode, reply.elapsedTime / 1000)
+    request.log.debug(
+      { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) },
+      'request',
+    )
+    done()
+  })
+
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'pg-lighter',
+        description: 'Artifacts of one tenant: store, list, read, hydrate. See docs/api.md.',
+        version,
+      },
+      tags: [
+        { name: 'artifacts', description: 'Payloads, one by one' },
+        { name: 'hydrate', description: 'Rows as they were' },
+        { name: 'operations', description: 'Health and metrics' },
+      ],
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'A JWT (AUTH_MODE=jwt) or a service key' },
+          tenant: {
+            type: 'apiKey',
+            in: 'header',
+            name: 'x-tenant-id',
+            description: 'The tenant, with AUTH_MODE=service or dev',
+          },
+        },
+      },
+      security:
+        api.auth.mode === 'jwt'
+          ? [{ bearer: [] }]
+          : api.auth.mode === 'dev'
+            ? [{ tenant: [] }]
+            : [{ bearer: [], tenant: [] }],
+    },
+    transform: input => {
+      const { schema, ...rest } = jsonSchemaTransform(input)
+      return { ...rest, schema: input.route.config?.open ? { ...schema, security: [] } : schema }
+    },
+  })
+  if (api.corsOrigins.length > 0) {
+    await app.register(cors, {
+      origin: api.corsOrigins,
+      methods: ['GET', 'HEAD', 'POST', 'DELETE'],
+      allowedHeaders: [
+        'authorization',
+        'content-type',
+        'idempotency-key',
+        'if-none-match',
+        'range',
+        'x-tenant-id',
+      ],
+      exposedHeaders: [
+        'content-range',
+        'etag',
+        'ratelimit-limit',
+        'ratelimit-remaining',
+        'ratelimit-reset',
+        'retry-after',
+      ],
+      maxAge: 3600,
+    })
+  }
+
+  healthRoutes(app, context)
+  if (api.auth.mode !== 'off') {
+    await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true })
+    await app.register(async scope => {
+      scope.addHook('onRequest', async request => {
+        if (request.routeOptions.config.open) return
+        request.tenantId = await context.authenticate(request.headers)
+        requireSameTenant(request.tenantId, request.headers['x-tenant-id'])
+        requireSameTenant(request.tenantId, memberOf(request.query, 'tenant_id'))
+      })
+      scope.addHook('preValidation', async request => {
+        if (!request.routeOptions.config.open)
+          requireSameTenant(request.tenantId, memberOf(request.body, 'tenant_id'))
+      })
+      if (api.rateLimit > 0) {
+        await scope.register(rateLimit, {
+          max: api.rateLimit,
+          timeWindow: '1 minute',
+          // After authentication, before the body is read.
+          hook: 'preParsing',
+          keyGenerator: (request: FastifyRequest) =>
+            request.tenantId === '' ? request.ip : request.tenantId,
+          cache: 20_000,
+          enableDraftSpec: true,
+        })
+      }
+      checkRoutes(scope, context)
+      artifactWriteRoutes(scope, context)
+      artifactReadRoutes(scope, context)
+      hydrateRoutes(scope, context)
+    })
+  }
+
+  return {
+    server: app,
+    listen: async () => {
+      address = await app.listen({ host: api.host, port: api.port })
+      log.info({ address, auth: api.auth.mode }, 'the HTTP API listens')
+    },
+    close: async () => {
+      closing = true
+      // A connection that was busy when the closing began is idle once its request is answered.
+      const timer = setInterval(() => app.server.closeIdleConnections(), 100)
+      try {
+        await app.close()
+      } finally {
+        clearInterval(timer)
+      }
+    },
+    address: () => address,
+  }
+}
+
+function memberOf(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null && Object.hasOwn(value, name)
+    ? (value as Record<string, unknown>)[name]
+    : undefined
+}
+
+/** What is not even a request: no reply object exists, the answer is written by hand. */
+function clientErrorHandler(
+  this: FastifyInstance,
+  error: Error & { code?: string },
+  socket: import('node:net').Socket,
+): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return
+  const [status, code, message] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? [
+          '431 Request Header Fields Too Large',
+          'headers_too_large',
+          `the headers are longer than ${maxHeaderBytes} bytes`,
+        ]
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? ['408 Request Timeout', 'request_timeout', 'the request took too long to arrive']
+        : ['400 Bad Request', 'invalid_request', 'the request is not HTTP']
+  const body = JSON.stringify({ status: 'error', code, message, request_id: randomUUID() })
+  socket.end(
+    `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  )
+}

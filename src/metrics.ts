@@ -1,0 +1,73 @@
+// Counters for Prometheus. None has a label per tenant.
+import { Counter, collectDefaultMetrics, Histogram, Registry } from 'prom-client'
+import type { BatchResult } from './offload/pipeline.ts'
+
+export interface Metrics {
+  registry: Registry
+  request(route: string, method: string, status: number, seconds: number): void
+  /** A payload that could not be answered as it was stored: damaged, missing. */
+  readError(code: string): void
+  batch(result: BatchResult): void
+}
+
+export function createMetrics(): Metrics {
+  const registry = new Registry()
+  collectDefaultMetrics({ register: registry, prefix: 'lighter_' })
+  const requests = new Histogram({
+    name: 'lighter_http_request_duration_seconds',
+    help: 'HTTP requests by route, method and status, and how long their answers took.',
+    labelNames: ['route', 'method', 'status'],
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+    registers: [registry],
+  })
+  const readErrors = new Counter({
+    name: 'lighter_artifact_read_errors_total',
+    help: 'Payloads that could not be read back as they were stored, by error code. Any is worth a look.',
+    labelNames: ['code'],
+    registers: [registry],
+  })
+  const rows = new Counter({
+    name: 'lighter_rows_total',
+    help: 'Claimed rows by what became of them.',
+    labelNames: ['outcome'],
+    registers: [registry],
+  })
+  const artifacts = new Counter({
+    name: 'lighter_artifacts_total',
+    help: 'Artifacts committed by the offload.',
+    registers: [registry],
+  })
+  const bytes = new Counter({
+    name: 'lighter_offload_bytes_total',
+    help: 'Bytes offloaded: payload is their text, object what is stored.',
+    labelNames: ['of'],
+    registers: [registry],
+  })
+  const step = new Histogram({
+    name: 'lighter_batch_step_duration_seconds',
+    help: 'How long the steps of a batch took.',
+    labelNames: ['step'],
+    buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30],
+    registers: [registry],
+  })
+  return {
+    registry,
+    request: (route, method, status, seconds) =>
+      requests.observe({ route, method, status: String(status) }, seconds),
+    readError: code => readErrors.inc({ code }),
+    batch: result => {
+      rows.inc({ outcome: 'offloaded' }, result.offloadedRows)
+      rows.inc({ outcome: 'nothing' }, result.nothing)
+      rows.inc({ outcome: 'gone' }, result.gone)
+      rows.inc({ outcome: 'changed' }, result.changed)
+      rows.inc({ outcome: 'failed' }, result.failed)
+      rows.inc({ outcome: 'dead_letter' }, result.deadLetters)
+      artifacts.inc(result.artifacts)
+      bytes.inc({ of: 'payload' }, result.payloadBytes)
+      bytes.inc({ of: 'object' }, result.objectBytes)
+      for (const name of ['plan', 'pack', 'upload', 'commit'] as const) {
+        step.observe({ step: name }, result[`${name}Ms`] / 1000)
+      }
+    },
+  }
+}
