@@ -6,6 +6,7 @@ import { type Api, createApi } from './api/server.ts'
 import type { Config } from './config.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
+import { requireTenantRole } from './db/tenant.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
 import { createMetrics } from './metrics.ts'
 import type { BatchResult } from './offload/pipeline.ts'
@@ -114,6 +115,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
         )
       }
       if (apiPool !== null) {
+        if (config.api.auth.mode !== 'off') await requireTenantRole(apiPool)
         api = await createApi({ config, pool: apiPool, store, log, metrics })
         if (stopped.signal.aborted) return
         await api.listen()

@@ -35,6 +35,8 @@ export function addDev(program: Command): void {
         }
         print('Postgres and R2 are running. For psql, your application, or another lighter command:')
         for (const [name, value] of Object.entries(env)) print(`  export ${name}='${value}'`)
+        print('The HTTP API, which believes any x-tenant-id here, has its description at:')
+        print(`  http://127.0.0.1:${process.env.API_PORT || 4001}/docs`)
         print('Write as an application does, and watch; Ctrl-C stops everything:')
         print(`  psql '${urls.application}' <<'SQL'`)
         print(`  with c as (insert into conversations (tenant_id) values (gen_random_uuid()) returning id)`)

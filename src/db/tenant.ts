@@ -1,6 +1,7 @@
 // The database as one tenant may see it.
 import type pg from 'pg'
-import type { TenantId } from '../ids.ts'
+import { LighterError, sqlState } from '../errors.ts'
+import { asTenantId, type TenantId } from '../ids.ts'
 import { inTransactionWithRetry, type Queryable } from './pool.ts'
 
 /**
@@ -25,4 +26,17 @@ export function asTenant<T>(
 /** A database whose every statement runs by itself in such a transaction. */
 export function tenantDatabase(pool: pg.Pool, tenantId: TenantId): Queryable {
   return { query: (config, values) => asTenant(pool, tenantId, db => db.query(config, values)) }
+}
+
+/** @throws {LighterError} `tenant_role_missing` with advice, when the login may not become lighter_tenant */
+export async function requireTenantRole(pool: pg.Pool): Promise<void> {
+  try {
+    await asTenant(pool, asTenantId('00000000-0000-0000-0000-000000000000'), db => db.query('select 1'))
+  } catch (error) {
+    if (sqlState(error) !== '42501' && sqlState(error) !== '22023') throw error
+    throw new LighterError('tenant_role_missing', 'the login of DATABASE_URL can not become lighter_tenant', {
+      cause: error,
+      hint: 'As a superuser, or whoever has lighter_tenant with admin option: grant lighter_tenant to lighter_daemon;',
+    })
+  }
 }

@@ -62,6 +62,7 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
     if (schema.status === 'fail') return
     yield* privilegeChecks(client)
     yield* sourceChecks(client, config)
+    yield await apiCheck(client, config)
     yield await queueCheck(client)
     yield await horizonCheck(client)
     yield await listenCheck(config, client)
@@ -262,6 +263,32 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
     )
   }
   return ok(name, `trigger in place, threshold ${row.threshold} bytes`)
+}
+
+/** Whether requests can be answered in the way that keeps tenants apart. */
+async function apiCheck(client: pg.Client, config: Config): Promise<Check> {
+  const { auth, host, port } = config.api
+  if (auth.mode === 'off') {
+    return ok('HTTP API', 'off, but for /healthz and /readyz: AUTH_MODE is not set')
+  }
+  try {
+    await client.query('begin; set local role lighter_tenant; rollback')
+  } catch (error) {
+    await client.query('rollback')
+    return fail(
+      'HTTP API',
+      `requests can not be answered as lighter_tenant: ${messageOf(error)}`,
+      'As a superuser: grant lighter_tenant to lighter_daemon;',
+    )
+  }
+  const found = `http://${host}:${port}, AUTH_MODE=${auth.mode}, as lighter_tenant`
+  return auth.mode === 'dev'
+    ? warn(
+        'HTTP API',
+        `${found}: whoever can connect is believed to be any tenant`,
+        'Set AUTH_MODE to jwt or service where others than you can connect.',
+      )
+    : ok('HTTP API', found)
 }
 
 async function queueCheck(client: pg.Client): Promise<Check> {
