@@ -5,9 +5,9 @@ declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows'],
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of'],
     'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows'],
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of'],
     'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
       'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_end_idempotent']);
   table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass);
@@ -45,7 +45,7 @@ begin
   grant select, insert, update, delete on public.artifact_refs to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
   grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
-  grant update (owner_epoch, owner_etag) on lighter.installation to lighter_daemon;
+  grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
   grant select on public.artifact_refs to lighter_tenant;
@@ -69,7 +69,7 @@ begin
     grant usage on schema lighter to service_role;
     grant all on public.artifact_refs to service_role;
     grant select on all tables in schema lighter to service_role;
-    grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.tenants, lighter.retention_policies to service_role;
+    grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
     if not exists (
       select from pg_policies
        where schemaname = 'public' and tablename = 'artifact_refs'

@@ -1,5 +1,6 @@
 // The one place that reads the environment. Every variable with its default and the reason for it.
 import { readFileSync } from 'node:fs'
+import { validate as validateCron } from 'node-cron'
 import { z } from 'zod'
 import { ConfigError, type ConfigProblem } from './errors.ts'
 
@@ -20,6 +21,14 @@ const integer = (min: number, max: number) => {
     .transform(Number)
     .pipe(z.number().min(min, expected).max(max, expected))
 }
+const cron = (schedule: string) =>
+  z
+    .string()
+    .refine(
+      value => value === 'off' || validateCron(value),
+      'a cron expression of five fields, in UTC, such as 17 3 * * *, or off',
+    )
+    .default(schedule)
 const text = (expected: string) => z.string().min(1, expected)
 
 /** As node-postgres parses it: without a host it is a socket or the default host. */
@@ -209,6 +218,40 @@ export const environmentSchema = z.object({
     .optional()
     .describe('Origins whose pages may call the API; unset: none'),
 
+  SWEEP_ORPHANS_CRON: cron('*/10 * * * *').describe('When orphans are deleted, in UTC; off: never'),
+  SWEEP_RETENTION_CRON: cron('17 3 * * *').describe(
+    'When artifacts past their retention policy expire, and deleted ones leave the bucket',
+  ),
+  SWEEP_RELEASE_CRON: cron('37 4 * * 6').describe(
+    'When artifacts that no row points to any more are looked for',
+  ),
+  SWEEP_COMPACTION_CRON: cron('47 * * * *').describe('When small and half-dead packs are rewritten'),
+  SWEEP_VERIFY_CRON: cron('7 5 * * *').describe('When a sample of payloads is read back and checked'),
+  SWEEP_BATCH_SIZE: integer(1, 1000)
+    .default(500)
+    .describe('Artifacts or objects that a sweep works on at once'),
+  SWEEP_RATE: integer(1, 1_000_000)
+    .default(2000)
+    .describe('Artifacts a second that a sweep goes through at most'),
+  SWEEP_GRACE_DAYS: integer(0, 3650)
+    .default(7)
+    .describe('How long after its deletion or expiry an artifact could still be brought back'),
+  SWEEP_TOMBSTONE_DAYS: integer(1, 36_500)
+    .default(90)
+    .describe('How long a purged artifact is remembered, so that the API can say why it is gone'),
+  SWEEP_READER_GRACE_MS: integer(1000, 86_400_000)
+    .default(3_600_000)
+    .describe('How long an object stays after its artifacts have moved: longer than the longest read'),
+  SWEEP_COMPACT_LIVE_PERCENT: integer(1, 100)
+    .default(50)
+    .describe('Packs of whose bytes fewer are alive are rewritten'),
+  SWEEP_ERASURE_DAYS: integer(1, 3650)
+    .default(30)
+    .describe('After so long a pack with any purged artifact is rewritten, whatever its share'),
+  SWEEP_VERIFY_SAMPLE: integer(0, 1_000_000)
+    .default(1000)
+    .describe('Payloads that a scheduled verify sweep reads back'),
+
   SHUTDOWN_TIMEOUT_MS: integer(0, 600_000)
     .default(25_000)
     .describe('How long SIGTERM waits for work in flight; below the 30 s that orchestrators give'),
@@ -266,6 +309,24 @@ export interface OffloadConfig extends PackConfig {
   uploadConcurrency: number
 }
 
+export type SweepName = 'orphans' | 'retention' | 'release' | 'compaction' | 'verify'
+
+export interface SweepConfig {
+  /** Cron expressions in UTC; null: not by itself. */
+  schedules: Record<SweepName, string | null>
+  batchSize: number
+  /** Artifacts a second at most. */
+  rate: number
+  graceDays: number
+  tombstoneDays: number
+  readerGraceMs: number
+  /** After so long no request for an object can still be under way. */
+  settleMs: number
+  compactLiveShare: number
+  erasureDays: number
+  verifySample: number
+}
+
 /** Who may call, and how that is proved. */
 export type AuthConfig =
   | { mode: 'off' | 'dev' }
@@ -304,6 +365,7 @@ export interface Config {
   store: StoreConfig
   offload: OffloadConfig
   api: ApiConfig
+  sweeps: SweepConfig
   /** Undefined when the environment does not name it: then the one in the database stands. */
   thresholdBytes: number | undefined
   pollIntervalMs: number
@@ -377,6 +439,25 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       requestTimeoutMs: e.API_REQUEST_TIMEOUT_MS,
       corsOrigins: list(e.API_CORS_ORIGINS),
     },
+    sweeps: {
+      schedules: {
+        orphans: scheduleOf(e.SWEEP_ORPHANS_CRON),
+        retention: scheduleOf(e.SWEEP_RETENTION_CRON),
+        release: scheduleOf(e.SWEEP_RELEASE_CRON),
+        compaction: scheduleOf(e.SWEEP_COMPACTION_CRON),
+        verify: scheduleOf(e.SWEEP_VERIFY_CRON),
+      },
+      batchSize: e.SWEEP_BATCH_SIZE,
+      rate: e.SWEEP_RATE,
+      graceDays: e.SWEEP_GRACE_DAYS,
+      tombstoneDays: e.SWEEP_TOMBSTONE_DAYS,
+      readerGraceMs: e.SWEEP_READER_GRACE_MS,
+      // A request lasts four silences, and is tried four times (src/store/object-store.ts).
+      settleMs: e.STORE_TIMEOUT_MS * 4 * 4 + 60_000,
+      compactLiveShare: e.SWEEP_COMPACT_LIVE_PERCENT / 100,
+      erasureDays: e.SWEEP_ERASURE_DAYS,
+      verifySample: e.SWEEP_VERIFY_SAMPLE,
+    },
     thresholdBytes:
       values.AI_ARTIFACT_META_THRESHOLD_BYTES === undefined ? undefined : e.AI_ARTIFACT_META_THRESHOLD_BYTES,
     pollIntervalMs: e.POLL_INTERVAL_MS,
@@ -384,6 +465,8 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     logLevel: e.LOG_LEVEL,
   }
 }
+
+const scheduleOf = (value: string) => (value === 'off' ? null : value)
 
 const list = (value: string | undefined) => value?.split(',').map(each => each.trim()) ?? []
 

@@ -13,6 +13,7 @@ import type { BatchResult } from './offload/pipeline.ts'
 import type { Signal } from './offload/signals.ts'
 import { openStore } from './store/object-store.ts'
 import { claimOwnership } from './store/ownership.ts'
+import { createSchedule } from './sweeps/schedule.ts'
 import { openAwakeLock } from './wake/awake-lock.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
 import { createListener } from './wake/listener.ts'
@@ -94,6 +95,14 @@ export function createDaemon(options: DaemonOptions): Daemon {
     log,
     onResult,
   })
+  const schedule = createSchedule({
+    pool,
+    lockUrl: config.listenDatabaseUrl,
+    store,
+    config: config.sweeps,
+    log,
+    onOutcome: metrics.sweep,
+  })
   // Connections of its own: a crowd of requests must not keep a commit waiting.
   const apiPool = options.api ? createPool(config.databaseUrl, config.poolSize, onIdleError) : null
   let api: Api | undefined
@@ -109,6 +118,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
         await listener.start()
         if (stopped.signal.aborted) return
         loop.start()
+        schedule.start()
         log.info(
           { bucket: store.bucket, prefix: store.prefix, listening: listener.isListening() },
           'daemon started',
@@ -130,7 +140,12 @@ export function createDaemon(options: DaemonOptions): Daemon {
 
   async function stopAll(deadlineMs: number): Promise<boolean> {
     stopped.abort()
-    const [finished, answered] = await Promise.all([loop.stop(deadlineMs), closeApi(deadlineMs)])
+    const [finished, answered] = await Promise.all([
+      loop.stop(deadlineMs),
+      closeApi(deadlineMs),
+      // A sweep is cut short after its batch; one that hangs in a request is left to its fate.
+      Promise.race([schedule.stop(), setTimeout(deadlineMs, undefined, { ref: false })]),
+    ])
     await listener.stop()
     await awakeLock.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.

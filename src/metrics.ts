@@ -8,6 +8,8 @@ export interface Metrics {
   /** A payload that could not be answered as it was stored: damaged, missing. */
   readError(code: string): void
   batch(result: BatchResult): void
+  /** A sweep that ended: done, stopped, busy or failed. */
+  sweep(name: string, outcome: string, seconds: number): void
 }
 
 export function createMetrics(): Metrics {
@@ -50,8 +52,16 @@ export function createMetrics(): Metrics {
     buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30],
     registers: [registry],
   })
+  const sweepRuns = new Histogram({
+    name: 'lighter_sweep_duration_seconds',
+    help: 'Sweeps by name and outcome, and how long they took.',
+    labelNames: ['sweep', 'outcome'],
+    buckets: [0.1, 1, 10, 60, 600, 3600],
+    registers: [registry],
+  })
   return {
     registry,
+    sweep: (sweep, outcome, seconds) => sweepRuns.observe({ sweep, outcome }, seconds),
     request: (route, method, status, seconds) =>
       requests.observe({ route, method, status: String(status) }, seconds),
     readError: code => readErrors.inc({ code }),

@@ -13,8 +13,10 @@ import { addDoctor } from './doctor.ts'
 import { addHydrate } from './hydrate.ts'
 import { addMigrate } from './migrate.ts'
 import { renderError } from './output.ts'
+import { addRetention } from './retention.ts'
 import { addRetry } from './retry.ts'
 import { addStart } from './start.ts'
+import { addSweep } from './sweep.ts'
 
 /**
  * An empty variable counts as unset, here as everywhere. (Node looks for `--env-file` among the arguments of a
@@ -50,6 +52,8 @@ addAttach(program)
 addDetach(program)
 addHydrate(program)
 addRetry(program)
+addSweep(program)
+addRetention(program)
 addDoctor(program)
 addAdopt(program)
 

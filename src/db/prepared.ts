@@ -56,11 +56,18 @@ function nameOf(text: string): string {
  * does without sequential scans. All we do in bulk is look up keys.
  */
 export async function proveSession(client: pg.ClientBase): Promise<void> {
-  if (!('processID' in client) || typeof client.processID !== 'number') return
+  await isSession(client)
+}
+
+/** As `proveSession`, and says what was found. */
+export async function isSession(client: pg.ClientBase): Promise<boolean> {
+  if (!('processID' in client) || typeof client.processID !== 'number') return false
   const { rows } = await client.query<{ own: boolean }>(
     `select pid = $1 as own, case when pid = $1 then set_config('enable_seqscan', 'off', false) end
        from pg_backend_pid() pid`,
     [client.processID],
   )
-  if (rows[0]?.own === true) sessions.add(client)
+  if (rows[0]?.own !== true) return false
+  sessions.add(client)
+  return true
 }

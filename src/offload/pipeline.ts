@@ -385,7 +385,12 @@ async function uploadBuilt(
   if (built.length === 0) return uploaded
   await registerObjects(
     context.pool,
-    built.map(o => ({ ...o, artifactCount: o.locations.size, byteLength: o.body.length })),
+    built.map(o => ({
+      ...o,
+      artifactCount: o.locations.size,
+      byteLength: o.body.length,
+      payloadBytes: [...o.locations.values()].reduce((sum, l) => sum + l.sizeBytes, 0),
+    })),
     context.config.leaseMs,
   )
   inFlight.push(...built.map(o => ({ tenantId: o.tenantId, key: o.key })))

@@ -10,6 +10,8 @@ export type ObjectToRegister = Pick<
   artifactCount: number
   /** Null while a stream's length is not known. */
   byteLength: number | null
+  /** Of all its artifacts, uncompressed; null likewise. */
+  payloadBytes: number | null
 }
 
 /** One statement however many objects. They are orphans `leaseMs` from now unless the lease is extended or they are committed. */
@@ -19,11 +21,11 @@ export async function registerObjects(
   leaseMs: number,
 ): Promise<void> {
   await db.query(
-    `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, lease_until)
-     select d.tenant_id, d.r2_key, d.kind, 'uploading', d.content_type, d.content_encoding, d.artifact_count, d.byte_length,
+    `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, payload_bytes, lease_until)
+     select d.tenant_id, d.r2_key, d.kind, 'uploading', d.content_type, d.content_encoding, d.artifact_count, d.byte_length, d.payload_bytes,
             now() + $8 * interval '1 ms'
-       from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[])
-         as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length)`,
+       from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $9::bigint[])
+         as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length, payload_bytes)`,
     [
       objects.map(o => o.tenantId),
       objects.map(o => o.key),
@@ -33,6 +35,7 @@ export async function registerObjects(
       objects.map(o => o.artifactCount),
       objects.map(o => o.byteLength),
       leaseMs,
+      objects.map(o => o.payloadBytes),
     ],
   )
 }

@@ -64,6 +64,7 @@ export async function streamPayload(
         contentEncoding,
         artifactCount: 1,
         byteLength: null,
+        payloadBytes: null,
       },
     ],
     options.leaseMs,

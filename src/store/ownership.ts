@@ -1,12 +1,19 @@
 // Whose prefix is this? An owner object in the bucket carries the installation's id, so that a copy of the
 // database, or a second installation by mistake, does not write among another's objects.
+import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
 import type { Queryable } from '../db/pool.ts'
 import { OwnershipError, StoreError } from '../errors.ts'
 import { ownerKey } from './keys.ts'
 import type { ObjectStore } from './object-store.ts'
 
-const ownerSchema = z.object({ installation: z.uuid(), epoch: z.int().min(0), database: z.string() })
+const ownerSchema = z.object({
+  installation: z.uuid(),
+  epoch: z.int().min(0),
+  database: z.string(),
+  /** By which an epoch is recognised whose writer did not live, or did not hear, that it was written. */
+  nonce: z.uuid().optional(),
+})
 
 interface Installation {
   id: string
@@ -14,6 +21,8 @@ interface Installation {
   etag: string | null
   /** Which database of which cluster this is. A copy has the same id, but not the same place. */
   database: string
+  /** An epoch that was about to be written when this was last heard of. */
+  next: { epoch: number; nonce: string } | null
 }
 
 /**
@@ -54,6 +63,17 @@ export async function checkOwnership(db: Queryable, store: ObjectStore): Promise
       },
     )
   }
+  if (
+    found.epoch !== mine.epoch &&
+    mine.next !== null &&
+    found.epoch === mine.next.epoch &&
+    found.nonce === mine.next.nonce &&
+    found.database === mine.database
+  ) {
+    // Written by us, but the process ended, or the answer was lost, before it was remembered.
+    await remember(db, found.epoch, found.etag)
+    return 'mine'
+  }
   if (found.epoch !== mine.epoch) {
     throw new OwnershipError(
       'stale_copy',
@@ -75,6 +95,35 @@ export async function checkOwnership(db: Queryable, store: ObjectStore): Promise
   return 'mine'
 }
 
+/**
+ * Before anything is deleted: the next epoch goes into the owner object, on condition that it is still the one this
+ * database remembers, and is then remembered. A physical copy of the database, which has the same id and the same
+ * rows, has the same memory only until one of the two has done this; then the other fails.
+ * @throws {OwnershipError} the prefix is another's, or this is the copy: nothing may be deleted
+ */
+export async function advanceEpoch(db: Queryable, store: ObjectStore): Promise<void> {
+  await claimOwnership(db, store)
+  const mine = await readInstallation(db)
+  const epoch = mine.epoch + 1
+  const nonce = randomUUID()
+  await db.query('update lighter.installation set next_epoch = $1, next_nonce = $2', [epoch, nonce])
+  let etag: string
+  try {
+    etag = await writeOwner(store, { ...mine, nonce }, epoch, mine.etag)
+  } catch (error) {
+    if (!(error instanceof StoreError && error.code === 'precondition_failed')) throw error
+    // Either our own first try was answered unheard, which this finds out and remembers, or somebody else's.
+    await checkOwnership(db, store)
+    if ((await readInstallation(db)).epoch === epoch) return
+    throw new OwnershipError(
+      'epoch_taken',
+      `the owner object of ${store.bucket}/${store.prefix} changed while it was to be written`,
+      { hint: 'Another sweep at the same moment? Then the next run goes through. Else see lighter doctor.' },
+    )
+  }
+  await remember(db, epoch, etag)
+}
+
 /** Takes the prefix over, whoever had it: the former owner finds a newer epoch and refuses to write. */
 export async function adoptOwnership(
   db: Queryable,
@@ -89,8 +138,15 @@ export async function adoptOwnership(
 }
 
 async function readInstallation(db: Queryable): Promise<Installation> {
-  const { rows } = await db.query<{ id: string; epoch: string; etag: string | null; database: string }>(
-    `select i.id, i.owner_epoch as epoch, i.owner_etag as etag, c.system_identifier || '/' || d.oid as database
+  const { rows } = await db.query<{
+    id: string
+    epoch: string
+    etag: string | null
+    database: string
+    nextEpoch: string | null
+    nextNonce: string | null
+  }>(
+    `select i.id, i.owner_epoch as epoch, i.owner_etag as etag, i.next_epoch as "nextEpoch", i.next_nonce as "nextNonce", c.system_identifier || '/' || d.oid as database
        from lighter.installation i, pg_control_system() c, pg_database d
       where d.datname = current_database()`,
   )
@@ -99,7 +155,16 @@ async function readInstallation(db: Queryable): Promise<Installation> {
     throw new OwnershipError('no_installation', 'lighter.installation is empty', {
       hint: 'Restore its row from a backup, or: insert into lighter.installation default values; lighter adopt',
     })
-  return { id: row.id, epoch: Number(row.epoch), etag: row.etag, database: row.database }
+  return {
+    id: row.id,
+    epoch: Number(row.epoch),
+    etag: row.etag,
+    database: row.database,
+    next:
+      row.nextEpoch === null || row.nextNonce === null
+        ? null
+        : { epoch: Number(row.nextEpoch), nonce: row.nextNonce },
+  }
 }
 
 async function readOwner(
@@ -130,16 +195,24 @@ function parseJson(text: string): unknown {
 
 async function writeOwner(
   store: ObjectStore,
-  mine: Installation,
+  mine: Pick<Installation, 'id' | 'database'> & { nonce?: string },
   epoch: number,
   ifMatch: string | null,
 ): Promise<string> {
-  const owner = { installation: mine.id, epoch, database: mine.database }
+  const owner = {
+    installation: mine.id,
+    epoch,
+    database: mine.database,
+    ...(mine.nonce !== undefined && { nonce: mine.nonce }),
+  }
   const body = Buffer.from(`${JSON.stringify(owner)}
 `)
   return (await store.put(ownerKey(store.prefix), body, { contentType: 'application/json' }, ifMatch)).etag
 }
 
 async function remember(db: Queryable, epoch: number, etag: string): Promise<void> {
-  await db.query('update lighter.installation set owner_epoch = $1, owner_etag = $2', [epoch, etag])
+  await db.query(
+    'update lighter.installation set owner_epoch = $1, owner_etag = $2, next_epoch = null, next_nonce = null',
+    [epoch, etag],
+  )
 }

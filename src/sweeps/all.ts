@@ -1,0 +1,10 @@
+// The sweeps by name.
+import type { SweepName } from '../config.ts'
+import type { Sweep } from './context.ts'
+import { sweepOrphans } from './orphans.ts'
+import { sweepRetention } from './retention.ts'
+
+export const sweeps: Partial<Record<SweepName, Sweep>> = {
+  orphans: sweepOrphans,
+  retention: context => sweepRetention(context),
+}

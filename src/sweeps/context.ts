@@ -1,0 +1,29 @@
+// What all sweeps share.
+import type pg from 'pg'
+import type { Logger } from 'pino'
+import type { SweepConfig } from '../config.ts'
+import type { ObjectStore } from '../store/object-store.ts'
+
+/** What a sweep has done so far, by names of its own: the same in progress, history and --json. */
+export type Counts = Record<string, number>
+
+export interface SweepContext {
+  pool: pg.Pool
+  store: ObjectStore
+  config: SweepConfig
+  log: Logger
+  /** Finds out what would be done and does none of it. */
+  dryRun: boolean
+  /** Aborted: the sweep ends after the batch that it is at; the next run goes on from there. */
+  signal: AbortSignal
+  /** Told after each batch. */
+  onProgress: (counts: Counts) => void
+  /**
+   * To be awaited before objects are deleted: proves, by advancing the epoch, that this database owns the prefix.
+   * Cheap after the first time.
+   */
+  mayDelete: () => Promise<void>
+}
+
+/** A sweep: works batch by batch, and returns what it has done. */
+export type Sweep = (context: SweepContext) => Promise<Counts>

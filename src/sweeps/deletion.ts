@@ -1,0 +1,78 @@
+// Objects on their way out. An object leaves in two passes: it is deleted, and, when every request for it that may
+// still be under way has ended, deleted again; only then its row goes. So a PUT that timed out and lands late, or a
+// delete whose answer was lost, leaves nothing behind that is not on record.
+import { StoreError } from '../errors.ts'
+import type { Counts, SweepContext } from './context.ts'
+
+interface Doomed {
+  tenantId: string
+  key: string
+  uploadId: string | null
+  /** Deleted before, and long enough ago. */
+  settled: boolean
+}
+
+/** S3's limit for one DeleteObjects. */
+const batchObjects = 1000
+
+/** Deletes what is due in lighter.objects, batch by batch. */
+export async function deleteDueObjects(context: SweepContext, counts: Counts): Promise<void> {
+  while (!context.signal.aborted) {
+    const doomed = await dueObjects(context)
+    if (doomed.length === 0) return
+    await context.mayDelete()
+    for (const { key, uploadId } of doomed) {
+      if (uploadId !== null) await abort(context, key, uploadId)
+    }
+    await context.store.delete(doomed.map(d => d.key))
+    await recordDeleted(context, doomed)
+    const gone = doomed.filter(d => d.settled).length
+    counts.objects_deleted = (counts.objects_deleted ?? 0) + doomed.length - gone
+    counts.objects_forgotten = (counts.objects_forgotten ?? 0) + gone
+    context.onProgress(counts)
+  }
+}
+
+async function dueObjects({ pool, config, store }: SweepContext): Promise<Doomed[]> {
+  const { rows } = await pool.query<Doomed>(
+    `select tenant_id as "tenantId", r2_key as key, upload_id as "uploadId", first_deleted_at is not null as settled
+       from lighter.objects o
+      where state = 'deleting' and delete_after <= now()
+        -- Nothing outside our prefix, whatever an adopted row says.
+        and starts_with(r2_key, $2 || tenant_id || '/')
+        -- The last line of defence: whatever went wrong before, what somebody can read is not deleted.
+        and not exists (
+          select from public.artifact_refs a
+           where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)
+      order by delete_after
+      limit $1`,
+    [Math.min(batchObjects, config.batchSize), `${store.prefix}tenants/`],
+  )
+  return rows
+}
+
+async function recordDeleted({ pool, config }: SweepContext, doomed: Doomed[]): Promise<void> {
+  await pool.query(
+    `with deleted as (
+       select * from unnest($1::uuid[], $2::text[], $3::bool[]) d(tenant_id, r2_key, settled)
+     ),
+     forgotten as (
+       delete from lighter.objects o using deleted d
+        where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and o.state = 'deleting' and d.settled
+     )
+     update lighter.objects o
+        set first_deleted_at = now(), upload_id = null, delete_after = now() + $4 * interval '1 ms'
+       from deleted d
+      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and o.state = 'deleting' and not d.settled`,
+    [doomed.map(d => d.tenantId), doomed.map(d => d.key), doomed.map(d => d.settled), config.settleMs],
+  )
+}
+
+/** An upload that is not there any more was completed, or aborted before. */
+async function abort({ store }: SweepContext, key: string, uploadId: string): Promise<void> {
+  try {
+    await store.abortMultipart(key, uploadId)
+  } catch (error) {
+    if (!(error instanceof StoreError && error.code === 'object_not_found')) throw error
+  }
+}

@@ -1,0 +1,74 @@
+// One daemon at a time runs a sweep: a session advisory lock, which goes with its connection.
+import pg from 'pg'
+import { isSession } from '../db/prepared.ts'
+import { LighterError } from '../errors.ts'
+import { openSession, within } from '../wake/session.ts'
+
+/** With the sweep's name as the second key. */
+const lockSpace = 78096
+const epochLockKey = '7809632190530'
+
+const answerMs = 5000
+
+export interface SweepLock {
+  /** Runs `work` while no other sweep, of whatever name, is at the same point. */
+  exclusively<T>(work: () => Promise<T>): Promise<T>
+  /** False once the connection, and with it the lock, was lost. */
+  isHeld(): boolean
+  release(): Promise<void>
+}
+
+/**
+ * Takes the lock of a sweep, or returns null when somebody else has it.
+ * @param url must reach Postgres directly, or through a pooler in session mode
+ * @throws {LighterError} `no_session` when it does not
+ */
+export async function takeSweepLock(url: string, sweep: string): Promise<SweepLock | null> {
+  const { config, cut } = openSession(url, `pg-lighter sweep ${sweep}`)
+  const client = new pg.Client({ ...config, query_timeout: answerMs })
+  let held = true
+  client.on('error', () => {
+    held = false
+    cut()
+  })
+  const release = async () => {
+    held = false
+    await within(1000, 'closing', client.end()).catch(() => undefined)
+    cut()
+  }
+  try {
+    await client.connect()
+    if (!(await isSession(client))) {
+      throw new LighterError(
+        'no_session',
+        'sweeps need a connection of their own, and a pooler is in between',
+        {
+          hint: 'Set LISTEN_DATABASE_URL to a direct connection, or to a pooler in session mode.',
+        },
+      )
+    }
+    const { rows } = await client.query<{ taken: boolean }>(
+      'select pg_try_advisory_lock($1, hashtext($2)) as taken',
+      [lockSpace, sweep],
+    )
+    if (rows[0]?.taken !== true) {
+      await release()
+      return null
+    }
+  } catch (error) {
+    await release()
+    throw error
+  }
+  return {
+    exclusively: async work => {
+      await client.query({ text: `select pg_advisory_lock(${epochLockKey})` })
+      try {
+        return await work()
+      } finally {
+        await client.query(`select pg_advisory_unlock(${epochLockKey})`)
+      }
+    },
+    isHeld: () => held,
+    release,
+  }
+}

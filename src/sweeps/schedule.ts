@@ -1,0 +1,80 @@
+// Runs the sweeps by the clock, in UTC. Every daemon tries; the lock lets one do it.
+import cron, { type ScheduledTask } from 'node-cron'
+import type pg from 'pg'
+import type { Logger } from 'pino'
+import type { SweepConfig, SweepName } from '../config.ts'
+import { messageOf } from '../errors.ts'
+import type { ObjectStore } from '../store/object-store.ts'
+import { sweeps } from './all.ts'
+import { runSweep, type SweepOutcome } from './run.ts'
+
+export interface SweepSchedule {
+  start(): void
+  /** Stops the sweeps that run after the batch they are at, and waits for them. */
+  stop(): Promise<void>
+}
+
+/** Daemons' clocks may differ by this and still one run is made at each hour. */
+const sameHourMs = 50_000
+
+export function createSchedule(options: {
+  pool: pg.Pool
+  lockUrl: string
+  store: ObjectStore
+  config: SweepConfig
+  log: Logger
+  onOutcome?: (name: SweepName, outcome: SweepOutcome['outcome'] | 'failed', seconds: number) => void
+}): SweepSchedule {
+  const { config, log } = options
+  const stopping = new AbortController()
+  const running = new Set<Promise<void>>()
+  const tasks: ScheduledTask[] = []
+
+  const run = async (name: SweepName) => {
+    const sweep = sweeps[name]
+    if (sweep === undefined || stopping.signal.aborted) return
+    const began = performance.now()
+    const seconds = () => (performance.now() - began) / 1000
+    try {
+      const { outcome, counts } = await runSweep({
+        ...options,
+        name,
+        sweep,
+        dryRun: false,
+        signal: stopping.signal,
+        unlessWithinMs: sameHourMs,
+      })
+      if (outcome !== 'busy') log.info({ sweep: name, outcome, ...counts }, 'sweep')
+      options.onOutcome?.(name, outcome, seconds())
+    } catch (error) {
+      log.error(
+        { sweep: name, error: messageOf(error) },
+        'the sweep failed; it is tried again at its next time',
+      )
+      options.onOutcome?.(name, 'failed', seconds())
+    }
+  }
+
+  return {
+    start: () => {
+      for (const [name, expression] of Object.entries(config.schedules) as [SweepName, string | null][]) {
+        if (expression === null || sweeps[name] === undefined) continue
+        const task = cron.schedule(
+          expression,
+          () => {
+            const work = run(name).finally(() => running.delete(work))
+            running.add(work)
+            return work
+          },
+          { name, timezone: 'UTC', noOverlap: true },
+        )
+        tasks.push(task)
+      }
+    },
+    stop: async () => {
+      stopping.abort()
+      await Promise.all(tasks.map(task => task.destroy()))
+      await Promise.all(running)
+    },
+  }
+}

@@ -1,0 +1,367 @@
+// Retention, purge, orphans: what goes, what stays, and when. Time is made to pass by ageing rows.
+import { randomUUID } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { Daemon } from '../../src/daemon.ts'
+import { advanceEpoch, claimOwnership } from '../../src/store/ownership.ts'
+import { takeSweepLock } from '../../src/sweeps/lock.ts'
+import {
+  createEnvironment,
+  drained,
+  hydrated,
+  insertMessage,
+  newConversation,
+  rawMetadata,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { age, bucketKeys, runNow } from '../support/sweep.ts'
+
+let environment: TestEnvironment
+let daemon: Daemon
+
+beforeEach(async () => {
+  environment = await createEnvironment()
+  daemon = await startDaemon(environment)
+})
+afterEach(async () => {
+  await daemon.stop()
+  await environment.close()
+})
+
+/** A tenant with messages whose tool calls are offloaded; returns the messages' ids. */
+async function messages(count: number, tenantId: string = randomUUID()) {
+  const { conversationId } = await newConversation(environment, tenantId)
+  const ids = await Promise.all(
+    Array.from({ length: count }, (_, n) =>
+      insertMessage(environment, conversationId, `{"tool_interactions": [{"n": ${n}}]}`),
+    ),
+  )
+  await drained(environment)
+  return { tenantId, conversationId, ids }
+}
+
+async function states(tenantId: string) {
+  const { rows } = await environment.admin.query(
+    `select count(*)::int as all, count(deleted_at)::int as deleted, count(purged_at)::int as purged
+       from artifact_refs where tenant_id = $1`,
+    [tenantId],
+  )
+  return rows[0]
+}
+
+describe('retention', () => {
+  test('expires by the standard policy, purges after the grace, and empties the bucket', async () => {
+    const { tenantId, ids } = await messages(5)
+    const premium = await messages(5)
+    await environment.admin.query(`insert into lighter.tenants (tenant_id, plan) values ($1, 'premium')`, [
+      premium.tenantId,
+    ])
+    await age(environment, '89 days')
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ expired: 0 })
+    await age(environment, '2 days')
+    const dry = await runNow(environment, 'retention', { dryRun: true })
+    expect(dry.counts).toMatchObject({ expired: 5 })
+    expect(await states(tenantId)).toEqual({ all: 5, deleted: 0, purged: 0 })
+
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ expired: 5, purged: 0 })
+    expect(await states(tenantId)).toEqual({ all: 5, deleted: 5, purged: 0 })
+    expect(await states(premium.tenantId)).toEqual({ all: 5, deleted: 0, purged: 0 })
+    const { rows } = await environment.admin.query(
+      'select distinct deleted_reason as reason from artifact_refs where tenant_id = $1',
+      [tenantId],
+    )
+    expect(rows).toEqual([{ reason: 'expired: standard plan, 90 days' }])
+    const before = await bucketKeys(environment)
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ expired: 0, purged: 0 })
+    expect(await bucketKeys(environment)).toEqual(before)
+
+    await age(environment, '8 days')
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ purged: 5, objects_forgotten: 0 })
+    const left = await bucketKeys(environment)
+    expect(left.length).toBeLessThan(before.length)
+    expect(left.every(key => key.includes(premium.tenantId))).toBe(true)
+    // Their rows go when nothing for these keys can be under way any more.
+    await age(environment, '1 hour')
+    await runNow(environment, 'retention')
+    const { rows: objects } = await environment.admin.query(
+      'select from lighter.objects where tenant_id = $1',
+      [tenantId],
+    )
+    expect(objects).toEqual([])
+    await age(environment, '91 days')
+    await runNow(environment, 'retention')
+    expect(await states(tenantId)).toEqual({ all: 0, deleted: 0, purged: 0 })
+    expect(await hydrated(environment, premium.ids[0] ?? '')).toBe('{"tool_interactions": [{"n": 0}]}')
+    expect(await rawMetadata(environment, ids[0] ?? '')).toContain('tool_interactions_ref')
+  })
+
+  test('the most specific policy wins: tenant before plan, kind before none', async () => {
+    const kind = 'assistant_message_tool_interactions'
+    const tenantId = randomUUID()
+    const policy = async () => {
+      const { rows } = await environment.worker.query(
+        'select policy from lighter.retention_policy_of($1, $2)',
+        [tenantId, kind],
+      )
+      return rows[0]?.policy
+    }
+    const add = (plan: string | null, tenant: string | null, ofKind: string | null, days: number | null) =>
+      environment.admin.query(
+        'insert into lighter.retention_policies (plan, tenant_id, kind, keep_days) values ($1, $2, $3, $4)',
+        [plan, tenant, ofKind, days],
+      )
+    expect(await policy()).toBe('standard plan, 90 days')
+    await add(null, null, kind, 5)
+    expect(await policy()).toBe('standard plan, 90 days')
+    await add('standard', null, kind, 30)
+    expect(await policy()).toBe(`standard plan, kind ${kind}, 30 days`)
+    await add(null, tenantId, null, null)
+    expect(await policy()).toBe('this tenant, kept for ever')
+    await add(null, tenantId, kind, 10)
+    expect(await policy()).toBe(`this tenant, kind ${kind}, 10 days`)
+    await environment.admin.query(`insert into lighter.tenants (tenant_id, plan) values ($1, 'premium')`, [
+      tenantId,
+    ])
+    expect(await policy()).toBe(`this tenant, kind ${kind}, 10 days`)
+  })
+
+  test('a legal hold on the tenant, or on the entity, stops everything, also what had expired before', async () => {
+    const held = await messages(3)
+    const partly = await messages(3)
+    const other = await messages(2, partly.tenantId)
+    await environment.admin.query(
+      `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', $2, 'case 7')`,
+      [partly.tenantId, partly.conversationId],
+    )
+    await age(environment, '100 days')
+    await environment.admin.query('insert into lighter.tenants (tenant_id, legal_hold) values ($1, true)', [
+      held.tenantId,
+    ])
+    await runNow(environment, 'retention')
+    expect(await states(held.tenantId)).toEqual({ all: 3, deleted: 0, purged: 0 })
+    expect(await states(partly.tenantId)).toEqual({ all: 5, deleted: 2, purged: 0 })
+    // A hold that comes during the grace keeps the bytes.
+    await environment.admin.query(
+      `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', $2, 'case 8')`,
+      [other.tenantId, other.conversationId],
+    )
+    await age(environment, '30 days')
+    await runNow(environment, 'retention')
+    expect(await states(partly.tenantId)).toEqual({ all: 5, deleted: 2, purged: 0 })
+  })
+
+  test('what lives beside a dead artifact in a pack stays readable', async () => {
+    const { tenantId, ids } = await messages(20)
+    const { rows } = await environment.admin.query<{ key: string; n: number }>(
+      `select r2_key as key, count(*)::int as n from artifact_refs where tenant_id = $1 group by 1 order by 2 desc limit 1`,
+      [tenantId],
+    )
+    const pack = rows[0]
+    expect(pack?.n).toBeGreaterThan(1)
+    await environment.admin.query(
+      `update artifact_refs set deleted_at = now() - interval '30 days', deleted_reason = 'deleted'
+        where (tenant_id, id) = (select tenant_id, id from artifact_refs where r2_key = $1 limit 1)`,
+      [pack?.key],
+    )
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ purged: 1, objects_emptied: 0 })
+    const { rows: objects } = await environment.admin.query(
+      'select state, live_artifacts, dead_since is not null as dead from lighter.objects where r2_key = $1',
+      [pack?.key],
+    )
+    expect(objects).toEqual([{ state: 'stored', live_artifacts: (pack?.n ?? 0) - 1, dead: true }])
+    let readable = 0
+    for (const id of ids) if ((await hydrated(environment, id).catch(() => null)) !== null) readable++
+    expect(readable).toBe(19)
+  })
+
+  test('runs in batches, stops in the middle, and the next run goes on', async () => {
+    await messages(30)
+    await age(environment, '100 days')
+    const stop = new AbortController()
+    let batches = 0
+    const first = await runNow(environment, 'retention', {
+      config: { batchSize: 7, rate: 200 },
+      signal: stop.signal,
+      sweep: context =>
+        import('../../src/sweeps/retention.ts').then(({ sweepRetention }) =>
+          sweepRetention({
+            ...context,
+            onProgress: counts => {
+              context.onProgress(counts)
+              if (++batches === 2) stop.abort()
+            },
+          }),
+        ),
+    })
+    expect(first.outcome).toBe('stopped')
+    expect(first.counts.expired).toBeLessThan(30)
+    const second = await runNow(environment, 'retention', { config: { batchSize: 7 } })
+    expect((first.counts.expired ?? 0) + (second.counts.expired ?? 0)).toBe(30)
+  })
+
+  test("an object of the application's own, from before us, goes too; one outside our prefix does not", async () => {
+    const tenantId = randomUUID()
+    const inside = `${environment.store.prefix}tenants/${tenantId}/chat_transcript/a.json`
+    const outside = `elsewhere/tenants/${tenantId}/chat_transcript/b.json`
+    for (const key of [inside, outside]) {
+      await environment.store.put(key, Buffer.from('{}'), { contentType: 'application/json' })
+      await environment.admin.query(
+        `insert into artifact_refs (tenant_id, kind, r2_key, created_at) values ($1, 'chat_transcript', $2, now() - interval '1 year')`,
+        [tenantId, key],
+      )
+    }
+    await runNow(environment, 'retention')
+    await age(environment, '8 days')
+    await runNow(environment, 'retention')
+    expect(await environment.store.head(inside)).toBeNull()
+    expect(await environment.store.head(outside)).not.toBeNull()
+    await environment.store.delete([outside])
+  })
+})
+
+describe('orphans', () => {
+  test('what was left uploading past its lease is deleted, and deleted again before it is forgotten', async () => {
+    const { tenantId } = await messages(1)
+    const key = `${environment.store.prefix}tenants/${tenantId}/agent_trace/orphan.json`
+    await environment.store.put(key, Buffer.from('{}'), { contentType: 'application/json' })
+    await environment.admin.query(
+      `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, lease_until)
+       values ($1, $2, 'agent_trace', 'uploading', 'application/json', 1, now() + interval '1 minute')`,
+      [tenantId, key],
+    )
+    expect((await runNow(environment, 'orphans')).counts).toMatchObject({ orphans: 0 })
+    await age(environment, '2 minutes')
+    expect((await runNow(environment, 'orphans', { dryRun: true })).counts).toMatchObject({ orphans: 1 })
+    expect((await runNow(environment, 'orphans')).counts).toMatchObject({ orphans: 1, objects_deleted: 1 })
+    expect(await environment.store.head(key)).toBeNull()
+    // A PUT that timed out lands late.
+    await environment.store.put(key, Buffer.from('{}'), { contentType: 'application/json' })
+    expect((await runNow(environment, 'orphans')).counts).toMatchObject({ objects_forgotten: 0 })
+    await age(environment, '1 hour')
+    expect((await runNow(environment, 'orphans')).counts).toMatchObject({ objects_forgotten: 1 })
+    expect(await environment.store.head(key)).toBeNull()
+    const { rows } = await environment.admin.query('select from lighter.objects where r2_key = $1', [key])
+    expect(rows).toEqual([])
+  })
+
+  test('multipart uploads are aborted', async () => {
+    const { tenantId } = await messages(1)
+    const key = `${environment.store.prefix}tenants/${tenantId}/attachment/parts.bin`
+    const uploadId = await environment.store.createMultipart(key, { contentType: 'text/plain' })
+    await environment.store.uploadPart(key, uploadId, 1, Buffer.alloc(6_000_000))
+    await environment.admin.query(
+      `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, lease_until, upload_id)
+       values ($1, $2, 'attachment', 'uploading', 'text/plain', 1, now() - interval '1 minute', $3)`,
+      [tenantId, key, uploadId],
+    )
+    await runNow(environment, 'orphans')
+    await expect(environment.store.uploadPart(key, uploadId, 2, Buffer.alloc(10))).rejects.toThrow()
+  })
+
+  test('an object that an artifact uses is not deleted whatever its state says', async () => {
+    const { tenantId, ids } = await messages(1)
+    await environment.admin.query(
+      `update lighter.objects set state = 'deleting', delete_after = now() - interval '1 day' where tenant_id = $1`,
+      [tenantId],
+    )
+    expect((await runNow(environment, 'orphans')).counts).toMatchObject({ objects_deleted: 0 })
+    expect(await hydrated(environment, ids[0] ?? '')).toContain('"n": 0')
+  })
+})
+
+describe('every run', () => {
+  test('is alone, on record, and named when its process died', async () => {
+    const lock = await takeSweepLock(environment.urls.daemon, 'retention')
+    expect(await takeSweepLock(environment.urls.daemon, 'retention')).toBeNull()
+    expect(await runNow(environment, 'retention')).toEqual({ outcome: 'busy', counts: {} })
+    expect((await runNow(environment, 'orphans')).outcome).toBe('done')
+    await lock?.release()
+    await environment.admin.query(
+      `insert into lighter.sweep_runs (sweep, heartbeat_at) values ('retention', now())`,
+    )
+    await runNow(environment, 'retention', { dryRun: true })
+    await expect(
+      runNow(environment, 'retention', { sweep: () => Promise.reject(new Error('the disk is full')) }),
+    ).rejects.toThrow('the disk is full')
+    const { rows } = await environment.admin.query(
+      `select sweep, dry_run, finished_at is not null as finished, error from lighter.sweep_runs order by id`,
+    )
+    expect(rows).toEqual([
+      { sweep: 'orphans', dry_run: false, finished: true, error: null },
+      { sweep: 'retention', dry_run: false, finished: true, error: 'the process ended in the middle' },
+      { sweep: 'retention', dry_run: true, finished: true, error: null },
+      { sweep: 'retention', dry_run: false, finished: true, error: 'the disk is full' },
+    ])
+  })
+
+  test('by the clock: one of several daemons does it', async () => {
+    const second = await startDaemon(environment, { env: { SWEEP_ORPHANS_CRON: '*/2 * * * * *' } })
+    const third = await startDaemon(environment, { env: { SWEEP_ORPHANS_CRON: '*/2 * * * * *' } })
+    await expect
+      .poll(
+        async () =>
+          (
+            await environment.admin.query(
+              `select count(*)::int as n from lighter.sweep_runs where sweep = 'orphans'`,
+            )
+          ).rows[0]?.n,
+        { timeout: 20_000, interval: 200 },
+      )
+      .toBe(1)
+    await new Promise(resolve => setTimeout(resolve, 2000))
+    const { rows } = await environment.admin.query(`select sweep, error from lighter.sweep_runs`)
+    expect(rows).toEqual([{ sweep: 'orphans', error: null }])
+    await Promise.all([second.stop(), third.stop()])
+  })
+})
+
+describe('a copy of the database deletes nothing of the original', () => {
+  test('the epoch advances before the first deletion, and a stale memory refuses', async () => {
+    const { tenantId } = await messages(1)
+    const doom = (key: string) =>
+      environment.admin.query(
+        `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, delete_after)
+         values ($1, $2, 'agent_trace', 'deleting', 'application/json', 1, now())`,
+        [tenantId, key],
+      )
+    const key = (name: string) => `${environment.store.prefix}tenants/${tenantId}/agent_trace/${name}`
+    const { rows: before } = await environment.admin.query('select * from lighter.installation')
+    await doom(key('first'))
+    await runNow(environment, 'orphans')
+    const { rows: after } = await environment.admin.query('select * from lighter.installation')
+    expect(Number(after[0].owner_epoch)).toBe(Number(before[0].owner_epoch) + 1)
+    // What a physical copy, made before the run, remembers.
+    await environment.admin.query('update lighter.installation set owner_epoch = $1, owner_etag = $2', [
+      before[0].owner_epoch,
+      before[0].owner_etag,
+    ])
+    await doom(key('second'))
+    await environment.store.put(key('second'), Buffer.from('{}'), { contentType: 'application/json' })
+    await expect(runNow(environment, 'orphans')).rejects.toMatchObject({ code: 'stale_copy' })
+    expect(await environment.store.head(key('second'))).not.toBeNull()
+  })
+
+  test('an epoch whose answer was lost is recognised by its nonce', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    const { rows: before } = await environment.admin.query('select * from lighter.installation')
+    await advanceEpoch(environment.worker, environment.store)
+    const { body } = await environment.store.get(`${environment.store.prefix}pg-lighter-owner.json`)
+    const { nonce, epoch } = JSON.parse(body.toString())
+    // As it is when the process dies between the PUT and remembering it.
+    await environment.admin.query(
+      'update lighter.installation set owner_epoch = $1, owner_etag = $2, next_epoch = $3, next_nonce = $4',
+      [before[0].owner_epoch, before[0].owner_etag, epoch, nonce],
+    )
+    await advanceEpoch(environment.worker, environment.store)
+    const { rows: after } = await environment.admin.query('select * from lighter.installation')
+    expect(Number(after[0].owner_epoch)).toBe(epoch + 1)
+    // With another nonce it is somebody else's.
+    await environment.admin.query(
+      'update lighter.installation set owner_epoch = $1, owner_etag = $2, next_epoch = $3, next_nonce = gen_random_uuid()',
+      [before[0].owner_epoch, before[0].owner_etag, epoch + 1],
+    )
+    await expect(advanceEpoch(environment.worker, environment.store)).rejects.toMatchObject({
+      code: 'stale_copy',
+    })
+  })
+})

@@ -1,0 +1,61 @@
+// Sweeps run at once and by name, with settings of the test's own.
+import { pino } from 'pino'
+import type { SweepConfig, SweepName } from '../../src/config.ts'
+import { createPool } from '../../src/db/pool.ts'
+import { sweeps } from '../../src/sweeps/all.ts'
+import type { Sweep } from '../../src/sweeps/context.ts'
+import { runSweep, type SweepOutcome } from '../../src/sweeps/run.ts'
+import type { TestEnvironment } from './environment.ts'
+
+export async function runNow(
+  environment: TestEnvironment,
+  name: SweepName,
+  options: { dryRun?: boolean; config?: Partial<SweepConfig>; sweep?: Sweep; signal?: AbortSignal } = {},
+): Promise<SweepOutcome> {
+  const pool = createPool(environment.urls.daemon, 4, () => undefined)
+  try {
+    const sweep = options.sweep ?? sweeps[name]
+    if (sweep === undefined) throw new Error(`no sweep ${name}`)
+    return await runSweep({
+      name,
+      sweep,
+      pool,
+      lockUrl: environment.urls.daemon,
+      store: environment.store,
+      config: { ...environment.config().sweeps, rate: 1_000_000, ...options.config },
+      log: pino({ level: 'silent' }),
+      dryRun: options.dryRun ?? false,
+      signal: options.signal ?? new AbortController().signal,
+    })
+  } finally {
+    await pool.end()
+  }
+}
+
+/** Lets time pass: everything of the tenant's, and of the queue of deletions, becomes older by so much. */
+export async function age(environment: TestEnvironment, interval: string): Promise<void> {
+  await environment.admin.query(
+    `update public.artifact_refs
+        set created_at = created_at - $1::interval, deleted_at = deleted_at - $1::interval, purged_at = purged_at - $1::interval`,
+    [interval],
+  )
+  await environment.admin.query(
+    `update lighter.objects
+        set created_at = created_at - $1::interval, stored_at = stored_at - $1::interval, lease_until = lease_until - $1::interval,
+            dead_since = dead_since - $1::interval, delete_after = delete_after - $1::interval,
+            first_deleted_at = first_deleted_at - $1::interval`,
+    [interval],
+  )
+  await environment.admin.query('update lighter.sweep_runs set started_at = started_at - $1::interval', [
+    interval,
+  ])
+}
+
+/** Keys under the environment's prefix, but for the owner object. */
+export async function bucketKeys(environment: TestEnvironment): Promise<string[]> {
+  const keys: string[] = []
+  for await (const { key } of environment.store.list(environment.store.prefix)) {
+    if (!key.endsWith('pg-lighter-owner.json')) keys.push(key)
+  }
+  return keys.sort()
+}
