@@ -95,11 +95,14 @@ export function createDaemon(options: DaemonOptions): Daemon {
     log,
     onResult,
   })
+  // Without a limit on a statement's duration: a release looks at every row. And beside the pool of the pipeline.
+  const sweepPool = createPool(config.databaseUrl, 3, onIdleError, { unlimited: true })
   const schedule = createSchedule({
-    pool,
+    pool: sweepPool,
     lockUrl: config.listenDatabaseUrl,
     store,
     config: config.sweeps,
+    offload: config.offload,
     log,
     onOutcome: metrics.sweep,
   })
@@ -150,7 +153,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     await awakeLock.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
-      Promise.all([pool.end(), streamPool.end(), apiPool?.end()]),
+      Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end()]),
       setTimeout(2000, undefined, { ref: false }),
     ])
     store.close()

@@ -1,8 +1,13 @@
 -- What becomes of artifacts and objects after they were stored.
 alter table public.artifact_refs
+  add column if not exists refers_to uuid[],
+  add column if not exists released_at timestamptz,
   add column if not exists purged_at timestamptz,
   add column if not exists damaged_at timestamptz,
   add column if not exists damage text;
+comment on column public.artifact_refs.refers_to is
+  'Artifacts that its payload points to: a row may be offloaded again and again, each time on top of the last. Null: not known.';
+comment on column public.artifact_refs.released_at is 'When a release sweep first found that no row points to it; null: one does.';
 comment on column public.artifact_refs.expires_at is 'When it expires whatever the retention policies say; null: as they say.';
 comment on column public.artifact_refs.purged_at is 'The grace period after deleted_at is over: its bytes may be taken out of the bucket from then on.';
 comment on column public.artifact_refs.damaged_at is 'When a verify sweep last found that its payload can not be read back as it was stored; null: it can, or nobody looked.';
@@ -13,6 +18,8 @@ create index if not exists artifact_refs_purged
   on public.artifact_refs (purged_at) where purged_at is not null;
 create index if not exists artifact_refs_expiring
   on public.artifact_refs (expires_at) where expires_at is not null and deleted_at is null;
+create index if not exists artifact_refs_released
+  on public.artifact_refs (released_at) where released_at is not null and deleted_at is null;
 create index if not exists artifact_refs_damaged
   on public.artifact_refs (tenant_id, id) where damaged_at is not null;
 
@@ -33,6 +40,7 @@ comment on column lighter.objects.first_deleted_at is
 update lighter.objects set delete_after = now() where state = 'deleting';
 alter table lighter.objects add constraint objects_deleting_when check (state <> 'deleting' or delete_after is not null);
 create index objects_deleting on lighter.objects (delete_after) where state = 'deleting';
+create index objects_stored on lighter.objects (stored_at) where state = 'stored';
 create index objects_dead on lighter.objects (dead_since) where dead_since is not null and state = 'stored';
 
 create table lighter.legal_holds (

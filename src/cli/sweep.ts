@@ -26,7 +26,7 @@ export function addSweep(program: Command): void {
         })
       }
       const config = loadConfig(process.env)
-      const pool = createPool(config.databaseUrl, 4, () => undefined)
+      const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
       const store = openStore(config.store)
       const stop = new AbortController()
       process.once('SIGINT', () => stop.abort())
@@ -43,6 +43,7 @@ export function addSweep(program: Command): void {
           lockUrl: config.listenDatabaseUrl,
           store,
           config: config.sweeps,
+          offload: config.offload,
           log: pino({ level: 'silent' }),
           dryRun: options.dryRun === true,
           signal: stop.signal,

@@ -192,9 +192,14 @@ async function recordOutcome(
       ),
       artifacts as (
         insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,
-            sha256, byte_offset, byte_length, frame_offset, content_encoding, source_id, row_id, field)
-        select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
-            $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::int[], $15::text[], $16::text[])
+            sha256, byte_offset, byte_length, frame_offset, content_encoding, source_id, row_id, field, refers_to)
+        select a.id, a.tenant_id, a.kind, a.entity_type, a.entity_id, a.r2_key, a.content_type, a.size_bytes, a.sha256,
+               a.byte_offset, a.byte_length, a.frame_offset, a.content_encoding, a.source_id, a.row_id, a.field,
+               string_to_array(a.refers_to, ',')::uuid[]
+          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
+            $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::int[], $15::text[], $16::text[], $24::text[])
+            as a(id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256, byte_offset,
+                 byte_length, frame_offset, content_encoding, source_id, row_id, field, refers_to)
       ),
       objects as (
         update lighter.objects o
@@ -248,6 +253,7 @@ async function recordOutcome(
       arrayText([...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)]),
       arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
       arrayText([...committed.map(() => true), ...changed.map(() => false)]),
+      arrayText(artifacts.map(a => a.payload.refersTo.join(','))),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

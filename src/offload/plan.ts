@@ -5,7 +5,7 @@ import type { Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
-import { documentSql, fieldSql, fromSql, ident, restSql, tenantSql } from './source-sql.ts'
+import { documentSql, fieldSql, fromSql, ident, pointerIdsSql, restSql, tenantSql } from './source-sql.ts'
 import type { Source } from './sources.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
@@ -18,6 +18,8 @@ interface FieldPayload {
   /** Length of its text; of one that is streamed it may be that of its binary form. */
   sizeBytes: number
   bytes: Buffer | null
+  /** Artifacts that the payload itself points to: they must live as long as it does. */
+  refersTo: string[]
 }
 
 export interface PlannedRow {
@@ -47,6 +49,8 @@ interface PlanRow {
   fieldText: string | null
   restBytes: number | null
   restText: string | null
+  /** Separated by commas. */
+  restRefs: string | null
   deferred: boolean
 }
 
@@ -117,6 +121,7 @@ function toPlannedRow(
       field: source.phase1Field,
       sizeBytes: row.fieldBytes,
       bytes: row.fieldText === null ? null : Buffer.from(row.fieldText),
+      refersTo: [],
     })
   }
   if (row.restBytes !== null) {
@@ -127,6 +132,7 @@ function toPlannedRow(
       field: null,
       sizeBytes: row.restBytes,
       bytes: row.restText === null ? null : Buffer.from(row.restText),
+      refersTo: row.restRefs === null || row.restRefs === '' ? [] : row.restRefs.split(','),
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))
@@ -197,12 +203,13 @@ function planSql(source: Source): string {
              case when ${isHuge('r.field')} then pg_column_size(r.field) end as field_huge,
              case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge,
              case when not ${isHuge('r.field')} then r.field::text end as field_text,
-             case when not ${isHuge('r.rest')} then r.rest::text end as rest_text
+             case when not ${isHuge('r.rest')} then r.rest::text end as rest_text,
+             ${pointerIdsSql(source, 'r.rest')} as rest_refs
         from rests r
       offset 0
     ),
     sized as (
-      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text,
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.rest_refs,
              coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_huge end as rest_bytes,
@@ -216,7 +223,7 @@ function planSql(source: Source): string {
     ),
     -- what would be sent: nothing of a row that is to be streamed
     cut as (
-      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes,
+      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.rest_refs,
              case when not w.streamed and w.tenant_id is not null then w.field_text end as field_text,
              case when not w.streamed and w.tenant_id is not null then w.rest_text end as rest_text,
              case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
@@ -230,10 +237,10 @@ function planSql(source: Source): string {
     select d.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
            d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", d.over_budget as deferred,
            case when not d.over_budget then d.field_text end as "fieldText",
-           case when not d.over_budget then d.rest_text end as "restText"
+           case when not d.over_budget then d.rest_text end as "restText", d.rest_refs as "restRefs"
       from decided d
     union all
-    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null
+    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null
       from found f
      where f.stored_before >= $4`
 }

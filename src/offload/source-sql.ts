@@ -101,3 +101,9 @@ export function pointersSql(source: Source, doc: string): string {
   const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
   return `jsonb_strip_nulls(jsonb_build_object(${names.map(name => `${literal(name)}, ${doc} -> ${literal(name)}`).join(', ')}))`
 }
+
+/** The ids that the pointers in `doc` spell, as text separated by commas; empty when there is none. */
+export function pointerIdsSql(source: Source, doc: string): string {
+  const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
+  return `concat_ws(',', ${names.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})::text`).join(', ')})`
+}

@@ -1,10 +1,14 @@
 // The sweeps by name.
 import type { SweepName } from '../config.ts'
+import { sweepCompaction } from './compaction.ts'
 import type { Sweep } from './context.ts'
 import { sweepOrphans } from './orphans.ts'
+import { sweepRelease } from './release.ts'
 import { sweepRetention } from './retention.ts'
 
 export const sweeps: Partial<Record<SweepName, Sweep>> = {
   orphans: sweepOrphans,
   retention: context => sweepRetention(context),
+  release: sweepRelease,
+  compaction: sweepCompaction,
 }

@@ -1,7 +1,7 @@
 // What all sweeps share.
 import type pg from 'pg'
 import type { Logger } from 'pino'
-import type { SweepConfig } from '../config.ts'
+import type { OffloadConfig, SweepConfig } from '../config.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 
 /** What a sweep has done so far, by names of its own: the same in progress, history and --json. */
@@ -11,6 +11,8 @@ export interface SweepContext {
   pool: pg.Pool
   store: ObjectStore
   config: SweepConfig
+  /** How objects are built, and what an upload's lease is. */
+  offload: OffloadConfig
   log: Logger
   /** Finds out what would be done and does none of it. */
   dryRun: boolean

@@ -38,7 +38,8 @@ export async function purgeTombstones(context: SweepContext, counts: Counts): Pr
 
 /**
  * One transaction: artifacts purged, their objects' account brought up to date, and those in which nothing is
- * alive on their way out. The objects are locked first, in one order, so that two such transactions agree.
+ * alive on their way out. A compaction that moves the same artifacts has its locks the other way round: of a
+ * deadlock the loser is run again.
  */
 async function purgeBatch(
   context: SweepContext,

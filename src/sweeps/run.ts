@@ -1,7 +1,7 @@
 // Runs one sweep: alone, on record, stoppable.
 import type pg from 'pg'
 import type { Logger } from 'pino'
-import type { SweepConfig } from '../config.ts'
+import type { OffloadConfig, SweepConfig } from '../config.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { advanceEpoch, checkOwnership } from '../store/ownership.ts'
@@ -15,6 +15,7 @@ export interface SweepRun {
   lockUrl: string
   store: ObjectStore
   config: SweepConfig
+  offload: OffloadConfig
   log: Logger
   dryRun: boolean
   signal: AbortSignal
@@ -59,6 +60,7 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
         pool,
         store,
         config: run.config,
+        offload: run.offload,
         log,
         dryRun: run.dryRun,
         signal: stop.signal,

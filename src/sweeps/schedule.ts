@@ -2,7 +2,7 @@
 import cron, { type ScheduledTask } from 'node-cron'
 import type pg from 'pg'
 import type { Logger } from 'pino'
-import type { SweepConfig, SweepName } from '../config.ts'
+import type { OffloadConfig, SweepConfig, SweepName } from '../config.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { sweeps } from './all.ts'
@@ -22,6 +22,7 @@ export function createSchedule(options: {
   lockUrl: string
   store: ObjectStore
   config: SweepConfig
+  offload: OffloadConfig
   log: Logger
   onOutcome?: (name: SweepName, outcome: SweepOutcome['outcome'] | 'failed', seconds: number) => void
 }): SweepSchedule {

@@ -1,6 +1,6 @@
 // Sweeps run at once and by name, with settings of the test's own.
 import { pino } from 'pino'
-import type { SweepConfig, SweepName } from '../../src/config.ts'
+import type { OffloadConfig, SweepConfig, SweepName } from '../../src/config.ts'
 import { createPool } from '../../src/db/pool.ts'
 import { sweeps } from '../../src/sweeps/all.ts'
 import type { Sweep } from '../../src/sweeps/context.ts'
@@ -10,7 +10,13 @@ import type { TestEnvironment } from './environment.ts'
 export async function runNow(
   environment: TestEnvironment,
   name: SweepName,
-  options: { dryRun?: boolean; config?: Partial<SweepConfig>; sweep?: Sweep; signal?: AbortSignal } = {},
+  options: {
+    dryRun?: boolean
+    config?: Partial<SweepConfig>
+    offload?: Partial<OffloadConfig>
+    sweep?: Sweep
+    signal?: AbortSignal
+  } = {},
 ): Promise<SweepOutcome> {
   const pool = createPool(environment.urls.daemon, 4, () => undefined)
   try {
@@ -23,6 +29,7 @@ export async function runNow(
       lockUrl: environment.urls.daemon,
       store: environment.store,
       config: { ...environment.config().sweeps, rate: 1_000_000, ...options.config },
+      offload: { ...environment.config().offload, ...options.offload },
       log: pino({ level: 'silent' }),
       dryRun: options.dryRun ?? false,
       signal: options.signal ?? new AbortController().signal,

@@ -1,0 +1,206 @@
+// Compaction: dead bytes leave the bucket, small objects become large ones, and no reader ever notices.
+import { randomUUID } from 'node:crypto'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { hydrateMany } from '../../src/artifacts/hydrate.ts'
+import { readRows } from '../../src/artifacts/rows.ts'
+import type { Daemon } from '../../src/daemon.ts'
+import { loadSources } from '../../src/offload/sources.ts'
+import {
+  createEnvironment,
+  drained,
+  insertMessage,
+  newConversation,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { age, bucketKeys, runNow } from '../support/sweep.ts'
+
+let environment: TestEnvironment
+let daemon: Daemon
+
+beforeEach(async () => {
+  environment = await createEnvironment()
+  daemon = await startDaemon(environment)
+})
+afterEach(async () => {
+  await daemon.stop()
+  await environment.close()
+})
+
+const metadata = (n: number) => `{"tool_interactions": [{"n": ${n}, "text": "${'lorem '.repeat(n % 50)}"}]}`
+
+/** Offloaded together, so that they share packs. */
+async function messages(count: number, tenantId: string = randomUUID()) {
+  const { conversationId } = await newConversation(environment, tenantId)
+  const { rows } = await environment.app.query<{ id: string }>(
+    `insert into conversation_messages (conversation_id, role, content, metadata)
+     select $1, 'assistant', '', m::jsonb from unnest($2::text[]) with ordinality u(m, o) order by o returning id`,
+    [conversationId, Array.from({ length: count }, (_, n) => metadata(n))],
+  )
+  await drained(environment)
+  return { tenantId, conversationId, ids: rows.map(row => row.id) }
+}
+
+async function expectAllHydrate(ids: string[]) {
+  const source = [...(await loadSources(environment.worker)).values()][0]
+  if (source === undefined) throw new Error('no source')
+  const rows = await readRows(environment.worker, source, ids)
+  const results = await hydrateMany({ db: environment.worker, store: environment.store }, [...rows.values()])
+  const errors = results.filter(result => result.error !== null)
+  expect(errors).toEqual([])
+  expect(results).toHaveLength(ids.length)
+}
+
+async function purge(tenantId: string, share: number) {
+  await environment.admin.query(
+    `update artifact_refs set deleted_at = now() - interval '30 days', deleted_reason = 'deleted'
+      where tenant_id = $1 and id in (
+        select id from (select id, row_number() over (order by id) as n, count(*) over () as all
+                          from artifact_refs where tenant_id = $1) x where n <= $2::float8 * x.all)`,
+    [tenantId, share],
+  )
+  await runNow(environment, 'retention')
+}
+
+test('a pack of which little is alive is rewritten, and its dead bytes leave the bucket', async () => {
+  const { tenantId, ids } = await messages(200)
+  await purge(tenantId, 0.7)
+  const before = await bucketKeys(environment)
+  expect(
+    (await runNow(environment, 'compaction', { dryRun: true })).counts.objects_rewritten,
+  ).toBeGreaterThan(0)
+  const { counts } = await runNow(environment, 'compaction')
+  expect(counts.objects_rewritten).toBeGreaterThan(0)
+  expect(counts.artifacts_moved).toBe(60)
+  expect(counts.bytes_freed).toBeGreaterThan(0)
+  // The old object stays for readers that know it.
+  expect((await bucketKeys(environment)).filter(key => before.includes(key))).toEqual(before)
+  const { rows } = await environment.admin.query<{ row_id: string }>(
+    'select row_id from artifact_refs where tenant_id = $1 and purged_at is null',
+    [tenantId],
+  )
+  await expectAllHydrate(rows.map(row => row.row_id))
+  await age(environment, '2 hours')
+  await runNow(environment, 'compaction')
+  const left = await bucketKeys(environment)
+  expect(left.some(key => before.includes(key))).toBe(false)
+  await expectAllHydrate(rows.map(row => row.row_id))
+  expect(ids).toHaveLength(200)
+  // Nothing is left to be done.
+  expect((await runNow(environment, 'compaction')).counts).toMatchObject({
+    objects_rewritten: 0,
+    artifacts_moved: 0,
+  })
+})
+
+test('a pack that is mostly alive waits for the erasure deadline, and no longer', async () => {
+  const { tenantId } = await messages(100)
+  await purge(tenantId, 0.1)
+  expect((await runNow(environment, 'compaction')).counts).toMatchObject({ objects_rewritten: 0 })
+  await age(environment, '31 days')
+  const { counts } = await runNow(environment, 'compaction')
+  expect(counts.objects_rewritten).toBeGreaterThan(0)
+  expect(counts.artifacts_moved).toBe(90)
+})
+
+test('small objects of one tenant, kind and day become one pack', async () => {
+  const { conversationId, tenantId } = await newConversation(environment)
+  const ids: string[] = []
+  for (let n = 0; n < 12; n++) {
+    ids.push(await insertMessage(environment, conversationId, metadata(n)))
+    await drained(environment)
+  }
+  const before = await bucketKeys(environment)
+  expect(before.length).toBe(12)
+  expect((await runNow(environment, 'compaction')).counts).toMatchObject({ objects_folded: 0 })
+  await age(environment, '2 hours')
+  const { counts } = await runNow(environment, 'compaction')
+  expect(counts).toMatchObject({ objects_folded: 12, objects_written: 1, artifacts_moved: 12 })
+  await expectAllHydrate(ids)
+  await age(environment, '8 days')
+  await runNow(environment, 'orphans')
+  expect((await bucketKeys(environment)).length).toBe(1)
+  await expectAllHydrate(ids)
+  const { rows } = await environment.admin.query(
+    `select count(distinct r2_key)::int as packs from artifact_refs where tenant_id = $1`,
+    [tenantId],
+  )
+  expect(rows).toEqual([{ packs: 1 }])
+})
+
+test('readers, deletions and a purge go on while packs are rewritten', async () => {
+  const { tenantId, ids } = await messages(400)
+  await purge(tenantId, 0.6)
+  const { rows } = await environment.admin.query<{ row_id: string }>(
+    'select row_id from artifact_refs where tenant_id = $1 and purged_at is null',
+    [tenantId],
+  )
+  const alive = rows.map(row => row.row_id)
+  let done = false
+  const reading = (async () => {
+    let reads = 0
+    while (!done || reads === 0) {
+      await expectAllHydrate(alive.slice(reads % 100, (reads % 100) + 60))
+      reads++
+    }
+    return reads
+  })()
+  const dying = environment.admin.query(
+    `update artifact_refs set deleted_at = now() - interval '30 days', deleted_reason = 'deleted'
+      where tenant_id = $1 and row_id = any ($2)`,
+    [tenantId, alive.slice(160)],
+  )
+  await Promise.all([
+    dying.then(() => runNow(environment, 'retention', { config: { batchSize: 10 } })),
+    runNow(environment, 'compaction', { config: { readerGraceMs: 60_000 } }),
+  ]).catch(async error => {
+    done = true
+    await reading
+    throw error
+  })
+  done = true
+  expect(await reading).toBeGreaterThan(0)
+  await age(environment, '2 hours')
+  await runNow(environment, 'retention')
+  await runNow(environment, 'compaction')
+  await age(environment, '2 hours')
+  await runNow(environment, 'orphans')
+  // The bucket is what lighter.objects says, and that is what artifacts use.
+  const { rows: objects } = await environment.admin.query<{ key: string }>(
+    'select r2_key as key from lighter.objects order by 1',
+  )
+  const { rows: used } = await environment.admin.query<{ key: string }>(
+    'select distinct r2_key as key from artifact_refs where purged_at is null order by 1',
+  )
+  expect((await bucketKeys(environment)).sort()).toEqual(objects.map(o => o.key).sort())
+  expect(used.map(u => u.key).sort()).toEqual(objects.map(o => o.key).sort())
+  await expectAllHydrate(alive.slice(0, 160))
+  expect(ids).toHaveLength(400)
+})
+
+test('a damaged pack is left as it is, and does not keep others from being rewritten', async () => {
+  const one = await messages(50)
+  const other = await messages(50)
+  await purge(one.tenantId, 0.7)
+  await purge(other.tenantId, 0.7)
+  const { rows } = await environment.admin.query<{ key: string; size: number }>(
+    `select r2_key as key, byte_length::int as size from lighter.objects where tenant_id = $1 and state = 'stored'`,
+    [one.tenantId],
+  )
+  for (const { key, size } of rows) {
+    await environment.store.put(key, Buffer.alloc(size), { contentType: 'application/x-ndjson' })
+  }
+  const { counts } = await runNow(environment, 'compaction')
+  expect(counts.failed).toBeGreaterThan(0)
+  expect(counts.artifacts_moved).toBe(15)
+  const { rows: left } = await environment.admin.query(
+    `select distinct state from lighter.objects where tenant_id = $1 and r2_key = any ($2)`,
+    [one.tenantId, rows.map(row => row.key)],
+  )
+  expect(left).toEqual([{ state: 'stored' }])
+  const { rows: alive } = await environment.admin.query<{ row_id: string }>(
+    'select row_id from artifact_refs where tenant_id = $1 and purged_at is null',
+    [other.tenantId],
+  )
+  await expectAllHydrate(alive.map(row => row.row_id))
+})

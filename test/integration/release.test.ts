@@ -1,0 +1,150 @@
+// Release: what no row points to any more goes, in its time; what any row points to, by whatever way, stays.
+import { randomUUID } from 'node:crypto'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { Daemon } from '../../src/daemon.ts'
+import {
+  asJsonbText,
+  createEnvironment,
+  drained,
+  hydrated,
+  insertMessage,
+  newConversation,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { age, runNow } from '../support/sweep.ts'
+
+let environment: TestEnvironment
+let daemon: Daemon
+
+beforeEach(async () => {
+  environment = await createEnvironment()
+  daemon = await startDaemon(environment)
+})
+afterEach(async () => {
+  await daemon.stop()
+  await environment.close()
+})
+
+const heavy = (note: string) =>
+  JSON.stringify({ note, tool_interactions: [{ call: note }], trace: 'x'.repeat(9000) })
+
+/** Released in one run, given a tombstone in the next that is a grace period later. */
+async function releaseTwice() {
+  await age(environment, '2 hours')
+  await runNow(environment, 'release')
+  await age(environment, '8 days')
+  await environment.admin.query(`update artifact_refs set released_at = released_at - interval '8 days'`)
+  return runNow(environment, 'release')
+}
+
+async function live(): Promise<number> {
+  const { rows } = await environment.admin.query<{ n: number }>(
+    'select count(*)::int as n from artifact_refs where deleted_at is null',
+  )
+  return rows[0]?.n ?? 0
+}
+
+test('a deleted message, a cascade and an overwritten pointer', async () => {
+  const { conversationId } = await newConversation(environment)
+  const doomed = await newConversation(environment)
+  const [deleted, overwritten, kept] = await Promise.all(
+    ['deleted', 'overwritten', 'kept'].map(note => insertMessage(environment, conversationId, heavy(note))),
+  )
+  await insertMessage(environment, doomed.conversationId, heavy('cascade'))
+  await drained(environment)
+  expect(await live()).toBe(8)
+  await environment.app.query('delete from conversation_messages where id = $1', [deleted])
+  await environment.app.query('delete from conversations where id = $1', [doomed.conversationId])
+  await environment.app.query(`update conversation_messages set metadata = '{"plain": 1}' where id = $1`, [
+    overwritten,
+  ])
+  await age(environment, '2 hours')
+  expect((await runNow(environment, 'release', { dryRun: true })).counts).toMatchObject({ released: 6 })
+  expect((await runNow(environment, 'release')).counts).toMatchObject({ released: 6, tombstoned: 0 })
+  expect(await live()).toBe(8)
+  expect((await releaseTwice()).counts).toMatchObject({ tombstoned: 6, released: 0 })
+  expect(await live()).toBe(2)
+  expect(await hydrated(environment, kept ?? '')).toBe(await asJsonbText(environment, heavy('kept')))
+  const { rows } = await environment.admin.query(
+    'select distinct deleted_reason from artifact_refs where deleted_at is not null',
+  )
+  expect(rows).toEqual([{ deleted_reason: 'released: no row points to it' }])
+})
+
+test('a copy of the row keeps its artifacts after the row itself is deleted', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy('copied'))
+  await drained(environment)
+  const copy = randomUUID()
+  await environment.app.query(
+    `insert into conversation_messages (id, conversation_id, role, content, metadata)
+     select $2, conversation_id, role, content, metadata from conversation_messages where id = $1`,
+    [id, copy],
+  )
+  await environment.app.query('delete from conversation_messages where id = $1', [id])
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await hydrated(environment, copy)).toBe(await asJsonbText(environment, heavy('copied')))
+})
+
+test('a row offloaded again, on top of the last time, keeps all that its payloads lead to', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy('first'))
+  await drained(environment)
+  for (const n of [1, 2, 3]) {
+    await environment.app.query(
+      `update conversation_messages set metadata = metadata || jsonb_build_object('more_' || $2::text, repeat('y', 9000)) where id = $1`,
+      [id, n],
+    )
+    await drained(environment)
+  }
+  const before = await hydrated(environment, id)
+  expect(await live()).toBe(5)
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await hydrated(environment, id)).toBe(before)
+  // As stored before it was noted what payloads point to: nothing of the row is released on a guess.
+  await environment.admin.query('update artifact_refs set refers_to = null')
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await hydrated(environment, id)).toBe(before)
+  await environment.app.query('delete from conversation_messages where id = $1', [id])
+  await releaseTwice()
+  expect(await live()).toBe(0)
+})
+
+test('what is pointed to again within the grace period is found again', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy('held'))
+  await drained(environment)
+  const { rows } = await environment.app.query(
+    'select metadata::text from conversation_messages where id = $1',
+    [id],
+  )
+  await environment.app.query('delete from conversation_messages where id = $1', [id])
+  await age(environment, '2 hours')
+  expect((await runNow(environment, 'release')).counts).toMatchObject({ released: 2 })
+  // The application had the row in hand.
+  const again = await insertMessage(environment, conversationId, rows[0].metadata)
+  expect((await runNow(environment, 'release')).counts).toMatchObject({ found_again: 2 })
+  expect((await releaseTwice()).counts).toMatchObject({ tombstoned: 0 })
+  expect(await hydrated(environment, again)).toBe(await asJsonbText(environment, heavy('held')))
+})
+
+test('artifacts of a detached table, of the API and on hold are left alone', async () => {
+  const { conversationId, tenantId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy('held'))
+  await drained(environment)
+  await environment.admin.query(
+    `insert into artifact_refs (tenant_id, kind, r2_key, created_at) values ($1, 'agent_trace', 'x', now() - interval '1 year')`,
+    [tenantId],
+  )
+  await environment.admin.query(
+    `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', $2, 'case')`,
+    [tenantId, conversationId],
+  )
+  await environment.app.query('delete from conversation_messages where id = $1', [id])
+  expect((await releaseTwice()).counts).toMatchObject({ tombstoned: 0 })
+  await environment.admin.query('delete from lighter.legal_holds')
+  await environment.admin.query(`select lighter.detach('public.conversation_messages')`)
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await live()).toBe(3)
+})
