@@ -5,6 +5,7 @@ import { benchLatency } from './latency.ts'
 import { benchRead } from './read.ts'
 import { benchScale } from './scale.ts'
 import { type BenchReport, printReport, type Table } from './support/report.ts'
+import { benchSweeps } from './sweeps.ts'
 import { benchThroughput } from './throughput.ts'
 import { benchWritePath } from './write-path.ts'
 
@@ -22,6 +23,7 @@ const benches: Record<string, [description: string, run: Bench]> = {
   large: ['payloads of 50 and 200 MB: memory above idle, speed against a bare upload', benchLarge],
   latency: ['from commit to rewritten row, against one bare PUT', benchLatency],
   scale: ['with a long queue, many artifacts, more daemons', benchScale],
+  sweeps: ['what the sweeps get through, and what they free in the bucket', benchSweeps],
   read: ['rows hydrated a second, loose and packed, one by one and in batches', benchRead],
 }
 

@@ -18,7 +18,7 @@ begin
   -- give all three everything on a new table in public.
   for role_name in
     select rolname from pg_roles
-     where rolname in ('lighter_daemon', 'lighter_tenant', 'anon', 'authenticated', 'service_role')
+     where rolname in ('lighter_daemon', 'lighter_tenant', 'lighter_reporter', 'anon', 'authenticated', 'service_role')
     union all
     select 'public'
   loop
@@ -46,6 +46,21 @@ begin
   grant select on all tables in schema lighter to lighter_daemon;
   grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
+  grant insert, update, delete on lighter.sweep_cursors to lighter_daemon;
+  -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure.
+  grant insert, update on lighter.erasures to lighter_daemon;
+  grant delete on lighter.idempotency_keys, lighter.tenants, lighter.retention_policies to lighter_daemon;
+  grant insert, update, delete on lighter.pins, lighter.backfills to lighter_daemon;
+  grant update (paused) on lighter.sources to lighter_daemon;
+  -- Commits append to the logs of the reports, the rollup sweep adds them up.
+  grant insert, delete on lighter.storage_changes, lighter.latency_changes to lighter_daemon;
+  grant insert, update, delete on lighter.storage_days, lighter.storage_totals, lighter.request_days, lighter.latency_hours to lighter_daemon;
+
+  -- Sums of all tenants, and nothing that they are made from: these views run with their owner's rights.
+  grant usage on schema lighter to lighter_reporter;
+  grant select on lighter.storage_entries, lighter.storage_total_entries, lighter.storage_by_kind, lighter.storage_by_tenant, lighter.storage_by_day,
+    lighter.queue_health, lighter.offload_latency, lighter.failures, lighter.savings, lighter.retention_due,
+    lighter.pack_health, lighter.sweep_history to lighter_reporter;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
   grant select on public.artifact_refs to lighter_tenant;

@@ -227,6 +227,9 @@ export const environmentSchema = z.object({
   ),
   SWEEP_COMPACTION_CRON: cron('47 * * * *').describe('When small and half-dead packs are rewritten'),
   SWEEP_VERIFY_CRON: cron('7 5 * * *').describe('When a sample of payloads is read back and checked'),
+  SWEEP_ROLLUP_CRON: cron('*/15 * * * *').describe(
+    'When what the reports are read from is added up; late or never, they are as exact and slower',
+  ),
   SWEEP_BATCH_SIZE: integer(1, 1000)
     .default(500)
     .describe('Artifacts or objects that a sweep works on at once'),
@@ -309,7 +312,7 @@ export interface OffloadConfig extends PackConfig {
   uploadConcurrency: number
 }
 
-export type SweepName = 'orphans' | 'retention' | 'release' | 'compaction' | 'verify'
+export type SweepName = 'orphans' | 'retention' | 'release' | 'compaction' | 'verify' | 'rollup'
 
 export interface SweepConfig {
   /** Cron expressions in UTC; null: not by itself. */
@@ -446,6 +449,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
         release: scheduleOf(e.SWEEP_RELEASE_CRON),
         compaction: scheduleOf(e.SWEEP_COMPACTION_CRON),
         verify: scheduleOf(e.SWEEP_VERIFY_CRON),
+        rollup: scheduleOf(e.SWEEP_ROLLUP_CRON),
       },
       batchSize: e.SWEEP_BATCH_SIZE,
       rate: e.SWEEP_RATE,
@@ -540,9 +544,19 @@ export function loadDatabaseUrl(env: Record<string, string | undefined>): string
   return readDatabaseUrls(env).DATABASE_URL
 }
 
+/** As `loadDatabaseUrl`, of a session: for what holds a lock. */
+export function loadSessionUrl(env: Record<string, string | undefined>): string {
+  const found = readDatabaseUrls(env)
+  return found.LISTEN_DATABASE_URL ?? found.DATABASE_URL
+}
+
 function readDatabaseUrls(env: Record<string, string | undefined>) {
   const problems: ConfigProblem[] = []
-  const needed = environmentSchema.pick({ DATABASE_URL: true, ADMIN_DATABASE_URL: true })
+  const needed = environmentSchema.pick({
+    DATABASE_URL: true,
+    ADMIN_DATABASE_URL: true,
+    LISTEN_DATABASE_URL: true,
+  })
   const values = readVariables(env, Object.keys(needed.shape), problems)
   // The owner's is enough for what the owner does.
   if (values.DATABASE_URL === undefined) values.DATABASE_URL = values.ADMIN_DATABASE_URL

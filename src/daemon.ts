@@ -104,7 +104,10 @@ export function createDaemon(options: DaemonOptions): Daemon {
     config: config.sweeps,
     offload: config.offload,
     log,
-    onOutcome: metrics.sweep,
+    onOutcome: (name, outcome, seconds, counts) => {
+      metrics.sweep(name, outcome, seconds)
+      metrics.damaged(counts.damaged ?? 0)
+    },
   })
   // Connections of its own: a crowd of requests must not keep a commit waiting.
   const apiPool = options.api ? createPool(config.databaseUrl, config.poolSize, onIdleError) : null

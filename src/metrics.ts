@@ -10,6 +10,8 @@ export interface Metrics {
   batch(result: BatchResult): void
   /** A sweep that ended: done, stopped, busy or failed. */
   sweep(name: string, outcome: string, seconds: number): void
+  /** Artifacts that a verify sweep found damaged. */
+  damaged(artifacts: number): void
 }
 
 export function createMetrics(): Metrics {
@@ -59,8 +61,14 @@ export function createMetrics(): Metrics {
     buckets: [0.1, 1, 10, 60, 600, 3600],
     registers: [registry],
   })
+  const damaged = new Counter({
+    name: 'lighter_artifacts_damaged_total',
+    help: 'Artifacts that a verify sweep could not read back as they were stored, once for each sweep that found them. Any is worth a look.',
+    registers: [registry],
+  })
   return {
     registry,
+    damaged: artifacts => damaged.inc(artifacts),
     sweep: (sweep, outcome, seconds) => sweepRuns.observe({ sweep, outcome }, seconds),
     request: (route, method, status, seconds) =>
       requests.observe({ route, method, status: String(status) }, seconds),

@@ -280,6 +280,9 @@ begin
     (select string_agg(distinct quote_ident(c), ', ')
        from unnest(array_remove(array[source.key_column, source.json_column, source.entity_column,
               source.parent_column, case when source.parent_relation is null then source.tenant_column end,
+              -- by which a backfill tells how old a row is
+              case when lighter.column_type(source.relation, 'created_at') in
+                ('timestamp with time zone', 'timestamp without time zone', 'date') then 'created_at'::name end,
               'xmin'::name], null)) c),
     source.json_column, source.relation);
   if source.parent_relation is not null then
@@ -335,6 +338,8 @@ begin
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
   delete from lighter.jobs j where j.source_id = source.id;
   delete from lighter.failed_jobs f where f.source_id = source.id;
+  delete from lighter.pins p where p.source_id = source.id;
+  delete from lighter.backfills b where b.source_id = source.id;
   delete from lighter.sources s where s.id = source.id;
 
   -- All rights away, then again those that other sources need.

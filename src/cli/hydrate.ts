@@ -4,8 +4,9 @@ import { readRows } from '../artifacts/rows.ts'
 import { loadConfig } from '../config.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
 import { RowError, sqlState } from '../errors.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import type { Source } from '../offload/sources.ts'
 import { openStore } from '../store/object-store.ts'
+import { findSource } from './find-source.ts'
 import { print } from './output.ts'
 
 export function addHydrate(program: Command): void {
@@ -45,37 +46,4 @@ async function readRow(db: Queryable, source: Source, rowId: string): Promise<Hy
   throw new RowError('row_not_found', `${source.tableSql} has no row ${rowId} with a tenant`, {
     hint: 'Check the id, and --table.',
   })
-}
-
-async function findSource(
-  db: Queryable,
-  table: string | undefined,
-  column: string | undefined,
-): Promise<Source> {
-  const sources = [...(await loadSources(db)).values()]
-  const names = sources.map(s => `${s.tableSql} (${s.jsonColumn})`).join(', ')
-  const matching = sources.filter(
-    s =>
-      (table === undefined || s.tableSql === table || s.tableSql.endsWith(`.${table}`)) &&
-      (column === undefined || s.jsonColumn === column),
-  )
-  const [only] = matching
-  if (only === undefined) {
-    const wanted = [table, column].filter(name => name !== undefined).join('.')
-    throw new RowError(
-      'not_attached',
-      `${wanted === '' ? 'no table' : wanted} is ${wanted === '' ? '' : 'not '}attached`,
-      {
-        hint:
-          names === ''
-            ? 'Rows are read by what attach recorded: lighter attach <table> (again, if it was detached)'
-            : `Attached: ${names}`,
-      },
-    )
-  }
-  if (matching.length > 1)
-    throw new RowError('table_ambiguous', 'several columns are attached', {
-      hint: `Pass --table or --column, for one of: ${names}`,
-    })
-  return only
 }

@@ -7,15 +7,20 @@ import { LighterError, messageOf } from '../errors.ts'
 import { description, version } from '../version.ts'
 import { addAdopt } from './adopt.ts'
 import { addAttach, addDetach } from './attach.ts'
+import { addBackfill } from './backfill.ts'
 import { addDemo } from './demo.ts'
 import { addDev } from './dev.ts'
 import { addDoctor } from './doctor.ts'
+import { addErase } from './erase.ts'
+import { addExport } from './export.ts'
 import { addHydrate } from './hydrate.ts'
 import { addMigrate } from './migrate.ts'
 import { renderError } from './output.ts'
+import { addRestore, addUnpin } from './restore.ts'
 import { addRetention } from './retention.ts'
 import { addRetry } from './retry.ts'
 import { addStart } from './start.ts'
+import { addStats } from './stats.ts'
 import { addSweep } from './sweep.ts'
 
 /**
@@ -52,8 +57,14 @@ addAttach(program)
 addDetach(program)
 addHydrate(program)
 addRetry(program)
+addBackfill(program)
+addRestore(program)
+addUnpin(program)
 addSweep(program)
 addRetention(program)
+addExport(program)
+addErase(program)
+addStats(program)
 addDoctor(program)
 addAdopt(program)
 

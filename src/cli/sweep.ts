@@ -1,16 +1,16 @@
 import type { Command } from 'commander'
 import { pino } from 'pino'
-import { loadConfig, type SweepName } from '../config.ts'
+import { loadConfig } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool } from '../db/pool.ts'
-import { LighterError } from '../errors.ts'
 import { openStore } from '../store/object-store.ts'
 import { sweeps } from '../sweeps/all.ts'
 import type { Counts } from '../sweeps/context.ts'
-import { type Expiring, sweepRetention } from '../sweeps/retention.ts'
 import { runSweep } from '../sweeps/run.ts'
-import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
+import { uuid, wholeNumber } from './options.ts'
+import { formatBytes, formatCount, print, printJson } from './output.ts'
 import { createProgress } from './progress.ts'
+import { chooseSweep, type SweepOptions } from './sweep-choice.ts'
 
 export function addSweep(program: Command): void {
   program
@@ -18,13 +18,19 @@ export function addSweep(program: Command): void {
     .description(`run a sweep now: ${Object.keys(sweeps).join(', ')}`)
     .option('--dry-run', 'find out what would be done and do none of it')
     .option('--json', 'print one JSON object')
-    .action(async (name: string, options: { dryRun?: boolean; json?: boolean }) => {
-      const sweep = sweeps[name as SweepName]
-      if (sweep === undefined || !Object.hasOwn(sweeps, name)) {
-        throw new LighterError('unknown_sweep', `there is no sweep "${name}"`, {
-          hint: `One of ${Object.keys(sweeps).join(', ')}`,
-        })
-      }
+    .option('--all', 'verify: every artifact, not a sample; an interrupted pass goes on where it was')
+    .option('--tenant <id>', "verify --all: only this tenant's", uuid)
+    .option('--restart', 'verify --all: begin anew')
+    .option('--full', 'rollup: count everything anew, and correct what differs')
+    .option('--deep', 'orphans: list the bucket and compare it with the account of it')
+    .option('--delete-unknown', 'orphans --deep: delete objects that nobody knows')
+    .option(
+      '--max-deletions <n>',
+      'orphans --deep --delete-unknown: no more than this (default 1000)',
+      wholeNumber,
+    )
+    .action(async (name: string, options: SweepOptions & { dryRun?: boolean; json?: boolean }) => {
+      const choice = chooseSweep(name, options)
       const config = loadConfig(process.env)
       const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
       const store = openStore(config.store)
@@ -32,13 +38,11 @@ export function addSweep(program: Command): void {
       process.once('SIGINT', () => stop.abort())
       process.once('SIGTERM', () => stop.abort())
       const progress = createProgress(options.json === true)
-      const expiring: Expiring[] = []
       try {
         await requireCurrentSchema(pool)
         const { outcome, counts } = await runSweep({
-          name,
-          sweep:
-            name === 'retention' ? context => sweepRetention(context, found => expiring.push(found)) : sweep,
+          name: choice.name,
+          sweep: choice.sweep,
           pool,
           lockUrl: config.listenDatabaseUrl,
           store,
@@ -56,31 +60,19 @@ export function addSweep(program: Command): void {
             outcome,
             dry_run: options.dryRun === true,
             counts,
-            ...(expiring.length > 0 && { expiring }),
+            ...choice.found(),
           })
         else {
-          if (expiring.length > 0) {
-            print(
-              renderTable(
-                ['tenant', 'kind', 'policy', 'artifacts', 'bytes'],
-                expiring.map(e => [
-                  e.tenant_id,
-                  e.kind,
-                  e.policy,
-                  formatCount(e.artifacts),
-                  formatBytes(e.bytes),
-                ]),
-              ),
-            )
-          }
+          for (const line of choice.lines()) print(line)
           print(
             outcome === 'busy'
-              ? `another process runs the sweep ${name} at this moment`
+              ? `another process runs the sweep ${choice.name} at this moment`
               : `${name}${options.dryRun ? ' (dry run, nothing was changed)' : ''}: ${describe(counts)}${outcome === 'stopped' ? '; stopped in the middle, run it again to go on' : ''}`,
           )
         }
         if (outcome === 'busy') process.exitCode = 2
-        if ((counts.damaged ?? 0) > 0) process.exitCode = 1
+        if ((counts.damaged ?? 0) + (counts.unread ?? 0) + (counts.objects_missing ?? 0) > 0)
+          process.exitCode = 1
       } finally {
         progress.end()
         await pool.end()
@@ -89,9 +81,11 @@ export function addSweep(program: Command): void {
     })
 }
 
-function describe(counts: Counts): string {
+export function describe(counts: Counts): string {
   const parts = Object.entries(counts).map(
-    ([name, n]) => `${name.replaceAll('_', ' ')} ${name.endsWith('bytes') ? formatBytes(n) : formatCount(n)}`,
+    ([name, n]) => `${name.replaceAll('_', ' ')} ${isBytes(name) ? formatBytes(n) : formatCount(n)}`,
   )
   return parts.length === 0 ? 'nothing to do' : parts.join(', ')
 }
+
+const isBytes = (name: string) => name.endsWith('bytes') || name.startsWith('bytes')

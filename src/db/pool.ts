@@ -61,12 +61,16 @@ export function createPool(
  * Runs `work` in one transaction. A connection on which anything failed in a way that leaves its state
  * unknown is thrown away, not returned to the pool.
  */
-async function inTransaction<T>(pool: pg.Pool, work: (db: pg.PoolClient) => Promise<T>): Promise<T> {
+async function inTransaction<T>(
+  pool: pg.Pool,
+  work: (db: pg.PoolClient) => Promise<T>,
+  first: string | undefined,
+): Promise<T> {
   const client = await pool.connect()
   let broken: Error | undefined
   try {
     await client.query(
-      `begin; set local statement_timeout = ${serverTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}`,
+      `begin; set local statement_timeout = ${serverTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}${first === undefined ? '' : `; ${first}`}`,
     )
     const result = await work(client)
     await client.query('commit')
@@ -85,14 +89,18 @@ function asError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error(String(thrown))
 }
 
-/** `inTransaction`, run again when it lost a deadlock or serialization conflict; 5 times at most. */
+/**
+ * `inTransaction`, run again when it lost a deadlock or serialization conflict; 5 times at most.
+ * @param first a statement without parameters that begins it, at no round trip of its own
+ */
 export async function inTransactionWithRetry<T>(
   pool: pg.Pool,
   work: (db: pg.PoolClient) => Promise<T>,
+  first?: string,
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await inTransaction(pool, work)
+      return await inTransaction(pool, work, first)
     } catch (error) {
       if (attempt === 5 || !isTransactionConflict(error)) throw error
     }

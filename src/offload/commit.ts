@@ -7,6 +7,7 @@ import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { type Job, jobKey } from './claim.ts'
 import type { Location } from './pack.ts'
+import { enterCommitGateSql, isPinnedSql } from './pins.ts'
 import type { PlannedRow } from './plan.ts'
 import {
   documentSql,
@@ -46,21 +47,25 @@ export async function commitBatch(
   objects: { tenantId: string; key: string; byteLength: number }[],
 ): Promise<CommitResult> {
   const bySource = Map.groupBy(rows, row => row.source)
-  return inTransactionWithRetry(pool, async db => {
-    const done = new Set<string>()
-    for (const [source, sourceRows] of bySource) {
-      const gone = sourceRows.filter(row => row.outcome === 'gone')
-      const present = sourceRows.filter(row => row.outcome === 'offload' || row.outcome === 'nothing')
-      for (const rowId of await rewriteRows(db, source, present, gone))
-        done.add(jobKey({ sourceId: source.id, rowId }))
-    }
-    const committed = rows.filter(row => done.has(jobKey(row.job)))
-    const changed = rows
-      .filter(row => !done.has(jobKey(row.job)) && row.outcome !== 'deferred')
-      .map(row => row.job)
-    await recordOutcome(db, committed, changed, locations, objects)
-    return { done, changed }
-  })
+  return inTransactionWithRetry(
+    pool,
+    async db => {
+      const done = new Set<string>()
+      for (const [source, sourceRows] of bySource) {
+        const gone = sourceRows.filter(row => row.outcome === 'gone')
+        const present = sourceRows.filter(row => row.outcome === 'offload' || row.outcome === 'nothing')
+        for (const rowId of await rewriteRows(db, source, present, gone))
+          done.add(jobKey({ sourceId: source.id, rowId }))
+      }
+      const committed = rows.filter(row => done.has(jobKey(row.job)))
+      const changed = rows
+        .filter(row => !done.has(jobKey(row.job)) && row.outcome !== 'deferred')
+        .map(row => row.job)
+      await recordOutcome(db, committed, changed, locations, objects)
+      return { done, changed }
+    },
+    enterCommitGateSql,
+  )
 }
 
 /** Returns the ids of the rows that are as they should be now. @throws {RowError} a trigger undid the rewrite */
@@ -105,7 +110,8 @@ async function rewriteRows(
  * rewritten by the same expressions that made the payloads; the others had nothing, and are proved to by the lock.
  *
  * What the version does not cover is checked again: that the table is still attached, the tenant where it is
- * the parent's, and whether the row's pointer is one (an artifact of that name may have come or gone).
+ * the parent's, whether the row's pointer is one (an artifact of that name may have come or gone), and that
+ * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
  */
 function rewriteSql(source: Source): string {
   const key = ident(source.keyColumn)
@@ -121,7 +127,8 @@ function rewriteSql(source: Source): string {
              ${tenantSql(source)} as tenant_id, m.${column} as stored
         from ${fromSql(source)}
         join read r on m.${key} = r.row_id::${source.keyType} and m.xmin = r.version::xid
-       where exists (select from lighter.sources s where s.id = ${source.id})
+       where exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)
+         and (r.phase1_id is null and r.phase2_id is null or not ${isPinnedSql(source, 'r.row_id', tenantSql(source))})
          for no key update of m skip locked
     ),
     docs as (
@@ -184,8 +191,8 @@ async function recordOutcome(
     text: `
       with jobs as materialized (
         -- In one order in all statements that wait for job rows, so that two of them can't deadlock.
-        select j.source_id, j.row_id, d.done
-          from unnest($21::int[], $22::text[], $23::bool[]) d(source_id, row_id, done)
+        select j.source_id, j.row_id, d.done, d.offloaded, j.enqueued_at, j.priority
+          from unnest($21::int[], $22::text[], $23::bool[], $25::bool[]) d(source_id, row_id, done, offloaded)
           join lighter.jobs j on j.source_id = d.source_id and j.row_id = d.row_id
          order by j.source_id, j.row_id
            for update of j
@@ -217,6 +224,16 @@ async function recordOutcome(
       out as (
         delete from lighter.jobs j using jobs d
          where j.source_id = d.source_id and j.row_id = d.row_id and d.done
+      ),
+      -- Appended, not counted up: two commits must not wait for each other. See lighter.offload_latency.
+      latency as (
+        insert into lighter.latency_changes (hour, live, bucket, jobs)
+        select date_trunc('hour', now(), 'UTC'), j.priority <= 0,
+               ceil(4 * ln(greatest(extract(epoch from clock_timestamp() - j.enqueued_at)::float8 * 1000, 1)) / ln(2::float8))::smallint,
+               count(*)
+          from jobs j
+         where j.offloaded
+         group by 2, 3
       ),
       -- A row that changes all the time, or that a long transaction holds, is tried ever less often.
       again as (
@@ -254,6 +271,7 @@ async function recordOutcome(
       arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
       arrayText([...committed.map(() => true), ...changed.map(() => false)]),
       arrayText(artifacts.map(a => a.payload.refersTo.join(','))),
+      arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

@@ -5,6 +5,7 @@ import type { Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
+import { isPinnedSql } from './pins.ts'
 import { documentSql, fieldSql, fromSql, ident, pointerIdsSql, restSql, tenantSql } from './source-sql.ts'
 import type { Source } from './sources.ts'
 
@@ -26,7 +27,7 @@ export interface PlannedRow {
   job: Job
   source: Source
   /**
-   * offload: has payloads · nothing: no longer heavy · gone: the row does not exist ·
+   * offload: has payloads · nothing: no longer heavy, or pinned · gone: the row does not exist ·
    * no-tenant: its tenant can't be found · too-large: could not be read back · deferred: does not fit into
    * this batch's bytes
    */
@@ -173,7 +174,7 @@ function planSql(source: Source): string {
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
     found as (
-      select c.ord, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
+      select c.ord, c.row_id, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
              ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
              ${column} as stored,
              coalesce(sum(pg_column_size(${column}))
@@ -182,7 +183,8 @@ function planSql(source: Source): string {
         join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
     ),
     opened as (
-      select f.ord, f.phase1_id, f.version, f.tenant_id, f.entity_id, ${documentSql('f.stored')} as doc
+      select f.ord, f.phase1_id, f.version, f.tenant_id, f.entity_id,
+             case when not ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} then ${documentSql('f.stored')} end as doc
         from found f
        where f.stored_before < $4
       offset 0

@@ -1,7 +1,7 @@
 // Where things live in the bucket. Every key of a payload begins with its tenant.
 
 /** `<prefix>tenants/<tenant>/` : all that belongs to one tenant, closing slash included. */
-function tenantPrefix(prefix: string, tenantId: string): string {
+export function tenantPrefix(prefix: string, tenantId: string): string {
   return `${prefix}tenants/${tenantId}/`
 }
 

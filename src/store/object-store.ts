@@ -71,7 +71,8 @@ export interface ObjectStore {
   head(key: string): Promise<{ size: number } | null>
   /** At most 1,000 keys; keys that do not exist are no error. */
   delete(keys: string[]): Promise<void>
-  list(prefix: string): AsyncGenerator<{ key: string; size: number }>
+  /** In the order of the keys' bytes in UTF-8. */
+  list(prefix: string): AsyncGenerator<{ key: string; size: number; lastModified: Date | null }>
   /** Proves that the bucket can be reached; returns which call did it. */
   check(): Promise<'HeadBucket' | 'ListObjectsV2'>
   /** When a request last succeeded, by performance.now(): tells one bad upload from a store that is down. */
@@ -270,7 +271,9 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
           ),
         )
         for (const entry of page.Contents ?? []) {
-          if (entry.Key !== undefined) yield { key: entry.Key, size: entry.Size ?? 0 }
+          if (entry.Key !== undefined) {
+            yield { key: entry.Key, size: entry.Size ?? 0, lastModified: entry.LastModified ?? null }
+          }
         }
         token = page.NextContinuationToken
       } while (token !== undefined)

@@ -5,10 +5,14 @@ import type { Sweep } from './context.ts'
 import { sweepOrphans } from './orphans.ts'
 import { sweepRelease } from './release.ts'
 import { sweepRetention } from './retention.ts'
+import { sweepRollup } from './rollup.ts'
+import { sweepVerify } from './verify.ts'
 
 export const sweeps: Partial<Record<SweepName, Sweep>> = {
   orphans: sweepOrphans,
   retention: context => sweepRetention(context),
   release: sweepRelease,
   compaction: sweepCompaction,
+  verify: context => sweepVerify(context),
+  rollup: context => sweepRollup(context),
 }

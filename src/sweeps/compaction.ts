@@ -16,7 +16,7 @@ import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 import { createPace } from './pace.ts'
 
-interface OldObject {
+export interface OldObject {
   tenantId: TenantId
   key: string
   kind: string
@@ -51,7 +51,7 @@ export async function sweepCompaction(context: SweepContext): Promise<Counts> {
       return
     }
     try {
-      const { moved, written, writtenBytes } = await rewrite(context, old)
+      const { moved, written, writtenBytes } = await rewriteObjects(context, old)
       counts[count] = (counts[count] ?? 0) + old.length
       counts.artifacts_moved = (counts.artifacts_moved ?? 0) + moved
       counts.objects_written = (counts.objects_written ?? 0) + written
@@ -159,8 +159,12 @@ async function* smallObjects({ pool, config }: SweepContext, pack: PackConfig): 
   if (group.length >= foldAtLeast) yield group
 }
 
-/** Reads what is alive in the objects, writes it into new ones, and moves the artifacts there. */
-async function rewrite(
+/**
+ * Reads what is alive in the objects, writes it into new ones, and moves the artifacts there. Only one process may do
+ * so at a time, the one that has the lock of the sweep `compaction`.
+ * @throws {LighterError} one of the artifacts can't be read: then nothing was moved
+ */
+export async function rewriteObjects(
   context: SweepContext,
   old: OldObject[],
 ): Promise<{ moved: number; written: number; writtenBytes: number }> {
@@ -268,7 +272,10 @@ async function move(
     const { rowCount: stored } = await db.query({
       text: `
         update lighter.objects o
-           set state = 'stored', stored_at = now(), lease_until = null,
+           -- One whose artifacts have all gone meanwhile was written for nothing.
+           set state = case when n.live = 0 then 'deleting' else 'stored' end,
+               delete_after = case when n.live = 0 then now() end,
+               stored_at = now(), lease_until = null,
                live_artifacts = case when n.live < o.artifact_count then n.live end,
                live_bytes = case when n.live < o.artifact_count then n.bytes end,
                dead_since = case when n.live < o.artifact_count then now() end

@@ -2,6 +2,7 @@
 // still be under way has ended, deleted again; only then its row goes. So a PUT that timed out and lands late, or a
 // delete whose answer was lost, leaves nothing behind that is not on record.
 import { StoreError } from '../errors.ts'
+import type { TenantId } from '../ids.ts'
 import type { Counts, SweepContext } from './context.ts'
 
 interface Doomed {
@@ -15,10 +16,14 @@ interface Doomed {
 /** S3's limit for one DeleteObjects. */
 const batchObjects = 1000
 
-/** Deletes what is due in lighter.objects, batch by batch. */
-export async function deleteDueObjects(context: SweepContext, counts: Counts): Promise<void> {
+/** Deletes what is due in lighter.objects, of all tenants or of one, batch by batch. */
+export async function deleteDueObjects(
+  context: SweepContext,
+  counts: Counts,
+  tenantId: TenantId | null = null,
+): Promise<void> {
   while (!context.signal.aborted) {
-    const doomed = await dueObjects(context)
+    const doomed = await dueObjects(context, tenantId)
     if (doomed.length === 0) return
     await context.mayDelete()
     for (const { key, uploadId } of doomed) {
@@ -33,11 +38,14 @@ export async function deleteDueObjects(context: SweepContext, counts: Counts): P
   }
 }
 
-async function dueObjects({ pool, config, store }: SweepContext): Promise<Doomed[]> {
+async function dueObjects(
+  { pool, config, store }: SweepContext,
+  tenantId: TenantId | null,
+): Promise<Doomed[]> {
   const { rows } = await pool.query<Doomed>(
     `select tenant_id as "tenantId", r2_key as key, upload_id as "uploadId", first_deleted_at is not null as settled
        from lighter.objects o
-      where state = 'deleting' and delete_after <= now()
+      where state = 'deleting' and delete_after <= now() ${tenantId === null ? '' : 'and tenant_id = $3'}
         -- Nothing outside our prefix, whatever an adopted row says.
         and starts_with(r2_key, $2 || tenant_id || '/')
         -- The last line of defence: whatever went wrong before, what somebody can read is not deleted.
@@ -46,7 +54,11 @@ async function dueObjects({ pool, config, store }: SweepContext): Promise<Doomed
            where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)
       order by delete_after
       limit $1`,
-    [Math.min(batchObjects, config.batchSize), `${store.prefix}tenants/`],
+    [
+      Math.min(batchObjects, config.batchSize),
+      `${store.prefix}tenants/`,
+      ...(tenantId === null ? [] : [tenantId]),
+    ],
   )
   return rows
 }

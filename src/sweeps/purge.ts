@@ -1,6 +1,6 @@
 // The end of artifacts that have a tombstone: once the grace period is over they are purged, and an object in which
 // nothing is left alive goes. What lives in the same pack stays where it is, until the pack is rewritten.
-import { inTransactionWithRetry } from '../db/pool.ts'
+import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
 
@@ -73,10 +73,7 @@ async function purgeBatch(
  * Brings the account of objects up to date of which artifacts were purged or moved away.
  * @returns how many have nothing alive any more, and are on their way out
  */
-async function countLive(
-  db: Parameters<Parameters<typeof inTransactionWithRetry>[1]>[0],
-  keys: { tenantId: string; key: string }[],
-): Promise<number> {
+export async function countLive(db: Queryable, keys: { tenantId: string; key: string }[]): Promise<number> {
   const parameters = [keys.map(k => k.tenantId), keys.map(k => k.key)]
   // An object that the application stored itself, before us, is unknown until one has to delete it.
   await db.query(

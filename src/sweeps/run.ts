@@ -50,9 +50,10 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
     let counts: Counts = {}
     let writtenAt = performance.now()
     // A lost lock stops the sweep as a signal does: another one may have begun.
-    const stop = new AbortController()
+    const lost = new AbortController()
+    const signal = AbortSignal.any([run.signal, lost.signal])
     const watch = setInterval(() => {
-      if (run.signal.aborted || !lock.isHeld()) stop.abort()
+      if (!lock.isHeld()) lost.abort()
     }, 100)
     let ownedAt = Number.NEGATIVE_INFINITY
     try {
@@ -63,7 +64,7 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
         offload: run.offload,
         log,
         dryRun: run.dryRun,
-        signal: stop.signal,
+        signal,
         onProgress: now => {
           run.onProgress?.(now)
           counts = { ...now }
@@ -87,7 +88,7 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
     } finally {
       clearInterval(watch)
     }
-    return { outcome: stop.signal.aborted ? 'stopped' : 'done', counts }
+    return { outcome: signal.aborted ? 'stopped' : 'done', counts }
   } finally {
     await lock.release()
   }

@@ -6,6 +6,7 @@ import type { OffloadConfig, SweepConfig, SweepName } from '../config.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { sweeps } from './all.ts'
+import type { Counts } from './context.ts'
 import { runSweep, type SweepOutcome } from './run.ts'
 
 export interface SweepSchedule {
@@ -24,7 +25,12 @@ export function createSchedule(options: {
   config: SweepConfig
   offload: OffloadConfig
   log: Logger
-  onOutcome?: (name: SweepName, outcome: SweepOutcome['outcome'] | 'failed', seconds: number) => void
+  onOutcome?: (
+    name: SweepName,
+    outcome: SweepOutcome['outcome'] | 'failed',
+    seconds: number,
+    counts: Counts,
+  ) => void
 }): SweepSchedule {
   const { config, log } = options
   const stopping = new AbortController()
@@ -46,13 +52,13 @@ export function createSchedule(options: {
         unlessWithinMs: sameHourMs,
       })
       if (outcome !== 'busy') log.info({ sweep: name, outcome, ...counts }, 'sweep')
-      options.onOutcome?.(name, outcome, seconds())
+      options.onOutcome?.(name, outcome, seconds(), counts)
     } catch (error) {
       log.error(
         { sweep: name, error: messageOf(error) },
         'the sweep failed; it is tried again at its next time',
       )
-      options.onOutcome?.(name, 'failed', seconds())
+      options.onOutcome?.(name, 'failed', seconds(), {})
     }
   }
 

@@ -5,6 +5,7 @@ import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import { loadSources } from '../../src/offload/sources.ts'
+import { sweepCompaction } from '../../src/sweeps/compaction.ts'
 import {
   createEnvironment,
   drained,
@@ -203,4 +204,30 @@ test('a damaged pack is left as it is, and does not keep others from being rewri
     [other.tenantId],
   )
   await expectAllHydrate(alive.map(row => row.row_id))
+})
+
+test('a new pack whose artifacts were all purged while it was being written is not left behind', async () => {
+  const { tenantId } = await messages(50)
+  await purge(tenantId, 0.7)
+  await runNow(environment, 'compaction', {
+    sweep: context =>
+      sweepCompaction({
+        ...context,
+        store: {
+          ...context.store,
+          put: async (...put) => {
+            await environment.admin.query(
+              'update artifact_refs set deleted_at = now(), purged_at = now() where tenant_id = $1 and purged_at is null',
+              [tenantId],
+            )
+            return context.store.put(...put)
+          },
+        },
+      }),
+  })
+  const { rows } = await environment.admin.query(
+    `select count(*)::int as n from lighter.objects where tenant_id = $1 and live_artifacts = 0 and state = 'stored'`,
+    [tenantId],
+  )
+  expect(rows).toEqual([{ n: 0 }])
 })

@@ -1,0 +1,203 @@
+-- Reports: who reads them, what they are added up from, and at which prices.
+
+-- As the roles of 0001: cluster-wide, a group role, bound by row-level security.
+do $$
+begin
+  if not exists (select from pg_roles where rolname = 'lighter_reporter') then
+    begin
+      create role lighter_reporter nologin nosuperuser nobypassrls;
+    exception
+      when duplicate_object or unique_violation then null;  -- another database's migration was faster
+      when insufficient_privilege then
+        raise exception 'role "lighter_reporter" does not exist and "%" may not create it', current_user
+          using hint = 'Run as a role with CREATEROLE: create role lighter_reporter nologin;';
+    end;
+  end if;
+  -- It reads sums of all tenants, and no tenant's rows.
+  if exists (select from pg_roles where rolname = 'lighter_reporter' and (rolsuper or rolbypassrls)) then
+    raise exception 'role "lighter_reporter" is a superuser or bypasses row-level security'
+      using errcode = 'invalid_role_specification',
+            hint = 'As a superuser: alter role lighter_reporter nosuperuser nobypassrls;';
+  end if;
+end
+$$;
+
+-- Sums per tenant, kind and day. Never more rows than artifacts, and in practice a small part of them.
+create table lighter.storage_days (
+  tenant_id uuid not null,
+  kind text not null,
+  day date not null,
+  artifacts bigint not null default 0,
+  payload_bytes bigint not null default 0,
+  deleted_artifacts bigint not null default 0,
+  deleted_bytes bigint not null default 0,
+  objects bigint not null default 0,
+  object_bytes bigint not null default 0,
+  packs bigint not null default 0,
+  written_artifacts bigint not null default 0,
+  written_bytes bigint not null default 0,
+  live_artifacts bigint not null default 0,
+  live_bytes bigint not null default 0,
+  primary key (tenant_id, kind, day)
+) with (fillfactor = 90);
+comment on table lighter.storage_days is
+  'What is stored, summed by tenant, kind and day (UTC): artifacts by the day of created_at, objects by that of stored_at. With lighter.storage_changes added it is exact.';
+comment on column lighter.storage_days.artifacts is 'Live artifacts.';
+comment on column lighter.storage_days.payload_bytes is 'Their uncompressed bytes.';
+comment on column lighter.storage_days.deleted_artifacts is 'Artifacts with a tombstone whose grace period is not over.';
+comment on column lighter.storage_days.deleted_bytes is 'Their uncompressed bytes.';
+comment on column lighter.storage_days.objects is 'Stored objects.';
+comment on column lighter.storage_days.object_bytes is 'Their bytes in the bucket.';
+comment on column lighter.storage_days.packs is 'Those of them that were written with more than one artifact.';
+comment on column lighter.storage_days.written_artifacts is 'Artifacts written into them.';
+comment on column lighter.storage_days.written_bytes is 'Uncompressed bytes written into them, as far as known.';
+comment on column lighter.storage_days.live_artifacts is 'Artifacts in them that are not purged.';
+comment on column lighter.storage_days.live_bytes is 'Their uncompressed bytes, as far as known.';
+
+-- The same without the tenants: a few rows for each day.
+create table lighter.storage_totals (
+  kind text not null,
+  day date not null,
+  artifacts bigint not null default 0,
+  payload_bytes bigint not null default 0,
+  deleted_artifacts bigint not null default 0,
+  deleted_bytes bigint not null default 0,
+  objects bigint not null default 0,
+  object_bytes bigint not null default 0,
+  packs bigint not null default 0,
+  written_artifacts bigint not null default 0,
+  written_bytes bigint not null default 0,
+  live_artifacts bigint not null default 0,
+  live_bytes bigint not null default 0,
+  primary key (kind, day)
+) with (fillfactor = 50);
+comment on table lighter.storage_totals is
+  'lighter.storage_days summed over all tenants. With lighter.storage_changes added it is exact.';
+
+-- Triggers of artifact_refs and objects append here what a statement changed; the rollup sweep adds it to
+-- storage_days and storage_totals. Appending locks nothing that another transaction wants, which counting up a row of storage_days
+-- would. Keyed by its own number, not by the tenant: it is only ever read whole, and holds minutes.
+create table lighter.storage_changes (
+  id bigint generated always as identity primary key,
+  tenant_id uuid not null,
+  kind text not null,
+  day date not null,
+  artifacts bigint,
+  payload_bytes bigint,
+  deleted_artifacts bigint,
+  deleted_bytes bigint,
+  objects bigint,
+  object_bytes bigint,
+  packs bigint,
+  written_artifacts bigint,
+  written_bytes bigint,
+  live_artifacts bigint,
+  live_bytes bigint,
+  class_a bigint
+) with (
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 5000,
+  autovacuum_vacuum_insert_scale_factor = 0,
+  autovacuum_vacuum_insert_threshold = 50000,
+  autovacuum_analyze_scale_factor = 0,
+  autovacuum_analyze_threshold = 20000,
+  autovacuum_vacuum_cost_delay = 0
+);
+comment on table lighter.storage_changes is 'What is to be added to lighter.storage_days, lighter.storage_totals and lighter.request_days; null counts as 0.';
+comment on column lighter.storage_changes.class_a is 'Class A operations that it took to write the objects.';
+
+-- Written objects stay counted when they are gone: they were paid for.
+create table lighter.request_days (
+  day date primary key,
+  class_a bigint not null
+);
+comment on table lighter.request_days is
+  'Class A operations (PUT, and of a multipart upload each part and two more) by day (UTC), of the objects that were stored.';
+
+create table lighter.latency_hours (
+  hour timestamptz not null,
+  live boolean not null,
+  bucket smallint not null,
+  jobs bigint not null,
+  primary key (hour, live, bucket)
+);
+comment on table lighter.latency_hours is
+  'Offloaded rows by the hour of their commit and the time since they were queued. Kept for 31 days; with lighter.latency_changes added it is exact.';
+comment on column lighter.latency_hours.live is 'True: written by the application (priority 0); false: queued by a backfill.';
+comment on column lighter.latency_hours.bucket is 'n: more than 2^((n-1)/4) ms and at most 2^(n/4) ms.';
+
+create table lighter.latency_changes (
+  id bigint generated always as identity primary key,
+  hour timestamptz not null,
+  live boolean not null,
+  bucket smallint not null,
+  jobs bigint not null
+) with (
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 5000,
+  autovacuum_vacuum_insert_scale_factor = 0,
+  autovacuum_vacuum_insert_threshold = 50000,
+  autovacuum_vacuum_cost_delay = 0
+);
+comment on table lighter.latency_changes is 'What commits append, to be added to lighter.latency_hours.';
+
+create table lighter.prices (
+  singleton boolean primary key default true check (singleton),
+  r2_gb_month numeric not null default 0.015 check (r2_gb_month >= 0),
+  r2_class_a_million numeric not null default 4.50 check (r2_class_a_million >= 0),
+  r2_class_b_million numeric not null default 0.36 check (r2_class_b_million >= 0),
+  database_gb_month numeric not null default 0.125 check (database_gb_month >= 0),
+  inline_ratio numeric not null default 0.42 check (inline_ratio >= 0)
+);
+comment on table lighter.prices is 'Prices in US dollars that lighter.savings counts with. Change them to what you pay: update lighter.prices set database_gb_month = 0.23;';
+comment on column lighter.prices.r2_gb_month is
+  'One GB (10^9 bytes) in the bucket for a month. R2 standard storage, developers.cloudflare.com/r2/pricing.';
+comment on column lighter.prices.r2_class_a_million is
+  'A million class A operations, such as PUT. R2 standard storage, developers.cloudflare.com/r2/pricing.';
+comment on column lighter.prices.r2_class_b_million is
+  'A million class B operations, such as GET. R2 standard storage, developers.cloudflare.com/r2/pricing.';
+comment on column lighter.prices.database_gb_month is
+  'One GB of the database''s disk for a month, without replicas and backups. Default: Supabase gp3, supabase.com/docs/guides/platform/manage-your-usage/disk-size.';
+comment on column lighter.prices.inline_ratio is
+  'Bytes on the database''s disk per byte of payload text, were it still in its row. Default: measured on 3,121 messages of real conversations, whose 2.59 MB of payloads took 1.10 MB of table and TOAST with pglz.';
+insert into lighter.prices default values;
+
+-- What waits after an error is few among many.
+create index jobs_retrying on lighter.jobs (source_id) where last_error is not null;
+
+-- Counted once, here; from then on the triggers tell (functions/80_reports.sql, in this same transaction).
+-- Nobody writes meanwhile, or it would be counted twice or never.
+lock table public.artifact_refs, lighter.objects in share row exclusive mode;
+insert into lighter.storage_days (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
+select coalesce(a.tenant_id, '00000000-0000-0000-0000-000000000000'), coalesce(a.kind, ''), coalesce((a.created_at at time zone 'UTC')::date, '-infinity'),
+       count(*) filter (where a.deleted_at is null),
+       coalesce(sum(a.size_bytes) filter (where a.deleted_at is null), 0),
+       count(*) filter (where a.deleted_at is not null),
+       coalesce(sum(a.size_bytes) filter (where a.deleted_at is not null), 0)
+  from public.artifact_refs a
+ where a.deleted_at is null or a.purged_at is null
+ group by 1, 2, 3;
+insert into lighter.storage_days as d (tenant_id, kind, day, objects, object_bytes, packs, written_artifacts, written_bytes,
+    live_artifacts, live_bytes)
+select o.tenant_id, o.kind, (coalesce(o.stored_at, o.created_at) at time zone 'UTC')::date,
+       count(*), coalesce(sum(o.byte_length), 0), count(*) filter (where o.artifact_count > 1), sum(o.artifact_count),
+       coalesce(sum(o.payload_bytes), 0), sum(coalesce(o.live_artifacts, o.artifact_count)),
+       coalesce(sum(coalesce(o.live_bytes, o.payload_bytes)) filter (where o.payload_bytes is not null), 0)
+  from lighter.objects o
+ where o.state = 'stored'
+ group by 1, 2, 3
+    on conflict (tenant_id, kind, day) do update
+   set objects = excluded.objects, object_bytes = excluded.object_bytes, packs = excluded.packs,
+       written_artifacts = excluded.written_artifacts, written_bytes = excluded.written_bytes,
+       live_artifacts = excluded.live_artifacts, live_bytes = excluded.live_bytes;
+insert into lighter.storage_totals (kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes, objects, object_bytes, packs,
+    written_artifacts, written_bytes, live_artifacts, live_bytes)
+select kind, day, sum(artifacts), sum(payload_bytes), sum(deleted_artifacts), sum(deleted_bytes), sum(objects), sum(object_bytes), sum(packs),
+       sum(written_artifacts), sum(written_bytes), sum(live_artifacts), sum(live_bytes)
+  from lighter.storage_days
+ group by kind, day;
+insert into lighter.request_days (day, class_a)
+select (coalesce(o.stored_at, o.created_at) at time zone 'UTC')::date, count(*)
+  from lighter.objects o
+ where o.state = 'stored'
+ group by 1;

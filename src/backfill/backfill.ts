@@ -1,0 +1,164 @@
+// Backfill: rows that were there before attach, or before the threshold was lowered, are enqueued for the daemons.
+// Page by page over the primary key, each page a short read and a short write; it rewrites no row itself.
+import { setTimeout } from 'node:timers/promises'
+import type pg from 'pg'
+import { RowError } from '../errors.ts'
+import type { Source } from '../offload/sources.ts'
+import { createPageSize } from '../page-size.ts'
+import { enqueueRows } from './enqueue.ts'
+import { type BackfillFilter, findHeavy } from './page.ts'
+import { openPosition, type Position, savePosition } from './position.ts'
+import { createThrottle, type ThrottleOptions } from './throttle.ts'
+
+export interface BackfillContext {
+  pool: pg.Pool
+  throttle: ThrottleOptions
+  /** Aborted: it ends after the page that it is at. */
+  signal: AbortSignal
+  /** False once another process may be at the same table. */
+  mayGoOn?: () => boolean
+  /** Told of where it goes on, before the first page. */
+  onStart?: (position: Position) => void
+  onProgress: (counts: BackfillCounts) => void
+  onWait?: (reason: string) => void
+}
+
+export interface BackfillCounts {
+  /** Rows looked at, those of an earlier run of the same pass included. */
+  seen: number
+  queued: number
+  /** Rows that an open transaction was enqueueing all the while: they are queued by it, unless it fails. */
+  contended: number
+}
+
+export interface BackfillOutcome extends BackfillCounts {
+  outcome: 'done' | 'stopped'
+  /** Where it had begun: null at the first row. */
+  resumedAfter: string | null
+}
+
+const firstPageRows = 500
+const maxPageRows = 10_000
+const contendedTries = 20
+
+/**
+ * Runs one pass, from where the last one of its kind was stopped. Of one source one at a time: the caller has
+ * the lock.
+ * @throws {RowError} `not_worked_on` the source is paused or detached
+ */
+export async function backfillSource(
+  context: BackfillContext,
+  source: Source,
+  filter: BackfillFilter,
+  olderThan: string | null,
+  restart: boolean,
+): Promise<BackfillOutcome> {
+  const { pool, signal } = context
+  const position = await openPosition(pool, source, filter, olderThan, restart)
+  const resumedAfter = position.after
+  context.onStart?.({ ...position })
+  const counts: BackfillCounts = { seen: position.seen, queued: position.queued, contended: 0 }
+  const throttle = createThrottle(pool, context.throttle, signal, context.onWait ?? (() => undefined))
+  // Not more at once than may be enqueued in a second, or wait at all.
+  const most = Math.ceil(Math.min(maxPageRows, context.throttle.rate, context.throttle.maxQueue))
+  const size = createPageSize(firstPageRows, most)
+  let contended: string[] = []
+  const stopped = () => signal.aborted || context.mayGoOn?.() === false
+  await throttle(0)
+  while (!stopped()) {
+    const limit = size.rows()
+    const started = performance.now()
+    const page = await findHeavy(pool, source, position.filter, position.after, limit, false)
+    size.took(performance.now() - started)
+    if (!page.isActive) throw notWorkedOn(source)
+    const written = await enqueueRows(
+      pool,
+      source.id,
+      page.rows.map(row => row.rowId),
+    )
+    contended.push(...written.contended)
+    position.after = page.last ?? position.after
+    position.seen += page.seen
+    position.queued += written.queued
+    const isLast = page.seen < limit
+    if (isLast) {
+      const again = await enqueueContended(context, source, contended)
+      contended = again.contended
+      position.queued += again.queued
+    }
+    await savePosition(pool, position, isLast)
+    counts.seen = position.seen
+    counts.queued = position.queued
+    counts.contended = contended.length
+    context.onProgress({ ...counts })
+    if (isLast) return { outcome: 'done', ...counts, resumedAfter }
+    await throttle(written.queued)
+  }
+  return { outcome: 'stopped', ...counts, resumedAfter }
+}
+
+async function enqueueContended(
+  context: BackfillContext,
+  source: Source,
+  rowIds: string[],
+): Promise<{ queued: number; contended: string[] }> {
+  let contended = rowIds
+  let queued = 0
+  for (let attempt = 0; contended.length > 0 && attempt < contendedTries; attempt++) {
+    if (context.signal.aborted) break
+    const written = await enqueueRows(context.pool, source.id, contended)
+    queued += written.queued
+    contended = written.contended
+    if (contended.length > 0)
+      await setTimeout(500, undefined, { signal: context.signal }).catch(() => undefined)
+  }
+  return { queued, contended }
+}
+
+function notWorkedOn(source: Source): RowError {
+  return new RowError(
+    'not_worked_on',
+    `${source.tableSql} is paused, or detached: nobody would work on its jobs`,
+    {
+      hint: 'After a restore: lighter unpin --all. Paused by hand: update lighter.sources set paused = false;',
+    },
+  )
+}
+
+export interface BackfillEstimate {
+  seen: number
+  rows: number
+  /** Text that would go. */
+  bytes: number
+  tenants: Map<string, { rows: number; bytes: number }>
+}
+
+/** What a whole pass would enqueue. Changes nothing, and needs no lock. */
+export async function estimateBackfill(
+  pool: pg.Pool,
+  source: Source,
+  filter: BackfillFilter,
+  signal: AbortSignal,
+  onProgress: (estimate: BackfillEstimate) => void,
+): Promise<BackfillEstimate> {
+  const estimate: BackfillEstimate = { seen: 0, rows: 0, bytes: 0, tenants: new Map() }
+  const size = createPageSize(firstPageRows, maxPageRows)
+  for (let after: string | null = null; !signal.aborted; ) {
+    const limit = size.rows()
+    const started = performance.now()
+    const page = await findHeavy(pool, source, filter, after, limit, true)
+    size.took(performance.now() - started)
+    for (const row of page.rows) {
+      const bytes = row.bytes ?? 0
+      estimate.rows++
+      estimate.bytes += bytes
+      const ofTenant = estimate.tenants.get(row.tenantId) ?? { rows: 0, bytes: 0 }
+      estimate.tenants.set(row.tenantId, { rows: ofTenant.rows + 1, bytes: ofTenant.bytes + bytes })
+    }
+    estimate.seen += page.seen
+    onProgress(estimate)
+    if (page.last === null || page.seen < limit) break
+    after = page.last
+  }
+  return estimate
+}

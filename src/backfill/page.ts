@@ -1,0 +1,116 @@
+// Existing rows that are to be offloaded, page by page in the order of the primary key.
+import type { Queryable } from '../db/pool.ts'
+import { isPinnedSql } from '../offload/pins.ts'
+import { documentSql, fieldSql, fromSql, ident, tenantSql } from '../offload/source-sql.ts'
+import type { Source } from '../offload/sources.ts'
+
+export interface BackfillFilter {
+  tenantId: string | null
+  /** Only rows whose `ageColumn` is before this. */
+  cutoff: Date | null
+  ageColumn: string | null
+}
+
+export interface HeavyRow {
+  rowId: string
+  tenantId: string
+  /** About what an offload takes off it; null unless asked for. */
+  bytes: number | null
+}
+
+export interface BackfillPage {
+  rows: HeavyRow[]
+  /** All that were looked at. */
+  seen: number
+  last: string | null
+  /** paused, or the table was detached: nobody would work on the jobs */
+  isActive: boolean
+}
+
+/**
+ * Looks at the next `limit` rows after `after`: one statement, which takes no lock on a row and waits for none.
+ *
+ * A row is taken if the plan would find something to offload in it (so it has a tenant, and is not pinned), and
+ * it is neither queued nor among the dead letters.
+ * @param measured also says how many bytes would go; else long values that tell by their stored size are not opened
+ */
+export async function findHeavy(
+  db: Queryable,
+  source: Source,
+  filter: BackfillFilter,
+  after: string | null,
+  limit: number,
+  measured: boolean,
+): Promise<BackfillPage> {
+  const { rows } = await db.query<{
+    rowId: string | null
+    tenantId: string
+    bytes: number | null
+    seen: number | null
+    isActive: boolean
+  }>({
+    text: pageSql(source, filter.ageColumn, measured),
+    values: [after, limit, filter.tenantId, ...(filter.ageColumn === null ? [] : [filter.cutoff])],
+  })
+  const end = rows.find(row => row.seen !== null)
+  return {
+    rows: rows.flatMap(row =>
+      row.seen === null && row.rowId !== null
+        ? [{ rowId: row.rowId, tenantId: row.tenantId, bytes: row.bytes }]
+        : [],
+    ),
+    seen: end?.seen ?? 0,
+    last: end?.rowId ?? null,
+    isActive: end?.isActive === true,
+  }
+}
+
+function pageSql(source: Source, ageColumn: string | null, measured: boolean): string {
+  const key = `m.${ident(source.keyColumn)}`
+  // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
+  // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
+  // short form tells nothing: the number 1e100000 takes a few bytes.
+  const surely = `pg_column_size(c.stored) > ${8 * source.thresholdBytes + 1024}`
+  const text = 'octet_length(o.doc::text)'
+  return `
+    with page as materialized (
+      select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
+             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old
+        from ${fromSql(source)}
+       where $1::text is null or ${key} > $1::text::${source.keyType}
+       order by ${key}
+       limit $2
+    ),
+    candidates as (
+      select p.key, p.key::text as row_id, p.tenant_id, p.stored
+        from page p
+       where p.stored is not null and p.is_old and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
+         and not ${isPinnedSql(source, 'p.key::text', 'p.tenant_id')}
+         and not exists (select from lighter.jobs j where j.source_id = ${source.id} and j.row_id = p.key::text)
+         and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.key::text)
+      offset 0
+    ),
+    opened as (
+      select c.key, c.row_id, c.tenant_id, ${surely} as surely, pg_column_size(c.stored) as stored_bytes,
+             case when ${measured ? 'true' : `not ${surely}`} then ${documentSql('c.stored')} end as doc
+        from candidates c
+      offset 0
+    ),
+    fields as (
+      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field from opened o offset 0
+    ),
+    heavy as (
+      select o.key, o.row_id, o.tenant_id,
+             ${measured ? `case when o.surely or ${text} > ${source.thresholdBytes} then ${text} else octet_length(o.field::text) end` : 'null::int'} as bytes
+        from fields o
+       where case when o.surely then true when o.field is not null then true else ${text} > ${source.thresholdBytes} end
+    )
+    select "rowId", "tenantId", bytes, seen, "isActive"
+      from (
+        select h.key, h.row_id as "rowId", h.tenant_id as "tenantId", h.bytes, null::int as seen, true as "isActive" from heavy h
+        union all
+        select null, (select p.key::text from page p order by p.key desc limit 1), null, null,
+               (select count(*)::int from page),
+               exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)) found
+     order by key`
+}

@@ -1,0 +1,81 @@
+// What an erasure would take, and what it leaves unreadable.
+import type { Queryable } from '../db/pool.ts'
+import { fieldRefKey, fromSql, ident, literal, metadataRefKey, tenantSql } from '../offload/source-sql.ts'
+import { loadSources, type Source } from '../offload/sources.ts'
+import { tenantPrefix } from '../store/keys.ts'
+import { type EraseScope, inScope } from './scope.ts'
+
+export interface Survey {
+  artifacts: number
+  payload_bytes: number
+  /** Objects that hold nothing else, and those that are shared with other entities and are written anew. */
+  objects: number
+  objects_shared: number
+  /** Rows of the application's tables that point to these artifacts: they stay, and hydrate no more. */
+  rows_pointing: number
+  /** Artifacts whose object is not under the tenant's prefix: they are not touched. */
+  outside_prefix: number
+}
+
+/** Looks at every row of the tenant in the attached tables. */
+export async function surveyErasure(db: Queryable, prefix: string, scope: EraseScope): Promise<Survey> {
+  const where = inScope(scope)
+  const { rows } = await db.query<Omit<Survey, 'rows_pointing' | 'objects'> & { keys: number }>({
+    text: `
+      with mine as (
+        select a.tenant_id, a.r2_key, count(*) as artifacts, sum(a.size_bytes) as bytes
+          from public.artifact_refs a
+         where ${where.sql}
+         group by a.tenant_id, a.r2_key
+      )
+      select coalesce(sum(m.artifacts), 0)::float8 as artifacts,
+             coalesce(sum(m.bytes), 0)::float8 as payload_bytes,
+             count(*)::float8 as keys,
+             count(*) filter (where ${
+               scope.entity === null
+                 ? 'false'
+                 : `exists (
+               select from public.artifact_refs a
+                where a.tenant_id = m.tenant_id and a.r2_key = m.r2_key and a.purged_at is null
+                  and not coalesce(${where.sql}, false))`
+             })::float8 as objects_shared,
+             coalesce(sum(m.artifacts) filter (where not starts_with(m.r2_key, $${where.next})), 0)::float8 as outside_prefix
+        from mine m`,
+    values: [...where.values, tenantPrefix(prefix, scope.tenantId)],
+  })
+  const [found] = rows
+  if (found === undefined) throw new Error('the survey answered no row')
+  const { keys, ...rest } = found
+  let rowsPointing = 0
+  const sources = [...(await loadSources(db)).values()]
+  for (const source of sources) rowsPointing += await countPointing(db, source, sources, scope)
+  return { ...rest, objects: keys - rest.objects_shared, rows_pointing: rowsPointing }
+}
+
+async function countPointing(
+  db: Queryable,
+  source: Source,
+  sources: Source[],
+  scope: EraseScope,
+): Promise<number> {
+  // A row may have been copied from another source, with that one's pointers.
+  const names = new Set([
+    metadataRefKey,
+    ...sources.flatMap(s => (s.phase1Field === null ? [] : [fieldRefKey(s.phase1Field)])),
+  ])
+  const list = [...names].map(literal).join(', ')
+  const column = `m.${ident(source.jsonColumn)}`
+  const where = inScope(scope)
+  const { rows } = await db.query<{ n: number }>({
+    text: `
+      select count(*)::float8 as n
+        from ${fromSql(source)}
+       where ${tenantSql(source)} = $1 and ${column} ?| array[${list}]
+         and exists (
+           select from unnest(array[${list}]) n(name)
+             join public.artifact_refs a on a.id = lighter.as_uuid(${column} ->> n.name)
+            where ${where.sql})`,
+    values: where.values,
+  })
+  return rows[0]?.n ?? 0
+}

@@ -1,0 +1,177 @@
+// Reads the reports that `lighter stats` shows, all of one moment.
+import type { Queryable } from '../db/pool.ts'
+
+interface KindStorage {
+  kind: string
+  artifacts: number
+  payload_bytes: number
+  objects: number
+  object_bytes: number
+  deleted_artifacts: number
+  /** Days, as 2026-01-31; null when nothing of the kind is alive. */
+  oldest: string | null
+  newest: string | null
+}
+
+interface TenantStorage {
+  tenant_id: string
+  plan: string
+  legal_hold: boolean
+  artifacts: number
+  payload_bytes: number
+  objects: number
+  object_bytes: number
+}
+
+export interface QueueHealth {
+  source: string
+  depth: number
+  due: number
+  in_flight: number
+  retrying: number
+  failed: number
+  oldest_seconds: number | null
+  exact: boolean
+  paused: boolean
+}
+
+interface OffloadLatency {
+  hour: string
+  queue: 'live' | 'backfill'
+  rows: number
+  p50_ms: number
+  p95_ms: number
+  p99_ms: number
+  max_ms: number
+}
+
+interface Failure {
+  source: string | null
+  row_id: string
+  attempts: number
+  failed_at: string
+  last_error: string
+}
+
+interface Savings {
+  artifacts: number
+  payload_bytes: number
+  object_bytes: number
+  objects: number
+  bookkeeping_bytes: number
+  inline_bytes: number
+  class_a_last_30_days: number
+  storage_usd_per_month: number
+  class_a_usd_last_30_days: number
+  bookkeeping_usd_per_month: number
+  usd_per_month: number
+  inline_usd_per_month: number
+  saved_usd_per_month: number
+  break_even_reads_per_month: number | null
+}
+
+interface PackHealth {
+  kind: string
+  objects: number
+  packs: number
+  object_bytes: number
+  avg_object_bytes: number | null
+  artifacts_per_object: number | null
+  live_share: number | null
+  partly_dead: number
+  deleting: number
+  uploading: number
+  orphans: number
+}
+
+interface RetentionDue {
+  tenants: number
+  artifacts: number
+  payload_bytes: number
+}
+
+interface SweepRunSummary {
+  sweep: string
+  started_at: string
+  seconds: number
+  outcome: 'running' | 'done' | 'failed'
+  dry_run: boolean
+  counts: Record<string, number>
+  error: string | null
+}
+
+export interface Stats {
+  at: string
+  storage_by_kind: KindStorage[]
+  /** The largest. */
+  top_tenants: TenantStorage[]
+  tenants: number
+  queue: QueueHealth[]
+  latency: OffloadLatency[]
+  /** The latest. */
+  failures: Failure[]
+  savings: Savings
+  packs: PackHealth[]
+  retention_due: RetentionDue
+  /** The last run of each. */
+  sweeps: SweepRunSummary[]
+}
+
+const shownTenants = 10
+const shownFailures = 5
+const shownHours = 24
+
+/**
+ * One statement, so one snapshot; the numbers come as JSON, which is exact up to 2^53.
+ * Reads reports and nothing else: any member of lighter_reporter may.
+ */
+export async function readStats(db: Queryable): Promise<Stats> {
+  const { rows } = await db.query<{ stats: Stats }>(`
+    select json_build_object(
+      'at', now(),
+      'storage_by_kind', (
+        select coalesce(json_agg(k order by k.payload_bytes desc, k.kind), '[]')
+          from (select kind, artifacts, payload_bytes, objects, object_bytes, deleted_artifacts,
+                       (oldest at time zone 'UTC')::date as oldest, (newest at time zone 'UTC')::date as newest
+                  from lighter.storage_by_kind) k),
+      'top_tenants', (
+        select coalesce(json_agg(t order by t.payload_bytes desc, t.tenant_id), '[]')
+          from (select tenant_id, plan, legal_hold, artifacts, payload_bytes, objects, object_bytes
+                  from lighter.storage_by_tenant order by payload_bytes desc, tenant_id limit ${shownTenants}) t),
+      'tenants', (select count(*) from lighter.storage_by_tenant where artifacts > 0),
+      'queue', (
+        select coalesce(json_agg(q order by q.source), '[]')
+          from (select source, depth, due, in_flight, retrying, failed, oldest_seconds, exact, paused
+                  from lighter.queue_health) q),
+      'latency', (
+        select coalesce(json_agg(l order by l.hour desc, l.queue), '[]')
+          from (select hour, queue, rows, p50_ms, p95_ms, p99_ms, max_ms from lighter.offload_latency
+                 where hour > now() - make_interval(hours => ${shownHours})) l),
+      'failures', (
+        select coalesce(json_agg(f order by f.failed_at desc), '[]')
+          from (select source, row_id, attempts, failed_at, last_error from lighter.failures
+                 order by failed_at desc limit ${shownFailures}) f),
+      'savings', (
+        select to_json(s)
+          from (select artifacts, payload_bytes, object_bytes, objects, bookkeeping_bytes, inline_bytes, class_a_last_30_days,
+                       storage_usd_per_month, class_a_usd_last_30_days, bookkeeping_usd_per_month, usd_per_month,
+                       inline_usd_per_month, saved_usd_per_month, break_even_reads_per_month
+                  from lighter.savings) s),
+      'packs', (
+        select coalesce(json_agg(p order by p.object_bytes desc, p.kind), '[]')
+          from (select kind, objects, packs, object_bytes, avg_object_bytes, artifacts_per_object, live_share, partly_dead,
+                       deleting, uploading, orphans
+                  from lighter.pack_health) p),
+      'retention_due', (
+        select to_json(r)
+          from (select count(distinct tenant_id) as tenants, coalesce(sum(artifacts), 0) as artifacts,
+                       coalesce(sum(payload_bytes), 0) as payload_bytes
+                  from lighter.retention_due) r),
+      'sweeps', (
+        select coalesce(json_agg(w order by w.started_at desc), '[]')
+          from (select distinct on (sweep) sweep, started_at, seconds, outcome, dry_run, counts, error
+                  from lighter.sweep_history order by sweep, started_at desc) w)
+    ) as stats`)
+  if (rows[0] === undefined) throw new Error('the query answered no row')
+  return rows[0].stats
+}

@@ -1,0 +1,129 @@
+// Rows with pointers, page by page in the order of the primary key.
+import type { Queryable } from '../db/pool.ts'
+import { asTenantId, type TenantId } from '../ids.ts'
+import {
+  documentSql,
+  fieldRefKey,
+  fromSql,
+  ident,
+  literal,
+  metadataRefKey,
+  pointerIdsSql,
+  tenantSql,
+} from '../offload/source-sql.ts'
+import type { Source } from '../offload/sources.ts'
+import type { RestoreScope } from './hold.ts'
+
+export interface OffloadedRow {
+  rowId: string
+  tenantId: TenantId | null
+  /** What its pointers lead to weighs so many bytes, so far as is known; what these point to in turn is counted too. */
+  bytes: number
+  /** Artifacts that it needs and that are not there, or can't be read any more. */
+  unreadable: number
+}
+
+export interface Page {
+  /** Those with pointers, in order. */
+  rows: OffloadedRow[]
+  /** All that were looked at. */
+  seen: number
+  /** Key of the last one; null when there was none. */
+  last: string | null
+}
+
+/**
+ * Looks at the next `limit` rows after `after`, in a statement that takes no lock and returns no payload.
+ *
+ * A row counts by what stands under our names, not by what artifact_refs has of it: the application may have copied
+ * it, pointers and all.
+ */
+export async function findOffloaded(
+  db: Queryable,
+  source: Source,
+  scope: RestoreScope,
+  after: string | null,
+  limit: number,
+): Promise<Page> {
+  return find(db, source, [after, limit, scope.tenantId, scope.rowId === null ? null : [scope.rowId]])
+}
+
+/** As `findOffloaded`, of these rows. */
+export async function weighRows(db: Queryable, source: Source, rowIds: string[]): Promise<OffloadedRow[]> {
+  return (await find(db, source, [null, rowIds.length, null, rowIds])).rows
+}
+
+async function find(db: Queryable, source: Source, values: unknown[]): Promise<Page> {
+  const { rows } = await db.query<{
+    rowId: string
+    tenantId: string | null
+    bytes: number | null
+    unreadable: number | null
+    seen: number | null
+  }>({ text: findSql(source), values })
+  const end = rows.find(row => row.seen !== null)
+  return {
+    seen: end?.seen ?? 0,
+    last: end?.rowId ?? null,
+    rows: rows
+      .filter(row => row.seen === null)
+      .map(row => ({
+        rowId: row.rowId,
+        tenantId: row.tenantId === null ? null : asTenantId(row.tenantId),
+        bytes: row.bytes ?? 0,
+        unreadable: row.unreadable ?? 0,
+      })),
+  }
+}
+
+function findSql(source: Source): string {
+  const key = `m.${ident(source.keyColumn)}`
+  const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
+  return `
+    with recursive page as materialized (
+      select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored
+        from ${fromSql(source)}
+       where ($1::text is null or ${key} > $1::text::${source.keyType})
+         and ($4::text[] is null or ${key} = any ($4::text[]::${source.keyType}[]))
+       order by ${key}
+       limit $2
+    ),
+    opened as (
+      select p.key, p.tenant_id, ${documentSql('p.stored')} as doc
+        from page p
+       where p.stored is not null and ($3::uuid is null or p.tenant_id = $3)
+      offset 0
+    ),
+    pointed as materialized (
+      select o.key, o.tenant_id, ${pointerIdsSql(source, 'o.doc')} as ids
+        from opened o
+       where o.doc ?| array[${names.map(literal).join(', ')}]
+      offset 0
+    ),
+    -- Each artifact once a row, so that a circle ends.
+    needed (key, tenant_id, id) as (
+      select p.key, p.tenant_id, i.id::uuid
+        from pointed p cross join lateral string_to_table(p.ids, ',') i(id)
+       where p.ids <> ''
+       union
+      select n.key, n.tenant_id, r.id
+        from needed n
+        join public.artifact_refs a on a.tenant_id = n.tenant_id and a.id = n.id
+       cross join lateral unnest(a.refers_to) r(id)
+    ),
+    weighed as (
+      select n.key, sum(a.size_bytes)::float8 as bytes,
+             count(*) filter (where a.id is null or a.deleted_at is not null or a.damaged_at is not null)::int as unreadable
+        from needed n
+        left join public.artifact_refs a on a.tenant_id = n.tenant_id and a.id = n.id
+       group by n.key
+    )
+    select "rowId", "tenantId", bytes, unreadable, seen
+      from (
+        select w.key, w.key::text as "rowId", p.tenant_id as "tenantId", w.bytes, w.unreadable, null::int as seen
+          from weighed w join pointed p using (key)
+        union all
+        (select p.key, p.key::text, null, null, null, (select count(*)::int from page)
+           from page p order by p.key desc limit 1)) found
+     order by key, seen nulls first`
+}

@@ -1,0 +1,97 @@
+// One transaction that puts values back into their rows.
+import type pg from 'pg'
+import { arrayText } from '../db/array-text.ts'
+import { inTransactionWithRetry } from '../db/pool.ts'
+import { RowError } from '../errors.ts'
+import { ident } from '../offload/source-sql.ts'
+import type { Source } from '../offload/sources.ts'
+
+export interface RestoredRow {
+  rowId: string
+  /** xmin of the version whose pointers were followed. */
+  version: string
+  /** JSON text, cast in Postgres and nowhere else. */
+  document: string
+}
+
+/**
+ * Writes those rows that still are the version that was read. Waits for none: a row that the application holds is
+ * left for later, one that it has changed keeps the change.
+ *
+ * The table's triggers stay quiet as in the offload's rewrite. A job that ours made all the same, or that was
+ * waiting, goes: with the row locked nobody can be writing it, and what we wrote is not to be offloaded.
+ * @returns ids of the rows that were written
+ * @throws {RowError} `rewrite_undone`, and nothing is written: a trigger of the table made something else of a value
+ */
+export async function writeRestored(pool: pg.Pool, source: Source, rows: RestoredRow[]): Promise<string[]> {
+  return inTransactionWithRetry(
+    pool,
+    async db => {
+      const { rows: written } = await db.query<{ rowId: string; intact: boolean }>({
+        text: writeSql(source, rows.length === 1),
+        values:
+          rows.length === 1
+            ? [rows[0]?.rowId, rows[0]?.version, rows[0]?.document]
+            : [
+                arrayText(rows.map(row => row.rowId)),
+                arrayText(rows.map(row => row.version)),
+                arrayText(rows.map(row => row.document)),
+              ],
+      })
+      const undone = written.find(row => !row.intact)
+      if (undone !== undefined) {
+        throw new RowError(
+          'rewrite_undone',
+          `a trigger of ${source.tableSql} refused the restored value of row ${undone.rowId}, or changed it`,
+          {
+            hint: 'Let the trigger pass what lighter_daemon writes, or grant set on parameter session_replication_role to lighter_daemon.',
+          },
+        )
+      }
+      const ids = written.map(row => row.rowId)
+      await db.query({
+        // In the order in which all statements take jobs.
+        text: `with mine as materialized (
+                 select j.source_id, j.row_id from lighter.jobs j
+                  where j.source_id = $1 and j.row_id = any ($2::text[])
+                  order by j.source_id, j.row_id for update of j
+               )
+               delete from lighter.jobs j using mine d where j.source_id = d.source_id and j.row_id = d.row_id`,
+        values: [source.id, arrayText(ids)],
+      })
+      return ids
+    },
+    // The second keeps our own trigger, where it does fire, from waking a daemon for nothing.
+    `${source.quietRewrite ? 'set local session_replication_role = replica; ' : ''}set local lighter.woken = 'on'`,
+  )
+}
+
+/** A long document by itself: as an element of an array its quotes would be written twice over. */
+function writeSql(source: Source, single: boolean): string {
+  const key = ident(source.keyColumn)
+  const column = ident(source.jsonColumn)
+  const wanted = single
+    ? 'select $1::text as row_id, $2::text as version, $3::text as document'
+    : 'select * from unnest($1::text[], $2::text[], $3::text[]) as w(row_id, version, document)'
+  return `
+    with wanted as (${wanted}),
+    locked as (
+      select m.${key} as key, w.row_id, w.document
+        from ${source.tableSql} m
+        join wanted w on m.${key} = w.row_id::${source.keyType} and m.xmin = w.version::xid
+         for no key update of m skip locked
+    ),
+    targets as materialized (
+      select l.key, l.row_id, l.document::jsonb as target from locked l
+    ),
+    written as (
+      update ${source.tableSql} m
+         set ${column} = t.target
+        from targets t
+       where m.${key} = t.key
+      returning t.row_id, m.${column} = t.target as intact
+    )
+    select row_id as "rowId", coalesce(intact, false) as intact from written
+    union all
+    select row_id, false from targets where row_id not in (select row_id from written)`
+}

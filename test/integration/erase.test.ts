@@ -1,0 +1,384 @@
+// Erase: nothing of the tenant, or of the entity, is left, nothing of anybody else is touched, and a proof tells.
+import { randomUUID } from 'node:crypto'
+import { pino } from 'pino'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { Daemon } from '../../src/daemon.ts'
+import { createPool } from '../../src/db/pool.ts'
+import { runErasure } from '../../src/erase/run.ts'
+import type { EraseScope } from '../../src/erase/scope.ts'
+import { surveyErasure } from '../../src/erase/survey.ts'
+import { asTenantId } from '../../src/ids.ts'
+import { openStore } from '../../src/store/object-store.ts'
+import type { Counts } from '../../src/sweeps/context.ts'
+import { takeSweepLock } from '../../src/sweeps/lock.ts'
+import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
+import {
+  createEnvironment,
+  hydratedMany,
+  rawMetadata,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
+import { bucketMismatches } from '../support/invariants.ts'
+import { runCli, startCli } from '../support/process.ts'
+import { startFaultyStore } from '../support/request-fault.ts'
+import { errorOf } from '../support/sql.ts'
+import { age, bucketKeys, runNow } from '../support/sweep.ts'
+
+let environment: TestEnvironment
+let daemon: Daemon
+
+beforeEach(async () => {
+  environment = await createEnvironment()
+  daemon = await startDaemon(environment)
+})
+afterEach(async () => {
+  await daemon.stop()
+  await environment.close()
+})
+
+async function twoTenants(messages = 500): Promise<[TenantData, TenantData]> {
+  const [first, second] = await writeConversations(environment, { messages, tenants: 2 })
+  if (first === undefined || second === undefined) throw new Error('two tenants are needed')
+  return [first, second]
+}
+
+async function eraseNow(
+  scope: EraseScope,
+  options: {
+    signal?: AbortSignal
+    store?: TestEnvironment['store']
+    batchSize?: number
+    onProgress?: (counts: Counts) => void
+  } = {},
+) {
+  const pool = createPool(environment.urls.daemon, 4, () => undefined)
+  try {
+    return await runErasure(scope, {
+      pool,
+      lockUrl: environment.urls.daemon,
+      store: options.store ?? environment.store,
+      config: { ...environment.config().sweeps, rate: 1_000_000, batchSize: options.batchSize ?? 500 },
+      offload: environment.config().offload,
+      log: pino({ level: 'silent' }),
+      signal: options.signal ?? new AbortController().signal,
+      ...(options.onProgress && { onProgress: options.onProgress }),
+    })
+  } finally {
+    await pool.end()
+  }
+}
+
+const all = (tenant: TenantData): EraseScope => ({ tenantId: asTenantId(tenant.tenantId), entity: null })
+
+/** What every row of the tenant hydrates to. */
+const contents = (tenant: TenantData) => hydratedMany(environment, tenant.rowIds)
+
+async function keysOf(tenantId: string): Promise<string[]> {
+  return (await bucketKeys(environment)).filter(key => key.includes(`/tenants/${tenantId}/`))
+}
+
+async function tableCounts(tenantId: string) {
+  const { rows } = await environment.admin.query(
+    `select (select count(*)::int from artifact_refs where tenant_id = $1) as artifacts,
+            (select count(*)::int from lighter.objects where tenant_id = $1 and state <> 'deleting') as objects,
+            (select count(*)::int from lighter.idempotency_keys where tenant_id = $1) as keys,
+            (select count(*)::int from lighter.tenants where tenant_id = $1) as tenants,
+            (select count(*)::int from lighter.retention_policies where tenant_id = $1) as policies`,
+    [tenantId],
+  )
+  return rows[0]
+}
+
+const nothing = { artifacts: 0, objects: 0, keys: 0, tenants: 0, policies: 0 }
+
+test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay, and the other tenant keeps everything', async () => {
+  const [gone, stays] = await twoTenants()
+  const before = await contents(stays)
+  const staysKeys = await keysOf(stays.tenantId)
+  const artifacts = await artifactCount(environment, gone.tenantId)
+  const key = (name: string) => `${environment.store.prefix}tenants/${gone.tenantId}/attachment/${name}`
+  // An upload under way, one that nobody knows, and what is kept beside the artifacts.
+  const uploadId = await environment.store.createMultipart(key('parts.bin'), { contentType: 'text/plain' })
+  await environment.store.uploadPart(key('parts.bin'), uploadId, 1, Buffer.alloc(6_000_000))
+  await environment.store.put(key('unknown.bin'), Buffer.from('x'), { contentType: 'text/plain' })
+  await environment.admin.query(
+    `insert into lighter.objects (tenant_id, r2_key, kind, content_type, artifact_count, lease_until, upload_id)
+     values ($1, $2, 'attachment', 'text/plain', 1, now() + interval '1 hour', $3)`,
+    [gone.tenantId, key('parts.bin'), uploadId],
+  )
+  await environment.admin.query(
+    `insert into lighter.tenants (tenant_id, plan) values ($1, 'premium'), ($2, 'premium')`,
+    [gone.tenantId, stays.tenantId],
+  )
+  await environment.admin.query(
+    `insert into lighter.retention_policies (tenant_id, keep_days) values ($1, 5), ($2, 5)`,
+    [gone.tenantId, stays.tenantId],
+  )
+  await environment.admin.query(
+    `insert into lighter.idempotency_keys (tenant_id, key, fingerprint, locked_until)
+     select t, n::text, 'f', now() from unnest($1::uuid[]) t, generate_series(1, 30) n`,
+    [[gone.tenantId, stays.tenantId]],
+  )
+  await daemon.stop()
+  const job = (tenant: TenantData, table: string, columns: string, values: string) =>
+    environment.admin.query(
+      `insert into ${table} (source_id, row_id${columns}) select id, $1${values} from lighter.sources`,
+      [tenant.rowIds[0]],
+    )
+  for (const tenant of [gone, stays]) {
+    await job(tenant, 'lighter.jobs', '', '')
+    await job(tenant, 'lighter.failed_jobs', ', attempts, enqueued_at, last_error', `, 8, now(), 'x'`)
+  }
+
+  const survey = await surveyErasure(environment.worker, environment.store.prefix, all(gone))
+  expect(survey).toMatchObject({ artifacts, objects_shared: 0, outside_prefix: 0 })
+  expect(survey.rows_pointing).toBeGreaterThan(20)
+  const pointing = (await contents(gone)).length
+  expect(survey.rows_pointing).toBeLessThanOrEqual(pointing)
+
+  const { outcome, counts, proof } = await eraseNow(all(gone), { batchSize: 10 })
+  expect(outcome).toBe('done')
+  expect(counts).toMatchObject({
+    artifacts_purged: artifacts,
+    artifacts_erased: artifacts,
+    jobs: 1,
+    dead_letters: 1,
+    idempotency_keys: 30,
+    settings: 2,
+    objects_unknown: 1,
+  })
+  expect(proof).toMatchObject({
+    complete: true,
+    objects_listed: 0,
+    artifacts: 0,
+    uploads: 0,
+    objects_with_bytes: 0,
+  })
+  expect(await keysOf(gone.tenantId)).toEqual([])
+  expect(await tableCounts(gone.tenantId)).toEqual(nothing)
+  await expect(
+    environment.store.uploadPart(key('parts.bin'), uploadId, 2, Buffer.alloc(10)),
+  ).rejects.toThrow()
+
+  // Rows are as they were, and say that their payload is gone.
+  const errors = (await contents(gone)).filter(result => result instanceof Error)
+  expect(errors).toHaveLength(survey.rows_pointing)
+  const { rows: queue } = await environment.admin.query(
+    'select row_id from lighter.jobs union all select row_id from lighter.failed_jobs',
+  )
+  expect(queue.map(row => row.row_id)).toEqual([stays.rowIds[0], stays.rowIds[0]])
+  expect(await contents(stays)).toEqual(before)
+  expect(await keysOf(stays.tenantId)).toEqual(staysKeys)
+  expect(await tableCounts(stays.tenantId)).toMatchObject({ keys: 30, tenants: 1, policies: 1 })
+  const { rows: record } = await environment.admin.query(
+    'select tenant_id, entity_type, requested_by, finished_at is not null as finished, proof from lighter.erasures',
+  )
+  expect(record).toEqual([
+    expect.objectContaining({ tenant_id: gone.tenantId, entity_type: null, finished: true, proof }),
+  ])
+  expect(record[0].requested_by).not.toBe('')
+
+  // Late writes are deleted by the second pass.
+  await environment.store.put(key('parts.bin'), Buffer.from('late'), { contentType: 'text/plain' })
+  await age(environment, '1 hour')
+  await runNow(environment, 'orphans')
+  expect(await keysOf(gone.tenantId)).toEqual([])
+  const { rows: objects } = await environment.admin.query(
+    'select from lighter.objects where tenant_id = $1',
+    [gone.tenantId],
+  )
+  expect(objects).toEqual([])
+  expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
+})
+
+test('an entity: its bytes leave shared packs at once, and everything else in them is readable', async () => {
+  const [tenant, other] = await twoTenants()
+  const [entity] = [...tenant.conversations].sort((a, b) => b[1].length - a[1].length)
+  if (entity === undefined) throw new Error('no conversation')
+  const [conversationId, rowIds] = entity
+  const scope: EraseScope = { ...all(tenant), entity: { type: 'conversation', id: conversationId } }
+  const others = { ...tenant, rowIds: tenant.rowIds.filter(id => !rowIds.includes(id)) }
+  const before = [await contents(others), await contents(other)]
+  const { rows: packs } = await environment.admin.query<{ key: string }>(
+    `select distinct r2_key as key from artifact_refs where tenant_id = $1 and entity_id = $2`,
+    [tenant.tenantId, conversationId],
+  )
+  const survey = await surveyErasure(environment.worker, environment.store.prefix, scope)
+  expect(survey.objects_shared).toBeGreaterThan(0)
+
+  const { counts, proof } = await eraseNow(scope)
+  expect(proof).toMatchObject({ complete: true, objects_listed: 0, artifacts: 0, objects_with_bytes: 0 })
+  expect(counts).toMatchObject({ artifacts_erased: survey.artifacts, packs_rewritten: survey.objects_shared })
+  for (const { key } of packs) expect(await environment.store.head(key)).toBeNull()
+  expect([await contents(others), await contents(other)]).toEqual(before)
+  expect((await contents({ ...tenant, rowIds })).filter(r => r instanceof Error)).toHaveLength(
+    survey.rows_pointing,
+  )
+  const { rows: left } = await environment.admin.query('select from artifact_refs where entity_id = $1', [
+    conversationId,
+  ])
+  expect(left).toEqual([])
+  expect((await runNow(environment, 'verify', { config: { verifySample: 10_000 } })).counts).toMatchObject({
+    damaged: 0,
+  })
+})
+
+test('a pack in which others have something damaged stays as it is, and the proof says so', async () => {
+  const [tenant] = await twoTenants()
+  const [entity] = [...tenant.conversations].sort((a, b) => b[1].length - a[1].length)
+  const scope: EraseScope = { ...all(tenant), entity: { type: 'conversation', id: entity?.[0] ?? '' } }
+  const neighbours = await environment.admin.query(
+    `update artifact_refs set sha256 = repeat('0', 64)
+      where tenant_id = $1 and entity_id <> $2
+        and r2_key in (select r2_key from artifact_refs where entity_id = $2)`,
+    [tenant.tenantId, entity?.[0]],
+  )
+  expect(neighbours.rowCount).toBeGreaterThan(0)
+  const { counts, proof } = await eraseNow(scope)
+  expect(counts.packs_not_rewritten).toBeGreaterThan(0)
+  expect(proof).toMatchObject({ complete: false, objects_with_bytes: counts.packs_not_rewritten })
+  expect(proof?.artifacts).toBeGreaterThan(0)
+})
+
+test('a legal hold refuses, on the tenant and on any of its entities, and nothing is done', async () => {
+  const [tenant] = await twoTenants(200)
+  const [conversationId] = [...tenant.conversations.keys()]
+  const entity = { type: 'conversation', id: conversationId ?? '' }
+  const keys = await keysOf(tenant.tenantId)
+  const before = await contents(tenant)
+  await environment.admin.query(
+    `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', $2, 'case 7')`,
+    [tenant.tenantId, conversationId],
+  )
+  expect(await errorOf(eraseNow(all(tenant)))).toMatchObject({
+    code: 'legal_hold',
+    message: expect.stringContaining('case 7'),
+  })
+  expect(await errorOf(eraseNow({ ...all(tenant), entity }))).toMatchObject({ code: 'legal_hold' })
+  await environment.admin.query('delete from lighter.legal_holds')
+  await environment.admin.query('insert into lighter.tenants (tenant_id, legal_hold) values ($1, true)', [
+    tenant.tenantId,
+  ])
+  const refused = await runCli(['erase', '--tenant', tenant.tenantId, '--yes'], { env: environment.env })
+  expect(refused.code).toBe(1)
+  expect(refused.stderr).toContain('legal hold')
+  expect(await keysOf(tenant.tenantId)).toEqual(keys)
+  expect(await contents(tenant)).toEqual(before)
+  expect((await environment.admin.query('select from lighter.erasures')).rowCount).toBe(0)
+})
+
+test('stopped after any batch, or broken off by an outage, the next run goes on and the record is one', async () => {
+  const [tenant, other] = await twoTenants()
+  const before = await contents(other)
+  const artifacts = await artifactCount(environment, tenant.tenantId)
+  for (const stopAt of [3, 6, 9]) {
+    const stop = new AbortController()
+    let batches = 0
+    const { outcome } = await eraseNow(all(tenant), {
+      batchSize: 7,
+      signal: stop.signal,
+      onProgress: () => {
+        if (++batches === stopAt) stop.abort()
+      },
+    })
+    expect(outcome).toBe('stopped')
+  }
+  const config = environment.config().store
+  const faulty = await startFaultyStore(config.endpoint)
+  const store = openStore({ ...config, endpoint: faulty.endpoint, timeoutMs: 2000 })
+  faulty.fault = (method, path) => (method === 'POST' && path.includes('delete') ? 503 : null)
+  await expect(eraseNow(all(tenant), { store })).rejects.toMatchObject({ code: 'store_unavailable' })
+  store.close()
+  await faulty.close()
+  expect((await keysOf(tenant.tenantId)).length).toBeGreaterThan(0)
+
+  const last = await eraseNow(all(tenant))
+  expect(last.proof).toMatchObject({ complete: true, objects_listed: 0 })
+  expect(last.counts).toMatchObject({ artifacts_purged: artifacts, artifacts_erased: artifacts })
+  expect(await keysOf(tenant.tenantId)).toEqual([])
+  expect((await environment.admin.query('select from lighter.erasures')).rowCount).toBe(1)
+  expect(await contents(other)).toEqual(before)
+})
+
+test('killed in the middle, as a process, and run again', async () => {
+  const [tenant, other] = await twoTenants()
+  const before = await contents(other)
+  const env = { ...environment.env, SWEEP_BATCH_SIZE: '1', SWEEP_RATE: '50' }
+  const args = ['erase', '--tenant', tenant.tenantId, '--yes', '--json']
+  const running = startCli(args, { env })
+  await expect
+    .poll(
+      async () =>
+        (
+          await environment.admin.query(
+            'select count(*)::int as n from artifact_refs where purged_at is not null',
+          )
+        ).rows[0]?.n,
+      { timeout: 30_000, interval: 20 },
+    )
+    .toBeGreaterThan(3)
+  running.signal('SIGKILL')
+  await running.ended
+  const finished = await runCli(args, { env: environment.env })
+  expect(JSON.parse(finished.stdout)).toMatchObject({ outcome: 'done', proof: { complete: true } })
+  expect(finished.code).toBe(0)
+  expect(await keysOf(tenant.tenantId)).toEqual([])
+  expect(await contents(other)).toEqual(before)
+})
+
+test('it must be asked for, tells what it would do, and waits for a compaction', async () => {
+  const [tenant] = await twoTenants(200)
+  const keys = await keysOf(tenant.tenantId)
+  const env = environment.env
+  const unasked = await runCli(['erase', '--tenant', tenant.tenantId], { env })
+  expect(unasked.code).toBe(1)
+  expect(unasked.stderr).toMatch(/rows?\(s\)? of the application hold pointers.*no longer hydrate/)
+  const dry = await runCli(['erase', '--tenant', tenant.tenantId, '--dry-run', '--json'], { env })
+  expect(JSON.parse(dry.stdout)).toMatchObject({
+    dry_run: true,
+    would_erase: { artifacts: await artifactCount(environment, tenant.tenantId) },
+  })
+  const lock = await takeSweepLock(environment.urls.daemon, 'compaction')
+  expect(await eraseNow(all(tenant))).toMatchObject({ outcome: 'busy', by: 'compaction' })
+  await lock?.release()
+  expect(await keysOf(tenant.tenantId)).toEqual(keys)
+})
+
+test('what is written meanwhile, or lies outside the prefix, is not passed over: no proof is claimed', async () => {
+  const [tenant] = await twoTenants(200)
+  const outside = `elsewhere/tenants/${tenant.tenantId}/chat_transcript/b.json`
+  await environment.admin.query(
+    `insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'chat_transcript', $2)`,
+    [tenant.tenantId, outside],
+  )
+  const late = `${environment.store.prefix}tenants/${tenant.tenantId}/agent_trace/${randomUUID()}.json`
+  let written = false
+  const { outcome, proof } = await eraseNow(all(tenant), {
+    // A daemon that still runs registers and uploads when the objects were already taken.
+    onProgress: counts => {
+      if (written || counts.artifacts_erased === undefined) return
+      written = true
+      void environment.admin.query(
+        `insert into lighter.objects (tenant_id, r2_key, kind, content_type, artifact_count, lease_until)
+         values ($1, $2, 'agent_trace', 'application/json', 1, now() + interval '1 hour')`,
+        [tenant.tenantId, late],
+      )
+    },
+  })
+  expect(written).toBe(true)
+  expect(outcome).toBe('done')
+  expect(proof).toMatchObject({ complete: false, artifacts: 1, uploads: 1 })
+  expect(await rawMetadata(environment, tenant.rowIds[0] ?? '')).not.toBeUndefined()
+})
+
+test('a copy of the database erases nothing', async () => {
+  const [tenant] = await twoTenants(200)
+  const keys = await keysOf(tenant.tenantId)
+  await environment.admin.query('update lighter.installation set owner_epoch = owner_epoch - 1')
+  expect(await errorOf(eraseNow(all(tenant)))).toMatchObject({ code: 'stale_copy' })
+  expect(await keysOf(tenant.tenantId)).toEqual(keys)
+  expect(
+    (await environment.admin.query('select from artifact_refs where purged_at is not null')).rowCount,
+  ).toBe(0)
+})
