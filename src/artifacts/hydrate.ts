@@ -12,6 +12,12 @@ export interface HydrateContext {
   db: Queryable
   store: ObjectStore
   fetch?: FetchOptions
+  /** Counts down the characters of what is put together; a row that no longer fits has `artifact_too_large`. */
+  output?: { characters: number }
+  /** Longest chain of pointers that is followed; default without limit. */
+  maxDepth?: number
+  /** Aborted: nobody waits for the result any more. */
+  signal?: AbortSignal
 }
 
 export interface HydrateInput {
@@ -47,8 +53,8 @@ export async function hydrate(context: HydrateContext, input: HydrateInput): Pro
 type LevelInput = HydrateInput & {
   /** What this lies under has the field already, so the one it points to is not needed. */
   fieldKnown?: boolean
-  /** The pointers that led here. A row may be offloaded again and again, each time on top of the last. */
-  trail?: ReadonlySet<ArtifactId>
+  /** The pointers that led here, the row's own. It may be offloaded again and again, each time on top of the last. */
+  trail?: Set<ArtifactId>
 }
 
 interface Opened {
@@ -112,7 +118,10 @@ async function hydrateOpened(
       if (artifact !== undefined) wanted.add(artifact)
     }
   }
+  context.signal?.throwIfAborted()
   const payloads = await fetchPayloads(context.store, [...wanted], context.fetch ?? defaultFetchOptions)
+  // Of an artifact that many rows point to there is one text.
+  const texts = new Map<Artifact, string>()
   const payloadOf = (open: Opened, id: ArtifactId): string => {
     const artifact = artifactOf(open, id)
     // Said of another tenant's artifact and of none at all alike.
@@ -124,7 +133,9 @@ async function hydrateOpened(
     const payload = payloads.get(artifact)
     if (payload instanceof LighterError) throw payload
     if (payload === undefined) throw new Error(`payload ${id} was not fetched`)
-    return payload.toString('utf8')
+    const text = texts.get(artifact) ?? payload.toString('utf8')
+    texts.set(artifact, text)
+    return text
   }
 
   // All bases of this level go on together, so that a chain costs a round per level, not per row.
@@ -135,7 +146,13 @@ async function hydrateOpened(
       if (open.input.trail?.has(open.metadataRef)) {
         throw new ArtifactError('pointer_cycle', `artifact ${open.metadataRef} leads back to itself`)
       }
-      const trail = new Set(open.input.trail).add(open.metadataRef)
+      const trail = (open.input.trail ?? new Set()).add(open.metadataRef)
+      if (trail.size > (context.maxDepth ?? Number.POSITIVE_INFINITY)) {
+        throw new ArtifactError(
+          'pointer_chain_too_long',
+          `more than ${context.maxDepth} payloads lie on top of each other`,
+        )
+      }
       const fieldKnown = open.input.fieldKnown === true || open.fieldRef !== null || inline(open)
       bases.push({
         index,
@@ -173,12 +190,30 @@ async function hydrateOpened(
         }
         // else: inline, beside something under our names that is no pointer; the application's own data.
       }
+      charge(context, own, base?.metadata ?? '')
       const metadata = base === undefined ? joinObject(own) : overlay(base.metadata ?? 'null', own)
       results[index] = { metadata, error: null }
     } catch (error) {
       results[index] = failed(error)
     }
   }
+}
+
+/** Before it is put together: what is refused must not have been made. */
+function charge(context: HydrateContext, own: Map<string, string>, base: string): void {
+  if (context.output === undefined) return
+  let characters = base.length
+  for (const [key, raw] of own) characters += key.length + raw.length + 6
+  if (characters > context.output.characters) {
+    throw new ArtifactError(
+      'artifact_too_large',
+      'the row does not fit into what may still be answered at once',
+      {
+        hint: 'Ask for fewer rows at once.',
+      },
+    )
+  }
+  context.output.characters -= characters
 }
 
 async function lookupAll(db: Queryable, opened: Opened[]): Promise<Map<TenantId, Map<ArtifactId, Artifact>>> {
