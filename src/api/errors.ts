@@ -32,7 +32,7 @@ export function notFound(): ApiError {
   return new ApiError(404, 'artifact_not_found', 'there is no such artifact')
 }
 
-export interface ErrorBody {
+interface ErrorBody {
   status: 'error'
   code: string
   message: string

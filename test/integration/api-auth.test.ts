@@ -601,8 +601,8 @@ describe('a tenant that is said beside the credentials', () => {
       const id = randomUUID()
       for (const [method, at] of [
         ['GET', `/api/storage/artifacts?${query}`],
-        ['HEAD', `/api/storage/artifacts?${query}`],
         ['GET', `/api/storage/artifacts/${id}?${query}`],
+        ['HEAD', `/api/storage/artifacts/${id}?${query}`],
         ['GET', `/api/storage/artifacts/${id}/url?${query}`],
         ['DELETE', `/api/storage/artifacts/${id}?${query}`],
         ['GET', `/api/storage/r2/check?${query}`],
@@ -727,7 +727,9 @@ describe('API_RATE_LIMIT', () => {
     ] as const) {
       expectError(await list(api, headers, query), 429, 'rate_limited')
     }
-    const head = await api.call(null, 'HEAD', '/api/storage/artifacts', { headers: as(tenant) })
+    const head = await api.call(null, 'HEAD', `/api/storage/artifacts/${randomUUID()}`, {
+      headers: as(tenant),
+    })
     expect(head.status).toBe(429)
   })
 

@@ -90,9 +90,9 @@ describe('privileges', () => {
   const expectedFunctions: Record<string, string[]> = {
     'api_begin_idempotent(text,text,integer)': ['lighter_tenant'],
     'api_delete_artifact(uuid)': ['lighter_tenant'],
-    'api_end_idempotent(text)': ['lighter_tenant'],
+    'api_end_idempotent(text,uuid)': ['lighter_tenant'],
     'api_register_object(text,text,text,text,bigint,integer)': ['lighter_tenant'],
-    'api_store_artifact(uuid,text,text,text,uuid,text,text,bigint,text,bigint,text)': ['lighter_tenant'],
+    'api_store_artifact(uuid,text,text,text,uuid,text,text,bigint,text,bigint,text,uuid)': ['lighter_tenant'],
     'api_touch_object(text,text,integer)': ['lighter_tenant'],
     'artifact_get(uuid,uuid)': everybody,
     'artifact_list(uuid,text,text,uuid,integer,timestamp with time zone,uuid)': everybody,
@@ -457,12 +457,12 @@ describe('a session of lighter_tenant', () => {
       ])
     const storeArtifact = (
       objectKey: string,
-      idempotencyKey: string | null = null,
+      idempotency: { key: string; attempt: string } | null = null,
       id: string = randomUUID(),
     ) =>
       session.query(
-        `select * from lighter.api_store_artifact($1, $2, 'agent_trace', null, null, 'application/json', null, 1, 'x', 1, $3)`,
-        [id, objectKey, idempotencyKey],
+        `select * from lighter.api_store_artifact($1, $2, 'agent_trace', null, null, 'application/json', null, 1, 'x', 1, $3, $4)`,
+        [id, objectKey, idempotency?.key ?? null, idempotency?.attempt ?? null],
       )
     const calls: [string, () => Promise<pg.QueryResult>][] = [
       ['api_register_object', () => register(key(mine))],
@@ -473,7 +473,10 @@ describe('a session of lighter_tenant', () => {
         'api_begin_idempotent',
         () => session.query(`select * from lighter.api_begin_idempotent('k', 'f', 1000)`),
       ],
-      ['api_end_idempotent', () => session.query(`select lighter.api_end_idempotent('k')`)],
+      [
+        'api_end_idempotent',
+        () => session.query(`select lighter.api_end_idempotent('k', gen_random_uuid())`),
+      ],
     ]
 
     test.each(calls)('%s needs a tenant', async (_name, call) => {
@@ -589,17 +592,24 @@ describe('a session of lighter_tenant', () => {
         commit(() => session.query('select lighter.api_delete_artifact($1) as at', [id]))
       expect(await deleted(artifact)).toEqual([{ at: null }])
       expect(await deleted(randomUUID())).toEqual([{ at: null }])
+      const attempts = new Map<string, string>()
       for (const name of ['done', 'busy', 'lapsed', 'old']) {
-        await commit(() => session.query('select lighter.api_end_idempotent($1)', [name]))
-        expect(
-          await commit(() =>
-            session.query(`select * from lighter.api_begin_idempotent($1, 'g', 60000)`, [name]),
-          ),
-        ).toEqual([{ outcome: 'new', artifact: null }])
+        const theirAttempt = await value<string>(
+          admin,
+          'select attempt from lighter.idempotency_keys where tenant_id = $1 and key = $2',
+          [theirs, name],
+        )
+        await commit(() => session.query('select lighter.api_end_idempotent($1, $2)', [name, theirAttempt]))
+        const begun = await commit(() =>
+          session.query(`select * from lighter.api_begin_idempotent($1, 'g', 60000)`, [name]),
+        )
+        expect(begun).toMatchObject([{ outcome: 'new', artifact: null }])
+        attempts.set(name, begun[0].attempt)
       }
       // With an id of theirs, under a key of ours: it is another artifact, and neither is in the other's way.
       await commit(() => register(key(mine)))
-      expect(await commit(() => storeArtifact(key(mine), 'done', artifact))).toMatchObject([
+      const own = { key: 'done', attempt: attempts.get('done') ?? '' }
+      expect(await commit(() => storeArtifact(key(mine), own, artifact))).toMatchObject([
         { id: artifact, tenant_id: mine },
       ])
       expect(await snapshot()).toEqual(before)
