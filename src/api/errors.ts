@@ -77,6 +77,15 @@ export function toApiError(error: unknown): ApiError {
       cause: error,
     })
   }
+  // Node's own, of a request whose client is gone; by its code it could be anything's connection.
+  if (
+    error instanceof Error &&
+    error.message === 'aborted' &&
+    'code' in error &&
+    error.code === 'ECONNRESET'
+  ) {
+    return new ApiError(400, 'upload_aborted', 'the body broke off', { cause: error })
+  }
   if (isDatabaseOutage(error)) {
     return new ApiError(503, 'database_unavailable', 'the database can not be reached: try again later', {
       cause: error,

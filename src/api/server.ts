@@ -96,7 +96,8 @@ export async function createApi(parts: {
     forceCloseConnections: 'idle',
     http: {
       maxHeaderSize: maxHeaderBytes,
-      headersTimeout: headersTimeoutMs,
+      // (Of the two Node takes the longer one for both.)
+      headersTimeout: Math.min(headersTimeoutMs, api.requestTimeoutMs),
       connectionsCheckingInterval: 5000,
     },
     // The router's own: parameters are ids and tokens.
@@ -325,7 +326,8 @@ function clientErrorHandler(
 ): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return
   // In the middle of an answer: what was written now would be taken for a part of it.
-  if ('_httpMessage' in socket && socket._httpMessage !== null) {
+  const { _httpMessage: answer } = socket as { _httpMessage?: { headersSent: boolean } | null }
+  if (answer?.headersSent) {
     socket.destroy()
     return
   }

@@ -1,4 +1,5 @@
 // Metadata as it was before offloading: pointers followed, payloads put back, as text from end to end.
+import { isUtf8 } from 'node:buffer'
 import type { Queryable } from '../db/pool.ts'
 import { ArtifactError, LighterError } from '../errors.ts'
 import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
@@ -6,7 +7,7 @@ import { fieldCountKey, fieldRefKey, metadataKindKey, metadataRefKey } from '../
 import type { ObjectStore } from '../store/object-store.ts'
 import { defaultFetchOptions, type FetchOptions, fetchPayloads } from './fetch.ts'
 import { type Artifact, lookupArtifacts } from './lookup.ts'
-import { joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
+import { checkJson, joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
 
 export interface HydrateContext {
   db: Queryable
@@ -39,7 +40,8 @@ export type HydrateResult = { metadata: string | null; error: null } | { metadat
  * @returns results in the order of the inputs; a row that can't be hydrated has its error, never wrong data
  */
 export async function hydrateMany(context: HydrateContext, inputs: HydrateInput[]): Promise<HydrateResult[]> {
-  return hydrateLevel(context, inputs)
+  const results = await hydrateLevel(context, inputs)
+  return results.map(({ charged: _charged, ...result }) => result as HydrateResult)
 }
 
 /** One row. @throws {ArtifactError} a pointer leads nowhere, to another tenant, or to damaged bytes */
@@ -64,8 +66,11 @@ interface Opened {
   fieldRef: ArtifactId | null
 }
 
-async function hydrateLevel(context: HydrateContext, inputs: LevelInput[]): Promise<HydrateResult[]> {
-  const results = new Array<HydrateResult | undefined>(inputs.length)
+/** `charged`: characters that it was put together of; another one's text, handed through, costs nothing. */
+type LevelResult = HydrateResult & { charged?: number }
+
+async function hydrateLevel(context: HydrateContext, inputs: LevelInput[]): Promise<LevelResult[]> {
+  const results = new Array<LevelResult | undefined>(inputs.length)
   const opened = new Map<number, Opened>()
   inputs.forEach((input, i) => {
     try {
@@ -104,7 +109,7 @@ function openPointers(input: LevelInput): Opened | null {
 async function hydrateOpened(
   context: HydrateContext,
   opened: Map<number, Opened>,
-  results: (HydrateResult | undefined)[],
+  results: (LevelResult | undefined)[],
 ): Promise<void> {
   const artifacts = await lookupAll(context.db, [...opened.values()])
   const artifactOf = (open: Opened, id: ArtifactId) => artifacts.get(open.input.tenantId)?.get(id)
@@ -133,7 +138,7 @@ async function hydrateOpened(
     const payload = payloads.get(artifact)
     if (payload instanceof LighterError) throw payload
     if (payload === undefined) throw new Error(`payload ${id} was not fetched`)
-    const text = texts.get(artifact) ?? payload.toString('utf8')
+    const text = texts.get(artifact) ?? textOf(artifact, payload)
     texts.set(artifact, text)
     return text
   }
@@ -190,18 +195,29 @@ async function hydrateOpened(
         }
         // else: inline, beside something under our names that is no pointer; the application's own data.
       }
-      charge(context, own, base?.metadata ?? '')
+      // What this is made of is needed no more when it is made.
+      if (context.output !== undefined) context.output.characters += base?.charged ?? 0
+      const charged = charge(context, own, base?.metadata ?? '')
       const metadata = base === undefined ? joinObject(own) : overlay(base.metadata ?? 'null', own)
-      results[index] = { metadata, error: null }
+      results[index] = { metadata, error: null, charged }
     } catch (error) {
       results[index] = failed(error)
     }
   }
 }
 
+/** What did not come off a row was never looked at; put into an answer as it is, it could write the answer. */
+function textOf(artifact: Artifact, payload: Buffer): string {
+  if (artifact.fromRow) return payload.toString('utf8')
+  const text = payload.toString('utf8')
+  if (!isUtf8(payload)) throw new ArtifactError('hydrate_failed', `artifact ${artifact.id} is not UTF-8`)
+  checkJson(text, Number.POSITIVE_INFINITY)
+  return text
+}
+
 /** Before it is put together: what is refused must not have been made. */
-function charge(context: HydrateContext, own: Map<string, string>, base: string): void {
-  if (context.output === undefined) return
+function charge(context: HydrateContext, own: Map<string, string>, base: string): number {
+  if (context.output === undefined) return 0
   let characters = base.length
   for (const [key, raw] of own) characters += key.length + raw.length + 6
   if (characters > context.output.characters) {
@@ -214,6 +230,7 @@ function charge(context: HydrateContext, own: Map<string, string>, base: string)
     )
   }
   context.output.characters -= characters
+  return characters
 }
 
 async function lookupAll(db: Queryable, opened: Opened[]): Promise<Map<TenantId, Map<ArtifactId, Artifact>>> {

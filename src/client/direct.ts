@@ -122,9 +122,9 @@ export function createDirectClient(options: DirectClientOptions): LighterClient 
 
     delete: (id, { force, signal } = {}) =>
       run(signal, async () => {
-        const { artifact, fromRow } = await findOne(db, tenantId, id)
+        const { artifact } = await findOne(db, tenantId, id)
         if (artifact.deletedAt !== null) return { deletedAt: artifact.deletedAt }
-        if (fromRow && force !== true) {
+        if (artifact.fromRow && force !== true) {
           throw new ArtifactError(
             'artifact_in_use',
             'the artifact was taken off a row, which can not be hydrated without it',

@@ -260,19 +260,20 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     // What came as JSON through the API is no longer than its bodies may be, and must be looked at as a whole.
     const asBody =
       saysJson &&
-      !found.fromRow &&
+      !found.artifact.fromRow &&
       (artifact.sizeBytes ?? Number.POSITIVE_INFINITY) <= context.config.bodyLimitBytes
     if (!isLarge(artifact) || asBody) {
       const payload = await fetchOne(reply, artifact)
       // Text that Postgres wrote is JSON; what others have put there may only be called so.
-      if (saysJson && (found.fromRow || isJson(payload))) return reply.send(`${head}"payload":${payload}}`)
+      if (saysJson && (found.artifact.fromRow || isJson(payload)))
+        return reply.send(`${head}"payload":${payload}}`)
       return reply.send(`${base64Head}${payload.toString('base64')}"}`)
     }
     await held(reply, context.gates.streams, artifact)
     request.expectedBytes = (artifact.sizeBytes ?? 0) * 2
     const stream = await streamPayload(context.store, artifact)
     const body =
-      saysJson && found.fromRow
+      saysJson && found.artifact.fromRow
         ? wrap(stream, `${head}"payload":`, '}')
         : wrap(
             pipeline(stream, base64(), () => undefined),

@@ -31,7 +31,7 @@ const contentType = z
   .string()
   .max(255)
   .regex(
-    /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_-]+=("[^"\\\r\n]*"|[A-Za-z0-9_.:+-]+))*$/,
+    /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_-]+=("[ !#-[\]-~]*"|[A-Za-z0-9_.:+-]+))*$/,
     'must be a media type such as text/csv',
   )
 
@@ -179,7 +179,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
       const found = await findArtifact(db, request.tenantId, id)
       if (found === null) throw notFound()
       if (found.artifact.deletedAt !== null) throw gone(found.artifact.deletedAt, found.deletedReason)
-      if (found.fromRow && request.query.force !== 'true') {
+      if (found.artifact.fromRow && request.query.force !== 'true') {
         throw new ApiError(
           409,
           'artifact_in_use',
