@@ -462,7 +462,7 @@ describe('as lighter_tenant', () => {
     const registered = key(other)
     await register(other, registered)
     expect(await as(tenantId, 'select lighter.api_touch_object($1, null, 0)', [registered])).toBe(false)
-    const commit = `select id from lighter.api_store_artifact($1, $2, 'agent_trace', null, null, 'application/json', null, 1, 'x', 1, null)`
+    const commit = `select id from lighter.api_store_artifact($1, $2, 'agent_trace', null, null, 'application/json', null, 1, 'x', 1, null, null)`
     expect((await errorOf(as(tenantId, commit, [randomUUID(), registered]))).code).toBe('55000')
     expect(await as(tenantId, 'select lighter.api_delete_artifact($1)', [theirs])).toBeNull()
     expect(await as(other, 'select lighter.api_delete_artifact($1)', [theirs])).toBeInstanceOf(Date)
