@@ -39,6 +39,17 @@ begin
     execute format('grant execute on function %s to %I', signature, role_name);
   end loop;
 
+  -- Likewise of whoever else has the right to put triggers on an adopted table: functions of the owner's write there.
+  for role_name in
+    select distinct case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+      from pg_class c cross join lateral aclexplode(c.relacl) a
+     where c.oid = 'public.artifact_refs'::regclass and a.privilege_type = 'TRIGGER' and a.grantee <> c.relowner
+  loop
+    execute format('revoke trigger on public.artifact_refs from %s', role_name);
+    raise warning 'took from % the right to put triggers on public.artifact_refs', role_name
+      using hint = 'They would run with the rights of its owner.';
+  end loop;
+
   grant usage on schema lighter to lighter_daemon, lighter_tenant;
   grant usage on schema public to lighter_daemon, lighter_tenant;
 
@@ -82,7 +93,8 @@ begin
   -- owner's trust (sources, settings), nor the account of objects.
   if exists (select from pg_roles where rolname = 'service_role') then
     grant usage on schema lighter to service_role;
-    grant all on public.artifact_refs to service_role;
+    -- Not all: a trigger that it could put on the table would run with the rights of functions that write there.
+    grant select, insert, update, delete on public.artifact_refs to service_role;
     grant select on all tables in schema lighter to service_role;
     grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
     if not exists (

@@ -71,8 +71,8 @@ export const environmentSchema = z.object({
   R2_PREFIX: z
     .string()
     .regex(
-      /^((?!\.{1,2}\/)[A-Za-z0-9_.-]+\/)*$/,
-      'empty, or a path that ends with a slash, such as production/',
+      /^((?!(?:\.{1,2}|tenants)\/)[A-Za-z0-9_.-]+\/)*$/,
+      'empty, or a path that ends with a slash, such as production/, without a part named tenants',
     )
     .default('')
     .describe('Prefix of every key, for a bucket shared with others'),
@@ -198,14 +198,21 @@ export const environmentSchema = z.object({
     .default(256 * MiB)
     .describe('Longest raw upload'),
   API_HYDRATE_LIMIT_BYTES: integer(MiB, 512 * MiB)
-    .default(64 * MiB)
+    .default(32 * MiB)
     .describe('Payloads that one hydrate request may bring together; what is beyond is reported per item'),
   API_RATE_LIMIT: integer(0, 1_000_000)
     .default(1200)
     .describe('Requests a minute of one tenant, at one daemon; 0: no limit'),
   API_UPLOAD_CONCURRENCY: integer(1, 64)
     .default(8)
-    .describe('Uploads and hydrations at once; four times as many may wait, others are answered 503'),
+    .describe('Uploads at once, of one tenant half as many; some more wait, others are answered 503'),
+  API_READ_CONCURRENCY: integer(2, 1000)
+    .default(32)
+    .describe('Payloads answered at once, of one tenant a quarter; hydrations an eighth'),
+  API_MAX_CONNECTIONS: integer(10, 100_000).default(1000).describe('Connections to the HTTP API at once'),
+  API_TRUST_PROXY: integer(0, 10)
+    .default(0)
+    .describe('Proxies in front that set X-Forwarded-For: whose word is taken for the address of a client'),
   API_REQUEST_TIMEOUT_MS: integer(1000, 3_600_000)
     .default(300_000)
     .describe('Longest time in which a request must have arrived whole'),
@@ -356,6 +363,12 @@ export interface ApiConfig {
   /** Requests a minute of one tenant; 0: no limit. */
   rateLimit: number
   uploadConcurrency: number
+  readConcurrency: number
+  /** Requests to the store at once, of one hydration. */
+  fetchConcurrency: number
+  maxConnections: number
+  /** Hops. */
+  trustProxy: number
   requestTimeoutMs: number
   corsOrigins: string[]
 }
@@ -393,7 +406,9 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       expected: 'the account id, or R2_ENDPOINT for another S3 store',
     })
   }
-  const auth = parsed.success ? authOf(parsed.data, env.NODE_ENV === 'production', problems) : undefined
+  // By itself, so that what is wrong elsewhere does not hide what is wrong here.
+  const access = accessSchema.safeParse(values)
+  const auth = access.success ? authOf(access.data, env.NODE_ENV === 'production', problems) : undefined
   if (!parsed.success || auth === undefined || problems.length > 0) throw new ConfigError(problems)
   const e = parsed.data
   return {
@@ -428,7 +443,8 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       uploadConcurrency: e.UPLOAD_CONCURRENCY,
     },
     api: {
-      host: e.API_HOST,
+      // One address: a second one would be a second server.
+      host: e.API_HOST === 'localhost' ? '127.0.0.1' : e.API_HOST,
       port: e.API_PORT,
       publicUrl: e.API_PUBLIC_URL?.replace(/\/+$/, ''),
       auth,
@@ -439,6 +455,10 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       hydrateLimitBytes: e.API_HYDRATE_LIMIT_BYTES,
       rateLimit: e.API_RATE_LIMIT,
       uploadConcurrency: e.API_UPLOAD_CONCURRENCY,
+      readConcurrency: e.API_READ_CONCURRENCY,
+      fetchConcurrency: 8,
+      maxConnections: e.API_MAX_CONNECTIONS,
+      trustProxy: e.API_TRUST_PROXY,
       requestTimeoutMs: e.API_REQUEST_TIMEOUT_MS,
       corsOrigins: list(e.API_CORS_ORIGINS),
     },
@@ -474,8 +494,21 @@ const scheduleOf = (value: string) => (value === 'off' ? null : value)
 
 const list = (value: string | undefined) => value?.split(',').map(each => each.trim()) ?? []
 
+const accessSchema = environmentSchema.pick({
+  AUTH_MODE: true,
+  API_HOST: true,
+  SERVICE_API_KEY: true,
+  JWT_SECRET: true,
+  JWT_JWKS_URL: true,
+  JWT_JWKS_FILE: true,
+  JWT_ALGORITHMS: true,
+  JWT_ISSUER: true,
+  JWT_AUDIENCE: true,
+  JWT_TENANT_CLAIM: true,
+})
+
 /** The chosen mode with all that it needs; what is missing, or unsafe, is a problem. */
-function authOf(e: Environment, production: boolean, problems: ConfigProblem[]): AuthConfig {
+function authOf(e: z.infer<typeof accessSchema>, production: boolean, problems: ConfigProblem[]): AuthConfig {
   const problem = (variable: string, found: string, expected: string) =>
     problems.push({ variable, found, expected })
   if (e.AUTH_MODE === 'dev') {
@@ -495,6 +528,13 @@ function authOf(e: Environment, production: boolean, problems: ConfigProblem[]):
     return { mode: 'service' }
   }
   if (e.AUTH_MODE === undefined) return { mode: 'off' }
+  if (e.JWT_TENANT_CLAIM.split('.')[0] === 'user_metadata') {
+    problem(
+      'JWT_TENANT_CLAIM',
+      e.JWT_TENANT_CLAIM,
+      'a claim that users can not write, such as app_metadata.tenant_id',
+    )
+  }
   const keys = [
     ...(e.JWT_SECRET === undefined ? [] : [{ secret: e.JWT_SECRET }]),
     ...(e.JWT_JWKS_URL === undefined ? [] : [{ jwksUrl: e.JWT_JWKS_URL }]),
@@ -594,7 +634,7 @@ function readVariables(
         expected: 'the path of a file with the value',
       })
       // The variable itself is not also "missing": one problem, one line.
-      values[name] = name.includes('URL') ? 'postgres://unreadable' : 'unreadable'
+      values[name] = name.includes('URL') ? 'postgres://unreadable' : 'unreadable'.padEnd(32, '-')
     } else values[name] = read.value
   }
   return values

@@ -2,7 +2,7 @@
 import { setTimeout } from 'node:timers/promises'
 import pLimit from 'p-limit'
 import type { Logger } from 'pino'
-import { type Api, createApi } from './api/server.ts'
+import { type Api, createApi, storeRequests } from './api/server.ts'
 import type { Config } from './config.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
@@ -56,7 +56,12 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const streamPool = createPool(config.databaseUrl, config.offload.streamConcurrency, onIdleError, {
     unlimited: true,
   })
-  const store = openStore(config.store, onStoreRequest)
+  const { uploadConcurrency, streamConcurrency } = config.offload
+  const store = openStore(
+    // Each stream has two parts under way beside the batches' uploads. To wait for a connection counts as connecting.
+    { ...config.store, concurrency: uploadConcurrency + 2 * streamConcurrency + 4 },
+    onStoreRequest,
+  )
   const stopped = new AbortController()
   const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
     log.debug(
@@ -111,6 +116,10 @@ export function createDaemon(options: DaemonOptions): Daemon {
   })
   // Connections of its own: a crowd of requests must not keep a commit waiting.
   const apiPool = options.api ? createPool(config.databaseUrl, config.poolSize, onIdleError) : null
+  // Likewise to the store: readers who take their time must not hold what the worker needs.
+  const apiStore = options.api
+    ? openStore({ ...config.store, concurrency: storeRequests(config.api) }, onStoreRequest)
+    : null
   let api: Api | undefined
 
   let stopping: Promise<boolean> | undefined
@@ -130,9 +139,16 @@ export function createDaemon(options: DaemonOptions): Daemon {
           'daemon started',
         )
       }
-      if (apiPool !== null) {
+      if (apiPool !== null && apiStore !== null) {
         if (config.api.auth.mode !== 'off') await requireTenantRole(apiPool)
-        api = await createApi({ config, pool: apiPool, store, log, metrics })
+        api = await createApi({
+          config,
+          pool: apiPool,
+          store: apiStore,
+          checkBucket: () => store.check(),
+          log,
+          metrics,
+        })
         if (stopped.signal.aborted) return
         await api.listen()
       }
@@ -160,6 +176,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
       setTimeout(2000, undefined, { ref: false }),
     ])
     store.close()
+    apiStore?.close()
     return finished && answered
   }
 

@@ -33,23 +33,36 @@ declare
 begin
   if of_entity is not null then
     return query
-      select a.* from public.artifact_refs a
-       where a.tenant_id = tenant and a.entity_id = of_entity
-         and a.entity_type = any (
-           -- the index leads with the type: without one, all that the tenant has are tried
-           case when of_entity_type is not null then array[of_entity_type]
-                else (with recursive types(t) as (
-                        (select min(x.entity_type) from public.artifact_refs x where x.tenant_id = tenant)
-                        union all
-                        select (select min(x.entity_type) from public.artifact_refs x
-                                 where x.tenant_id = tenant and x.entity_type > t)
-                          from types where t is not null)
-                      select array_agg(t) from types where t is not null) end)
-         and (of_kind is null or a.kind = of_kind)
-         and a.deleted_at is null
-         and (a.created_at, a.id) < (last_at, last_id)
-       order by a.created_at desc, a.id desc
-       limit rows_wanted;
+      -- The index leads with the type: without one, all that the tenant has are tried, and none.
+      with recursive types(t) as (
+        (select case when of_entity_type is null
+                     then (select min(x.entity_type) from public.artifact_refs x where x.tenant_id = tenant)
+                     else of_entity_type end)
+        union all
+        select (select min(x.entity_type) from public.artifact_refs x where x.tenant_id = tenant and x.entity_type > t)
+          from types where t is not null and of_entity_type is null
+      ),
+      found as (
+        select a.* from types
+         cross join lateral (
+           select x.* from public.artifact_refs x
+            where x.tenant_id = tenant and x.entity_type = t and x.entity_id = of_entity
+              and (of_kind is null or x.kind = of_kind)
+              and x.deleted_at is null
+              and (x.created_at, x.id) < (last_at, last_id)
+            order by x.created_at desc, x.id desc
+            limit rows_wanted) a
+        union all
+        select a.* from (
+          select x.* from public.artifact_refs x
+           where of_entity_type is null and x.tenant_id = tenant and x.entity_type is null and x.entity_id = of_entity
+             and (of_kind is null or x.kind = of_kind)
+             and x.deleted_at is null
+             and (x.created_at, x.id) < (last_at, last_id)
+           order by x.created_at desc, x.id desc
+           limit rows_wanted) a
+      )
+      select f.* from found f order by f.created_at desc, f.id desc limit rows_wanted;
   else
     return query
       with recursive kinds(k) as (
@@ -101,10 +114,12 @@ as $$
   select a.*
     from public.artifact_refs a
    where a.tenant_id = tenant
-     and a.id = any (
+     -- As an array it is computed once, and first: as_uuid is not leakproof, so under row-level security a join with
+     -- its results could use no index.
+     and a.id = any (array(
        select lighter.as_uuid(e.value)
          from jsonb_each_text(case jsonb_typeof(metadata) when 'object' then metadata else '{}' end) e
-        where e.key like '%\_ref');
+        where e.key like '%\_ref'));
 $$;
 comment on function lighter.artifacts_of(uuid, jsonb) is
   'The artifacts that a row''s value points to, tombstoned ones included. Only of the value itself: the field''s artifact'

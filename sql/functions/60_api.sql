@@ -34,8 +34,13 @@ as $$
 declare
   tenant constant uuid := lighter.require_tenant();
 begin
-  if position('/tenants/' || tenant || '/' in '/' || object_key) = 0 then
+  if substring('/' || object_key from '/tenants/([^/]+)/') is distinct from tenant::text
+     or object_key ~ '(^|/)\.{0,2}(/|$)' then
     raise exception 'the key is outside the tenant''s prefix' using errcode = 'insufficient_privilege';
+  end if;
+  -- One that the application stored itself has no row here, and must not get one that says it is an orphan.
+  if exists (select from public.artifact_refs a where a.tenant_id = tenant and a.r2_key = object_key) then
+    raise exception 'the key is in use' using errcode = 'unique_violation';
   end if;
   insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, lease_until)
   values (tenant, object_key, of_kind, 'uploading', of_content_type, of_content_encoding, 1, bytes, now() + lease_ms * interval '1 ms');
@@ -60,7 +65,8 @@ comment on function lighter.api_touch_object(text, text, integer) is
 
 create or replace function lighter.api_store_artifact(
   artifact uuid, object_key text, of_kind text, of_entity_type text, of_entity uuid, of_content_type text,
-  of_content_encoding text, payload_bytes bigint, payload_sha256 text, object_bytes bigint, idempotency_key text
+  of_content_encoding text, payload_bytes bigint, payload_sha256 text, object_bytes bigint, idempotency_key text,
+  idempotency_attempt uuid
 ) returns setof public.artifact_refs
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -79,7 +85,7 @@ begin
   values (artifact, tenant, of_kind, of_entity_type, of_entity, object_key, of_content_type, payload_bytes, payload_sha256, of_content_encoding);
   if idempotency_key is not null then
     update lighter.idempotency_keys k set artifact_id = artifact
-     where k.tenant_id = tenant and k.key = idempotency_key and k.artifact_id is null;
+     where k.tenant_id = tenant and k.key = idempotency_key and k.attempt = idempotency_attempt and k.artifact_id is null;
     if not found then
       raise exception 'another request with this idempotency key was faster' using errcode = 'lock_not_available';
     end if;
@@ -87,7 +93,7 @@ begin
   return query select a.* from public.artifact_refs a where a.tenant_id = tenant and a.id = artifact;
 end
 $$;
-comment on function lighter.api_store_artifact(uuid, text, text, text, uuid, text, text, bigint, text, bigint, text) is
+comment on function lighter.api_store_artifact(uuid, text, text, text, uuid, text, text, bigint, text, bigint, text, uuid) is
   'Commits an uploaded object of the current tenant as an artifact; fails (55000) when the object was swept meanwhile.';
 
 create or replace function lighter.api_delete_artifact(artifact uuid) returns timestamptz
@@ -107,7 +113,7 @@ comment on function lighter.api_delete_artifact(uuid) is
   'Puts a tombstone on an artifact of the current tenant; null when there is none to be deleted.';
 
 create or replace function lighter.api_begin_idempotent(idempotency_key text, request_fingerprint text, lease_ms integer)
-returns table (outcome text, artifact uuid)
+returns table (outcome text, artifact uuid, attempt uuid)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -125,18 +131,19 @@ begin
       insert into lighter.idempotency_keys as k (tenant_id, key, fingerprint, locked_until)
       values (tenant, idempotency_key, request_fingerprint, now() + lease_ms * interval '1 ms')
       on conflict (tenant_id, key) do update
-        set fingerprint = excluded.fingerprint, locked_until = excluded.locked_until, created_at = now(), artifact_id = null
+        set fingerprint = excluded.fingerprint, locked_until = excluded.locked_until, created_at = now(), artifact_id = null,
+            attempt = excluded.attempt
       where k.created_at < now() - interval '24 hours'
          or k.artifact_id is null and k.locked_until < now()
-      returning 1
+      returning k.attempt
     )
-    select 'new', null::uuid from taken;
+    select 'new', null::uuid, t.attempt from taken t;
   if found then return; end if;
   return query
     select case when k.fingerprint <> request_fingerprint then 'mismatch'
                 when k.artifact_id is null then 'busy'
                 else 'done' end,
-           k.artifact_id
+           k.artifact_id, null::uuid
       from lighter.idempotency_keys k
      where k.tenant_id = tenant and k.key = idempotency_key;
 end
@@ -144,14 +151,15 @@ $$;
 comment on function lighter.api_begin_idempotent(text, text, integer) is
   'Takes an idempotency key for the current tenant: new (go on), done (with the artifact of the first request), busy (it is under way), mismatch (the key was used for another request).';
 
-create or replace function lighter.api_end_idempotent(idempotency_key text) returns void
+create or replace function lighter.api_end_idempotent(idempotency_key text, idempotency_attempt uuid) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from lighter.idempotency_keys k
-   where k.tenant_id = lighter.require_tenant() and k.key = idempotency_key and k.artifact_id is null;
+   where k.tenant_id = lighter.require_tenant() and k.key = idempotency_key and k.attempt = idempotency_attempt
+     and k.artifact_id is null;
 end
 $$;
-comment on function lighter.api_end_idempotent(text) is
+comment on function lighter.api_end_idempotent(text, uuid) is
   'Gives back an idempotency key whose request failed, so that it may be tried again at once.';

@@ -35,7 +35,17 @@ export function createAuthenticator(config: Pick<ApiConfig, 'auth' | 'serviceKey
         return saidTenant(headers)
       }
     case 'dev':
-      return async headers => saidTenant(headers)
+      return async headers => {
+        // A page of somebody else's whose name is made to lead to this machine can't be told by the address.
+        if (!isLoopbackName(headers.host)) {
+          throw new ApiError(
+            403,
+            'host_not_allowed',
+            'with AUTH_MODE=dev the API answers to loopback names only',
+          )
+        }
+        return saidTenant(headers)
+      }
     case 'off':
       return async () => {
         throw new ApiError(503, 'auth_not_configured', 'the API is off: set AUTH_MODE to jwt, service or dev')
@@ -127,6 +137,10 @@ function fileKeySet(file: string): JWTVerifyGetKey {
     }
     return current.keys(header, token)
   }
+}
+
+function isLoopbackName(host: string | undefined): boolean {
+  return /^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$/i.test(host ?? '')
 }
 
 function claimOf(payload: JWTPayload, path: string[]): unknown {

@@ -3,7 +3,7 @@ import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { VerifiedObjects } from '../artifacts/range.ts'
 import type { ApiConfig, OffloadConfig } from '../config.ts'
-import type { TenantId } from '../ids.ts'
+import type { ArtifactId, TenantId } from '../ids.ts'
 import type { Metrics } from '../metrics.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import type { Authenticate } from './auth.ts'
@@ -18,8 +18,10 @@ export interface ApiContext {
   log: Logger
   metrics: Metrics
   authenticate: Authenticate
-  /** For uploads and hydrations. */
-  gate: Gate
+  /** Uploads; answers that are held whole (hydrations, payloads); payloads that are streamed. */
+  gates: { uploads: Gate; hydrations: Gate; whole: Gate; streams: Gate }
+  /** Whether the bucket can be reached, over the worker's connections: a crowd of readers says nothing of it. */
+  checkBucket: () => Promise<unknown>
   signer: UrlSigner
   verified: VerifiedObjects
   /** Where clients reach this API, without a slash at the end; known once it listens. */
@@ -28,13 +30,17 @@ export interface ApiContext {
 
 declare module 'fastify' {
   interface FastifyRequest {
+    /** What a signed URL says, set on its route; null when it is not one of ours. */
+    signed: { tenantId: TenantId; artifactId: ArtifactId } | null
+    /** Bytes that the answer will have about, where it has no Content-Length. */
+    expectedBytes: number
     /** Whom the request speaks for; set on all routes under /api but signed URLs. */
     tenantId: TenantId
   }
   interface FastifyContextConfig {
     /** Members of the JSON body that stay text. */
     rawMembers?: string[]
-    /** Routes that need no credentials. */
+    /** Routes that need no credentials, or prove whom they speak for in a way of their own. */
     open?: boolean
   }
 }

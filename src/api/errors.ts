@@ -32,7 +32,7 @@ export function notFound(): ApiError {
   return new ApiError(404, 'artifact_not_found', 'there is no such artifact')
 }
 
-export interface ErrorBody {
+interface ErrorBody {
   status: 'error'
   code: string
   message: string
@@ -50,8 +50,15 @@ const artifactStatus: Record<string, [number, string]> = {
   artifact_object_missing: [502, 'the stored payload is missing'],
   artifact_foreign_key: [502, 'the stored payload is not where it must be'],
   artifact_encoding_unknown: [502, 'the stored payload is in an unknown encoding'],
+  pointer_chain_too_long: [422, 'too many payloads lie on top of each other'],
   object_swept: [503, 'the upload took too long: send it again'],
   idempotency_conflict: [409, 'a request with this Idempotency-Key is under way'],
+}
+
+/** About the request itself: their own message may be told. */
+const requestFaults: Record<string, [number, string]> = {
+  kind_not_allowed: [400, 'kind'],
+  idempotency_mismatch: [422, 'idempotency-key'],
 }
 
 /** Turns whatever was thrown into what is answered. */
@@ -60,6 +67,8 @@ export function toApiError(error: unknown): ApiError {
   if (error instanceof MalformedJsonError)
     return new ApiError(400, 'malformed_json', error.message, { field: 'body' })
   if (error instanceof ArtifactError) {
+    const fault = requestFaults[error.code]
+    if (fault !== undefined) return new ApiError(fault[0], error.code, error.message, { field: fault[1] })
     const [status, message] = artifactStatus[error.code] ?? [502, 'the stored payload can not be read']
     return new ApiError(status, error.code, message, { cause: error })
   }
@@ -68,18 +77,35 @@ export function toApiError(error: unknown): ApiError {
       cause: error,
     })
   }
+  // Node's own, of a request whose client is gone; by its code it could be anything's connection.
+  if (
+    error instanceof Error &&
+    error.message === 'aborted' &&
+    'code' in error &&
+    error.code === 'ECONNRESET'
+  ) {
+    return new ApiError(400, 'upload_aborted', 'the body broke off', { cause: error })
+  }
   if (isDatabaseOutage(error)) {
     return new ApiError(503, 'database_unavailable', 'the database can not be reached: try again later', {
       cause: error,
     })
   }
-  // Also by the statement time-out (57014) and by what a value of the request may do in a cast (class 22).
+  // What a value of the request does in a cast.
+  if (/^22/.test(sqlState(error) ?? '')) {
+    return new ApiError(400, 'invalid_request', 'a value of the request is not one that the database takes', {
+      cause: error,
+    })
+  }
   if (sqlState(error) === '57014') {
     return new ApiError(503, 'database_timeout', 'the database took too long', { cause: error })
   }
   if (hasZodFastifySchemaValidationErrors(error)) {
     const [first] = error.validation
-    const field = `${error.validationContext}${(first?.instancePath ?? '').replaceAll('/', '.')}`
+    const field = `${error.validationContext}${(first?.instancePath ?? '').replaceAll('/', '.')}`.replace(
+      /\.$/,
+      '',
+    )
     return new ApiError(400, 'invalid_request', `${field}: ${first?.message ?? 'not valid'}`, { field })
   }
   if (isFastifyError(error)) return fastifyError(error)
@@ -100,6 +126,8 @@ const fastifyCodes: Record<string, [number, string, string]> = {
   FST_ERR_CTP_BODY_TOO_LARGE: [413, 'body_too_large', 'the body is longer than the limit'],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: [415, 'unsupported_media_type', 'the body must be application/json'],
   FST_ERR_CTP_EMPTY_JSON_BODY: [400, 'malformed_json', 'the body is empty'],
+  FST_ERR_BAD_URL: [400, 'invalid_request', 'the URL is malformed'],
+  FST_ERR_MAX_PARAM_LENGTH: [414, 'invalid_request', 'a part of the URL is too long'],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: [
     400,
     'invalid_request',
@@ -127,12 +155,16 @@ export function sendError(request: FastifyRequest, reply: FastifyReply, error: A
     ...(error.field !== undefined && { field: error.field }),
     ...error.facts,
   }
+  if (error.status !== 416) reply.removeHeader('content-range')
   if (error.status === 401) reply.header('www-authenticate', 'Bearer')
   if (error.status === 503) reply.header('retry-after', '5')
   // An error is of the moment, whatever the answer would have been.
   reply
     .header('cache-control', 'no-store')
     .removeHeader('etag')
+    .removeHeader('content-length')
+    .removeHeader('content-disposition')
+    .removeHeader('accept-ranges')
     .code(error.status)
     .type('application/json; charset=utf-8')
     .send(JSON.stringify(body))

@@ -15,6 +15,8 @@ export class RawJson {
 const maxDepth = 500
 /** Longest member that is not a payload: kinds, ids, content types. */
 const maxMemberLength = 4096
+/** More than any request has. */
+const maxMembers = 50
 
 /**
  * Takes a body apart. Members named in `rawMembers` stay text, the others become values.
@@ -27,7 +29,7 @@ export function parseBody(body: Buffer, rawMembers: readonly string[]): Record<s
   if (rawKind(text) !== 'object')
     throw new ApiError(400, 'invalid_request', 'the body must be a JSON object', { field: 'body' })
   return Object.fromEntries(
-    [...splitObject(text)].map(([name, raw]) => {
+    [...splitObject(text, maxMembers)].map(([name, raw]) => {
       if (rawMembers.includes(name)) return [name, new RawJson(raw)]
       if (raw.length > maxMemberLength)
         throw new ApiError(400, 'invalid_request', `body.${name.slice(0, 100)} is too long`, {

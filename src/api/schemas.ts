@@ -47,7 +47,7 @@ export function artifactJson(record: ArtifactRecord): ArtifactJson {
 }
 
 export const errorSchema = z
-  .object({
+  .looseObject({
     status: z.literal('error'),
     code: z.string().describe('Stable; see docs/api.md'),
     message: z.string(),

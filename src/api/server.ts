@@ -7,6 +7,7 @@ import swaggerUi from '@fastify/swagger-ui'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyInstance,
+  type FastifyReply,
   type FastifyRequest,
   LogController,
 } from 'fastify'
@@ -14,7 +15,7 @@ import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fast
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import { createVerifiedObjects } from '../artifacts/range.ts'
-import type { Config } from '../config.ts'
+import type { ApiConfig, Config } from '../config.ts'
 import { ArtifactError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
 import type { Metrics } from '../metrics.ts'
@@ -23,7 +24,7 @@ import { version } from '../version.ts'
 import { createAuthenticator, requireSameTenant } from './auth.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError, logError, sendError, toApiError } from './errors.ts'
-import { createGate } from './gate.ts'
+import { createByteBudget, createGate } from './gate.ts'
 import { parseBody } from './json-body.ts'
 import { artifactReadRoutes } from './routes/artifacts-read.ts'
 import { artifactWriteRoutes } from './routes/artifacts-write.ts'
@@ -32,12 +33,17 @@ import { healthRoutes } from './routes/health.ts'
 import { hydrateRoutes, isDamage } from './routes/hydrate.ts'
 import { createUrlSigner } from './signed-url.ts'
 
+/** The page loads what this server has, and nothing else. */
+const docsPolicy =
+  "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+
 /** Room for a JWT of usual size, and no more. */
 const maxHeaderBytes = 16 * 1024
 /** Headers must have arrived within this. */
 const headersTimeoutMs = 20_000
-/** A connection on which nothing moves for so long is closed; a body may trickle, but not stop. */
-const silenceMs = 60_000
+/** An answer must have been taken after this, and the time its bytes need at the slowest rate that is waited for. */
+const answerMs = 120_000
+const slowestBytesPerSecond = 50_000
 
 export interface Api {
   /** @throws when the address is taken */
@@ -53,7 +59,9 @@ export interface Api {
 export async function createApi(parts: {
   config: Config
   pool: pg.Pool
+  /** Its connections are the API's own: see `storeRequests`. */
   store: ObjectStore
+  checkBucket?: () => Promise<unknown>
   log: Logger
   metrics: Metrics
 }): Promise<Api> {
@@ -65,8 +73,9 @@ export async function createApi(parts: {
     ...parts,
     config: api,
     offload: config.offload,
+    checkBucket: parts.checkBucket ?? (() => parts.store.check()),
     authenticate: createAuthenticator(api),
-    gate: createGate(api.uploadConcurrency),
+    gates: createGates(api),
     signer: createUrlSigner(config.store.secretAccessKey),
     verified: createVerifiedObjects(),
     publicUrl: () => api.publicUrl ?? address ?? `http://${api.host}:${api.port}`,
@@ -81,18 +90,22 @@ export async function createApi(parts: {
     requestIdHeader: false,
     bodyLimit: api.bodyLimitBytes,
     requestTimeout: api.requestTimeoutMs,
-    connectionTimeout: silenceMs,
+    trustProxy: api.trustProxy > 0 && ((_address, hop) => hop < api.trustProxy),
+    exposeHeadRoutes: false,
     keepAliveTimeout: 65_000,
     forceCloseConnections: 'idle',
     http: {
       maxHeaderSize: maxHeaderBytes,
-      headersTimeout: headersTimeoutMs,
+      // (Of the two Node takes the longer one for both.)
+      headersTimeout: Math.min(headersTimeoutMs, api.requestTimeoutMs),
       connectionsCheckingInterval: 5000,
     },
     // The router's own: parameters are ids and tokens.
     routerOptions: { maxParamLength: 2000 },
-    return503OnClosing: true,
+    // A request on a connection that is still open is answered; the answer closes it.
+    return503OnClosing: false,
     clientErrorHandler,
+    frameworkErrors: (error, request, reply) => sendError(request, reply, toApiError(error)),
   })
   app.setValidatorCompiler(validatorCompiler)
   app.setSerializerCompiler(serializerCompiler)
@@ -105,7 +118,10 @@ export async function createApi(parts: {
     }
   })
 
+  app.server.maxConnections = api.maxConnections
   app.decorateRequest('tenantId', '' as TenantId)
+  app.decorateRequest('expectedBytes', 0)
+  app.decorateRequest('signed', null)
   app.setErrorHandler((error, request, reply) => {
     const found = toApiError(error)
     const { cause } = found
@@ -116,7 +132,10 @@ export async function createApi(parts: {
   app.setNotFoundHandler((request, reply) => {
     sendError(request, reply, new ApiError(404, 'route_not_found', 'there is no such route'))
   })
-  app.addHook('onSend', async (_request, reply) => {
+  app.addHook('onSend', async (request, reply, payload) => {
+    endSlowReader(reply, sizeOf(reply, payload) ?? request.expectedBytes)
+    // What is the tenant's is nobody else's to keep; raw payloads say so themselves, in another way.
+    if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'private, no-store')
     if (closing) reply.header('connection', 'close')
   })
   app.addHook('onResponse', (request, reply, done) => {
@@ -174,6 +193,7 @@ export async function createApi(parts: {
         'content-type',
         'idempotency-key',
         'if-none-match',
+        'if-range',
         'range',
         'x-tenant-id',
       ],
@@ -191,10 +211,15 @@ export async function createApi(parts: {
 
   healthRoutes(app, context)
   if (api.auth.mode !== 'off') {
-    await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true })
+    await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: docsPolicy })
     await app.register(async scope => {
       scope.addHook('onRequest', async request => {
-        if (request.routeOptions.config.open) return
+        if (request.routeOptions.config.open) {
+          // So that who has a signed URL counts against its tenant, and who makes one up against himself.
+          request.signed = await context.signer.verify(memberText(request.params, 'token'))
+          request.tenantId = request.signed?.tenantId ?? request.tenantId
+          return
+        }
         request.tenantId = await context.authenticate(request.headers)
         requireSameTenant(request.tenantId, request.headers['x-tenant-id'])
         requireSameTenant(request.tenantId, memberOf(request.query, 'tenant_id'))
@@ -210,11 +235,19 @@ export async function createApi(parts: {
           // After authentication, before the body is read.
           hook: 'preParsing',
           keyGenerator: (request: FastifyRequest) =>
-            request.tenantId === '' ? request.ip : request.tenantId,
+            request.tenantId === '' ? `address ${request.ip}` : request.tenantId,
           cache: 20_000,
           enableDraftSpec: true,
         })
       }
+      const bodies = createByteBudget(api.bodyLimitBytes * 8, api.bodyLimitBytes * 4)
+      scope.addHook('preParsing', async (request, reply) => {
+        // Raw bodies are streamed and not held.
+        if (request.routeOptions.config.rawMembers === undefined) return
+        const bytes = Number(request.headers['content-length'] ?? api.bodyLimitBytes)
+        if (bytes > api.bodyLimitBytes) return
+        reply.raw.once('close', bodies.take(request.tenantId, bytes))
+      })
       checkRoutes(scope, context)
       artifactWriteRoutes(scope, context)
       artifactReadRoutes(scope, context)
@@ -242,6 +275,43 @@ export async function createApi(parts: {
   }
 }
 
+/** Requests to the store that the API may have under way at once: as many connections its client needs. */
+export function storeRequests(api: ApiConfig): number {
+  const { uploadConcurrency, readConcurrency, fetchConcurrency } = api
+  return uploadConcurrency * 3 + readConcurrency * 2 + hydrations(api) * fetchConcurrency + 8
+}
+
+const hydrations = (api: ApiConfig) => Math.max(2, Math.ceil(api.readConcurrency / 8))
+
+function createGates(api: ApiConfig): ApiContext['gates'] {
+  const share = (slots: number, part: number) => Math.max(1, Math.floor(slots / part))
+  const { uploadConcurrency, readConcurrency } = api
+  return {
+    uploads: createGate(uploadConcurrency, share(uploadConcurrency, 2)),
+    hydrations: createGate(hydrations(api), share(hydrations(api), 2)),
+    whole: createGate(readConcurrency, share(readConcurrency, 4)),
+    streams: createGate(readConcurrency, share(readConcurrency, 4)),
+  }
+}
+
+function sizeOf(reply: FastifyReply, payload: unknown): number | null {
+  const length = reply.getHeader('content-length')
+  if (length !== undefined) return Number(length)
+  return typeof payload === 'string' || Buffer.isBuffer(payload) ? payload.length : null
+}
+
+/** A client that takes its answer byte by byte holds what others wait for. */
+function endSlowReader(reply: FastifyReply, bytes: number): void {
+  const timer = setTimeout(() => reply.raw.destroy(), answerMs + (bytes / slowestBytesPerSecond) * 1000)
+  timer.unref()
+  reply.raw.once('close', () => clearTimeout(timer))
+}
+
+function memberText(value: unknown, name: string): string {
+  const found = memberOf(value, name)
+  return typeof found === 'string' ? found : ''
+}
+
 function memberOf(value: unknown, name: string): unknown {
   return typeof value === 'object' && value !== null && Object.hasOwn(value, name)
     ? (value as Record<string, unknown>)[name]
@@ -255,6 +325,12 @@ function clientErrorHandler(
   socket: import('node:net').Socket,
 ): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return
+  // In the middle of an answer: what was written now would be taken for a part of it.
+  const { _httpMessage: answer } = socket as { _httpMessage?: { headersSent: boolean } | null }
+  if (answer?.headersSent) {
+    socket.destroy()
+    return
+  }
   const [status, code, message] =
     error.code === 'HPE_HEADER_OVERFLOW'
       ? [

@@ -6,6 +6,7 @@ import { maxPayloadBytes } from '../config.ts'
 import { ArtifactError, LighterError, messageOf, StoreError } from '../errors.ts'
 import { frameTextBytes } from '../offload/pack.ts'
 import { decodeFrame, decodeStream } from '../store/codec.ts'
+import { tenantOfKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import type { Artifact } from './lookup.ts'
 
@@ -96,7 +97,14 @@ export async function streamPayload(
   const onVerified = () => {
     if (decoder === null) options.onVerified?.(etag)
   }
-  return Readable.from(verified(artifact, chunks, start, end, onVerified), { objectMode: false })
+  const payload = Readable.from(verified(artifact, chunks, start, end, onVerified), { objectMode: false })
+  // A generator that was never begun ends without its `finally`: whoever gives up before the first byte must free
+  // the socket all the same.
+  payload.once('close', () => {
+    decoder?.destroy()
+    body.destroy()
+  })
+  return payload
 }
 
 async function* verified(
@@ -137,6 +145,12 @@ function isDecodeError(error: unknown): boolean {
   return error instanceof Error && 'code' in error && /^(Z_|ZSTD_|ERR_ZLIB)/i.test(String(error.code))
 }
 
+/** @throws {ArtifactError} when reading it would be refused whatever the store has */
+export function requireReadable(artifact: Artifact): void {
+  const refusal = refusalOf(artifact, Number.POSITIVE_INFINITY)
+  if (refusal !== null) throw refusal
+}
+
 /** Why an artifact can't be read before anything is asked of the store. */
 function refusalOf(artifact: Artifact, maxPayloadBytes: number): ArtifactError | null {
   if (artifact.deletedAt !== null)
@@ -145,7 +159,7 @@ function refusalOf(artifact: Artifact, maxPayloadBytes: number): ArtifactError |
       `artifact ${artifact.id} was deleted at ${artifact.deletedAt.toISOString()}`,
     )
   // Defence in depth: whatever the row says, bytes under another tenant's prefix are never returned.
-  if (!`/${artifact.key}`.includes(`/tenants/${artifact.tenantId}/`)) {
+  if (tenantOfKey(artifact.key) !== artifact.tenantId) {
     return new ArtifactError(
       'artifact_foreign_key',
       `artifact ${artifact.id} points outside its tenant's prefix`,

@@ -1,4 +1,5 @@
 // Metadata as it was before offloading: pointers followed, payloads put back, as text from end to end.
+import { isUtf8 } from 'node:buffer'
 import type { Queryable } from '../db/pool.ts'
 import { ArtifactError, LighterError } from '../errors.ts'
 import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
@@ -6,12 +7,18 @@ import { fieldCountKey, fieldRefKey, metadataKindKey, metadataRefKey } from '../
 import type { ObjectStore } from '../store/object-store.ts'
 import { defaultFetchOptions, type FetchOptions, fetchPayloads } from './fetch.ts'
 import { type Artifact, lookupArtifacts } from './lookup.ts'
-import { joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
+import { checkJson, joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
 
 export interface HydrateContext {
   db: Queryable
   store: ObjectStore
   fetch?: FetchOptions
+  /** Counts down the characters of what is put together; a row that no longer fits has `artifact_too_large`. */
+  output?: { characters: number }
+  /** Longest chain of pointers that is followed; default without limit. */
+  maxDepth?: number
+  /** Aborted: nobody waits for the result any more. */
+  signal?: AbortSignal
 }
 
 export interface HydrateInput {
@@ -33,7 +40,8 @@ export type HydrateResult = { metadata: string | null; error: null } | { metadat
  * @returns results in the order of the inputs; a row that can't be hydrated has its error, never wrong data
  */
 export async function hydrateMany(context: HydrateContext, inputs: HydrateInput[]): Promise<HydrateResult[]> {
-  return hydrateLevel(context, inputs)
+  const results = await hydrateLevel(context, inputs)
+  return results.map(({ charged: _charged, ...result }) => result as HydrateResult)
 }
 
 /** One row. @throws {ArtifactError} a pointer leads nowhere, to another tenant, or to damaged bytes */
@@ -47,8 +55,8 @@ export async function hydrate(context: HydrateContext, input: HydrateInput): Pro
 type LevelInput = HydrateInput & {
   /** What this lies under has the field already, so the one it points to is not needed. */
   fieldKnown?: boolean
-  /** The pointers that led here. A row may be offloaded again and again, each time on top of the last. */
-  trail?: ReadonlySet<ArtifactId>
+  /** The pointers that led here, the row's own. It may be offloaded again and again, each time on top of the last. */
+  trail?: Set<ArtifactId>
 }
 
 interface Opened {
@@ -58,8 +66,11 @@ interface Opened {
   fieldRef: ArtifactId | null
 }
 
-async function hydrateLevel(context: HydrateContext, inputs: LevelInput[]): Promise<HydrateResult[]> {
-  const results = new Array<HydrateResult | undefined>(inputs.length)
+/** `charged`: characters that it was put together of; another one's text, handed through, costs nothing. */
+type LevelResult = HydrateResult & { charged?: number }
+
+async function hydrateLevel(context: HydrateContext, inputs: LevelInput[]): Promise<LevelResult[]> {
+  const results = new Array<LevelResult | undefined>(inputs.length)
   const opened = new Map<number, Opened>()
   inputs.forEach((input, i) => {
     try {
@@ -98,7 +109,7 @@ function openPointers(input: LevelInput): Opened | null {
 async function hydrateOpened(
   context: HydrateContext,
   opened: Map<number, Opened>,
-  results: (HydrateResult | undefined)[],
+  results: (LevelResult | undefined)[],
 ): Promise<void> {
   const artifacts = await lookupAll(context.db, [...opened.values()])
   const artifactOf = (open: Opened, id: ArtifactId) => artifacts.get(open.input.tenantId)?.get(id)
@@ -112,7 +123,10 @@ async function hydrateOpened(
       if (artifact !== undefined) wanted.add(artifact)
     }
   }
+  context.signal?.throwIfAborted()
   const payloads = await fetchPayloads(context.store, [...wanted], context.fetch ?? defaultFetchOptions)
+  // Of an artifact that many rows point to there is one text.
+  const texts = new Map<Artifact, string>()
   const payloadOf = (open: Opened, id: ArtifactId): string => {
     const artifact = artifactOf(open, id)
     // Said of another tenant's artifact and of none at all alike.
@@ -124,7 +138,9 @@ async function hydrateOpened(
     const payload = payloads.get(artifact)
     if (payload instanceof LighterError) throw payload
     if (payload === undefined) throw new Error(`payload ${id} was not fetched`)
-    return payload.toString('utf8')
+    const text = texts.get(artifact) ?? textOf(artifact, payload)
+    texts.set(artifact, text)
+    return text
   }
 
   // All bases of this level go on together, so that a chain costs a round per level, not per row.
@@ -135,7 +151,13 @@ async function hydrateOpened(
       if (open.input.trail?.has(open.metadataRef)) {
         throw new ArtifactError('pointer_cycle', `artifact ${open.metadataRef} leads back to itself`)
       }
-      const trail = new Set(open.input.trail).add(open.metadataRef)
+      const trail = (open.input.trail ?? new Set()).add(open.metadataRef)
+      if (trail.size > (context.maxDepth ?? Number.POSITIVE_INFINITY)) {
+        throw new ArtifactError(
+          'pointer_chain_too_long',
+          `more than ${context.maxDepth} payloads lie on top of each other`,
+        )
+      }
       const fieldKnown = open.input.fieldKnown === true || open.fieldRef !== null || inline(open)
       bases.push({
         index,
@@ -173,12 +195,42 @@ async function hydrateOpened(
         }
         // else: inline, beside something under our names that is no pointer; the application's own data.
       }
+      // What this is made of is needed no more when it is made.
+      if (context.output !== undefined) context.output.characters += base?.charged ?? 0
+      const charged = charge(context, own, base?.metadata ?? '')
       const metadata = base === undefined ? joinObject(own) : overlay(base.metadata ?? 'null', own)
-      results[index] = { metadata, error: null }
+      results[index] = { metadata, error: null, charged }
     } catch (error) {
       results[index] = failed(error)
     }
   }
+}
+
+/** What did not come off a row was never looked at; put into an answer as it is, it could write the answer. */
+function textOf(artifact: Artifact, payload: Buffer): string {
+  if (artifact.fromRow) return payload.toString('utf8')
+  const text = payload.toString('utf8')
+  if (!isUtf8(payload)) throw new ArtifactError('hydrate_failed', `artifact ${artifact.id} is not UTF-8`)
+  checkJson(text, Number.POSITIVE_INFINITY)
+  return text
+}
+
+/** Before it is put together: what is refused must not have been made. */
+function charge(context: HydrateContext, own: Map<string, string>, base: string): number {
+  if (context.output === undefined) return 0
+  let characters = base.length
+  for (const [key, raw] of own) characters += key.length + raw.length + 6
+  if (characters > context.output.characters) {
+    throw new ArtifactError(
+      'artifact_too_large',
+      'the row does not fit into what may still be answered at once',
+      {
+        hint: 'Ask for fewer rows at once.',
+      },
+    )
+  }
+  context.output.characters -= characters
+  return characters
 }
 
 async function lookupAll(db: Queryable, opened: Opened[]): Promise<Map<TenantId, Map<ArtifactId, Artifact>>> {

@@ -17,6 +17,8 @@ export interface Artifact {
   frameOffset: number | null
   contentEncoding: string | null
   deletedAt: Date | null
+  /** It came off a row: its text is Postgres's own, and is JSON. What others have stored may only be called so. */
+  fromRow: boolean
 }
 
 /**
@@ -34,7 +36,7 @@ export async function lookupArtifacts(
       select id, tenant_id as "tenantId", kind, r2_key as key, content_type as "contentType",
              size_bytes::float8 as "sizeBytes", sha256, byte_offset::float8 as "byteOffset",
              byte_length::float8 as "byteLength", frame_offset::float8 as "frameOffset",
-             content_encoding as "contentEncoding", deleted_at as "deletedAt"
+             content_encoding as "contentEncoding", deleted_at as "deletedAt", source_id is not null as "fromRow"
         from public.artifact_refs
        where tenant_id = $1 and id = any ($2::uuid[])`,
     values: [tenantId, ids],

@@ -26,7 +26,7 @@ export interface NewArtifact {
   /** Compression of the object; the payload that is read back is the same with each. */
   codec: Codec
   /** Taken by `api_begin_idempotent`; the commit notes the artifact under it. */
-  idempotencyKey: string | null
+  idempotency: { key: string; attempt: string } | null
 }
 
 export interface PutOptions {
@@ -75,7 +75,11 @@ export async function putArtifact(
       objectBytes = upload.body.length
     } else {
       const onUploadId = async (uploadId: string) => {
-        await db.query('select lighter.api_touch_object($1, $2, $3)', [key, uploadId, options.leaseMs])
+        const { rows } = await db.query<{ held: boolean }>(
+          'select lighter.api_touch_object($1, $2, $3) as held',
+          [key, uploadId, options.leaseMs],
+        )
+        if (rows[0]?.held !== true) throw objectSwept()
       }
       const sending = sendParts(store, key, headers, upload.compressed, {
         partBytes: options.partBytes,
@@ -127,7 +131,7 @@ async function commit(pool: pg.Pool, artifact: NewArtifact, stored: Committed): 
   try {
     return await asTenant(pool, artifact.tenantId, async db => {
       const { rows } = await db.query<ArtifactRecord>({
-        text: `select ${artifactColumns} from lighter.api_store_artifact($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+        text: `select ${artifactColumns} from lighter.api_store_artifact($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
         values: [
           stored.id,
           stored.key,
@@ -139,7 +143,8 @@ async function commit(pool: pg.Pool, artifact: NewArtifact, stored: Committed): 
           stored.sizeBytes,
           stored.sha256,
           stored.objectBytes,
-          artifact.idempotencyKey,
+          artifact.idempotency?.key ?? null,
+          artifact.idempotency?.attempt ?? null,
         ],
       })
       if (rows[0] === undefined) throw new Error('the artifact was not stored')
@@ -147,11 +152,7 @@ async function commit(pool: pg.Pool, artifact: NewArtifact, stored: Committed): 
     })
   } catch (error) {
     if (sqlState(error) === '55000') {
-      throw new ArtifactError('object_swept', 'the upload took longer than its lease', {
-        cause: error,
-        retryable: true,
-        hint: 'Send it again; raise OFFLOAD_LEASE_MS if this happens often.',
-      })
+      throw objectSwept(error)
     }
     if (sqlState(error) === '55P03') {
       throw new ArtifactError('idempotency_conflict', 'another request with this key was faster', {
@@ -161,6 +162,14 @@ async function commit(pool: pg.Pool, artifact: NewArtifact, stored: Committed): 
     }
     throw error
   }
+}
+
+function objectSwept(cause?: unknown): ArtifactError {
+  return new ArtifactError('object_swept', 'the upload took longer than its lease', {
+    cause,
+    retryable: true,
+    hint: 'Send it again; raise OFFLOAD_LEASE_MS if this happens often.',
+  })
 }
 
 type Upload = {

@@ -49,9 +49,10 @@ export function rawKind(text: string): RawKind {
  * Top-level members of an object's text, in order: decoded key, exact raw text of the value. Of a key that
  * occurs twice the last wins, as in jsonb. In values that are strings, objects or arrays only quotes, escapes
  * and brackets are followed, to find their ends.
+ * @param maxMembers more of them are refused as soon as they are met
  * @throws {MalformedJsonError} not an object, or broken at its top level
  */
-export function splitObject(text: string): Map<string, string> {
+export function splitObject(text: string, maxMembers = Number.POSITIVE_INFINITY): Map<string, string> {
   const members = new Map<string, string>()
   let at = skipSpace(text, 0)
   if (text.charCodeAt(at) !== openBrace) throw new MalformedJsonError('not an object', at)
@@ -69,6 +70,7 @@ export function splitObject(text: string): Map<string, string> {
     at = skipSpace(text, at + 1)
     const end = valueEnd(text, at)
     members.set(key, text.slice(at, end))
+    if (members.size > maxMembers) throw new MalformedJsonError(`more than ${maxMembers} members`, at)
     at = skipSpace(text, end)
     const next = text.charCodeAt(at)
     if (next === closeBrace) {
@@ -107,8 +109,12 @@ export function overlay(base: string, own: Map<string, string>): string {
   return isEmpty ? `[${added}]` : `${whole.slice(0, -1)}, ${added}]`
 }
 
-/** Top-level elements of an array's text, each as its exact raw text. @throws {MalformedJsonError} */
-export function splitArray(text: string): string[] {
+/**
+ * Top-level elements of an array's text, each as its exact raw text.
+ * @param maxElements what comes after so many is left out
+ * @throws {MalformedJsonError}
+ */
+export function splitArray(text: string, maxElements = Number.POSITIVE_INFINITY): string[] {
   const elements: string[] = []
   let at = skipSpace(text, 0)
   if (text.charCodeAt(at) !== openBracket) throw new MalformedJsonError('not an array', at)
@@ -120,6 +126,7 @@ export function splitArray(text: string): string[] {
   for (;;) {
     const end = valueEnd(text, at)
     elements.push(text.slice(at, end))
+    if (elements.length === maxElements) return elements
     at = skipSpace(text, end)
     const next = text.charCodeAt(at)
     if (next === closeBracket) {

@@ -25,8 +25,6 @@ interface FoundArtifact {
   record: ArtifactRecord
   /** What reading its payload needs. */
   artifact: Artifact
-  /** It came off a row, whose text Postgres wrote. */
-  fromRow: boolean
   /** Why it has a tombstone; null when it has none, or it is not known. */
   deletedReason: string | null
 }
@@ -80,8 +78,8 @@ export async function findArtifact(
       frameOffset,
       contentEncoding,
       deletedAt,
+      fromRow: sourceId !== null,
     },
-    fromRow: sourceId !== null,
     deletedReason,
   }
 }

@@ -63,7 +63,9 @@ export async function proveSession(client: pg.ClientBase): Promise<void> {
 export async function isSession(client: pg.ClientBase): Promise<boolean> {
   if (!('processID' in client) || typeof client.processID !== 'number') return false
   const { rows } = await client.query<{ own: boolean }>(
-    `select pid = $1 as own, case when pid = $1 then set_config('enable_seqscan', 'off', false) end
+    // The price of a sequential scan that is "off" would have the statement compiled, before Postgres 18.
+    `select pid = $1 as own,
+            case when pid = $1 then set_config('enable_seqscan', 'off', false) || set_config('jit', 'off', false) end
        from pg_backend_pid() pid`,
     [client.processID],
   )

@@ -21,6 +21,15 @@ export function objectKey(
   return `${tenantPrefix(prefix, tenantId)}${kind}/${path}/${id}.${extension}`
 }
 
+/**
+ * The tenant whose prefix a key lies under; null when it lies under none. A key with two is of the first, and one
+ * with a part that some store may resolve is of none.
+ */
+export function tenantOfKey(key: string): string | null {
+  if (/(?:^|\/)\.{0,2}(?:\/|$)/.test(key)) return null
+  return /(?:^|\/)tenants\/([^/]+)\//.exec(key)?.[1] ?? null
+}
+
 /** The object that says which installation writes under this prefix. */
 export function ownerKey(prefix: string): string {
   return `${prefix}pg-lighter-owner.json`

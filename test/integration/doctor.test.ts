@@ -104,6 +104,7 @@ describe('a healthy installation', () => {
       ['schema', 'ok'],
       ['privileges', 'ok'],
       [source, 'ok'],
+      ['HTTP API', 'ok'],
       ['queue', 'ok'],
       ['vacuum horizon', 'ok'],
       ['LISTEN', 'ok'],
@@ -473,5 +474,31 @@ describe('bucket', () => {
     const environment = await healthyEnvironment()
     await environment.admin.query('update lighter.installation set owner_epoch = owner_epoch - 1')
     expectFailure(await doctor(environment), 'bucket owner', /epoch/, /prefix of its own.*lighter adopt/)
+  })
+})
+
+describe('the HTTP API', () => {
+  test('is answered as lighter_tenant, or the check says what is missing', async () => {
+    const environment = await healthyEnvironment()
+    const jwt = { AUTH_MODE: 'jwt', JWT_SECRET: 'x'.repeat(32) }
+    expect((await doctor(environment, jwt)).of('HTTP API')).toMatchObject({ status: 'ok' })
+    expectWarning(await doctor(environment, { AUTH_MODE: 'dev' }), 'HTTP API', /believed/, /jwt or service/)
+    const login = `lighter_test_${randomUUID().replaceAll('-', '')}`
+    await environment.admin.query(`create role ${login} login password 'x'`)
+    // Has the daemon's rights, but may become nobody.
+    await environment.admin.query(`grant lighter_daemon to ${login} with inherit true, set false`)
+    try {
+      const url = new URL(environment.urls.daemon)
+      url.username = login
+      url.password = 'x'
+      const examination = await doctor(environment, { ...jwt, DATABASE_URL: url.href })
+      expect(examination.of('HTTP API')).toMatchObject({
+        status: 'fail',
+        found: expect.stringMatching(/lighter_tenant/),
+        advice: expect.stringMatching(/grant lighter_tenant to lighter_daemon/),
+      })
+    } finally {
+      await environment.admin.query(`drop role ${login}`)
+    }
   })
 })

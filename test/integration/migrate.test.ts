@@ -28,6 +28,26 @@ const migrations = [
 ]
 const names = (files: { name: string }[]) => files.map(file => file.name)
 
+/** Which a request of the API calls to write, as its tenant. */
+const apiFunctions = [
+  'api_begin_idempotent',
+  'api_delete_artifact',
+  'api_end_idempotent',
+  'api_register_object',
+  'api_store_artifact',
+  'api_touch_object',
+]
+const tenantFunctions = [
+  ...apiFunctions,
+  'artifact_get',
+  'artifact_list',
+  'artifacts_for_entity',
+  'artifacts_of',
+  'as_uuid',
+  'current_tenant',
+  'offloaded_rows',
+]
+
 describe('an empty database', () => {
   let environment: TestEnvironment
   let client: pg.Client
@@ -54,6 +74,7 @@ describe('an empty database', () => {
       [
         'artifact_refs',
         'lighter.failed_jobs',
+        'lighter.idempotency_keys',
         'lighter.installation',
         'lighter.jobs',
         'lighter.objects',
@@ -320,11 +341,7 @@ describe('a migrated database', () => {
       grant select on lighter.jobs to public;
       update lighter.schema_migrations set checksum = 'old' where name = 'grants.sql'`)
     await migrate(client)
-    expect(await callable('lighter_tenant')).toEqual([
-      'artifact_get',
-      'artifact_list',
-      'artifacts_for_entity',
-    ])
+    expect(await callable('lighter_tenant')).toEqual(tenantFunctions)
     expect(
       await value(
         client,
@@ -384,20 +401,18 @@ describe('a migrated database', () => {
   test('lets each role call what it needs and nothing else', async () => {
     expect(await callable('public')).toEqual([])
     expect(await callable('example_app')).toEqual([])
-    expect(await callable('lighter_tenant')).toEqual([
-      'artifact_get',
-      'artifact_list',
-      'artifacts_for_entity',
-    ])
+    expect(await callable('lighter_tenant')).toEqual(tenantFunctions)
     expect(await callable('lighter_daemon')).toEqual([
       'artifact_get',
       'artifact_list',
       'artifacts_for_entity',
+      'artifacts_of',
       'as_uuid',
       'asleep_lock_key',
       'awake_lock_key',
       'effective_threshold',
       'envelope_value_limit',
+      'offloaded_rows',
       'requeue',
       'retry',
       'set_threshold',
@@ -437,13 +452,13 @@ describe('a migrated database', () => {
     }
   })
 
-  test('has no function with the rights of its owner but set_threshold and the triggers', async () => {
+  test('has no function with the rights of its owner but those of the API, set_threshold and the triggers', async () => {
     const definers = await column(
       client,
       `select proname::text from pg_proc
         where pronamespace = 'lighter'::regnamespace and prosecdef and proname !~ '^enqueue_[0-9]+$'`,
     )
-    expect(definers).toEqual(['set_threshold'])
+    expect(definers.sort()).toEqual([...apiFunctions, 'set_threshold'])
   })
 
   test('does not let the daemon write what functions with more rights trust', async () => {

@@ -173,6 +173,8 @@ describe('secrets', () => {
     ADMIN_DATABASE_URL: 'Xuser7:Xpassword7',
     R2_ACCESS_KEY_ID: 'Xkey7',
     R2_SECRET_ACCESS_KEY: 'Xsecret7',
+    JWT_SECRET: 'Xjwt7',
+    SERVICE_API_KEY: 'Xservice7',
     LOG_LEVEL: 'wrong',
   }
   const printed = (error: ConfigError) =>
@@ -184,6 +186,8 @@ describe('secrets', () => {
       'DATABASE_URL',
       'LISTEN_DATABASE_URL',
       'ADMIN_DATABASE_URL',
+      'JWT_SECRET',
+      'SERVICE_API_KEY',
       'LOG_LEVEL',
     ])
     expect(printed(error)).not.toMatch(/X\w*7|#word/)
@@ -209,21 +213,29 @@ describe('secrets', () => {
 
   test('are the connection strings and the keys', () => {
     expect(secretVariables).toEqual(
-      Object.keys(environmentSchema.shape).filter(name => /DATABASE_URL$|ACCESS_KEY/.test(name)),
+      Object.keys(environmentSchema.shape).filter(name =>
+        /DATABASE_URL$|ACCESS_KEY|SECRET$|API_KEY$/.test(name),
+      ),
     )
   })
 })
 
 describe('NAME_FILE', () => {
-  const sampleOf = (name: string) => (name.endsWith('URL') ? `postgresql://u:pw@h/${name}` : `key of ${name}`)
+  // Long enough for each of them, and without a space.
+  const sampleOf = (name: string) =>
+    name.endsWith('URL') ? `postgresql://u:pw@h/${name}` : `a-key-of-some-length-for-${name}`
   const found = (env: Variables) => {
-    const config = loadConfig(env)
+    const hasSecret = [env.JWT_SECRET, env.JWT_SECRET_FILE].some(value => value !== undefined)
+    const config = loadConfig({ ...env, ...(hasSecret && { AUTH_MODE: 'jwt' }) })
+    const { auth, serviceKeys } = config.api
     return {
       DATABASE_URL: config.databaseUrl,
       LISTEN_DATABASE_URL: config.listenDatabaseUrl,
       ADMIN_DATABASE_URL: config.adminDatabaseUrl,
       R2_ACCESS_KEY_ID: config.store.accessKeyId,
       R2_SECRET_ACCESS_KEY: config.store.secretAccessKey,
+      JWT_SECRET: auth.mode === 'jwt' && 'secret' in auth.key ? auth.key.secret : '',
+      SERVICE_API_KEY: serviceKeys.join(),
     } as Record<string, string>
   }
 
@@ -297,6 +309,25 @@ describe('values', () => {
         partBytes: 8 * 1024 ** 2,
         uploadConcurrency: 16,
       },
+      api: {
+        host: '127.0.0.1',
+        port: 4001,
+        publicUrl: undefined,
+        auth: { mode: 'off' },
+        serviceKeys: [],
+        kinds: [],
+        bodyLimitBytes: 8 * 1024 ** 2,
+        rawLimitBytes: 256 * 1024 ** 2,
+        hydrateLimitBytes: 32 * 1024 ** 2,
+        rateLimit: 1200,
+        uploadConcurrency: 8,
+        readConcurrency: 32,
+        fetchConcurrency: 8,
+        maxConnections: 1000,
+        trustProxy: 0,
+        requestTimeoutMs: 300_000,
+        corsOrigins: [],
+      },
       thresholdBytes: undefined,
       pollIntervalMs: 2000,
       shutdownTimeoutMs: 25_000,
@@ -351,11 +382,269 @@ describe('values', () => {
   })
 })
 
+describe('the HTTP API', () => {
+  const secret = 's'.repeat(32)
+  const key = 'k'.repeat(32)
+  const apiOf = (env: Variables) => loadConfig({ ...complete, ...env }).api
+
+  test('is off unless AUTH_MODE says who may call, whatever keys there are', () => {
+    expect(apiOf({}).auth).toEqual({ mode: 'off' })
+    const keys = { JWT_SECRET: secret, JWT_JWKS_FILE: '/nowhere', SERVICE_API_KEY: key }
+    expect(apiOf(keys)).toMatchObject({ auth: { mode: 'off' }, serviceKeys: [key] })
+    expect(problemsOf({ ...complete, AUTH_MODE: 'none' })).toEqual([
+      { variable: 'AUTH_MODE', found: '"none"', expected: 'one of jwt, service, dev' },
+    ])
+  })
+
+  describe('AUTH_MODE=jwt', () => {
+    const jwt = (env: Variables) => apiOf({ AUTH_MODE: 'jwt', ...env }).auth
+
+    test.each<[string, Variables, object, string[]]>([
+      ['a secret', { JWT_SECRET: secret }, { secret }, ['HS256']],
+      [
+        'keys from a URL',
+        { JWT_JWKS_URL: 'https://a.example.com/jwks.json' },
+        { jwksUrl: 'https://a.example.com/jwks.json' },
+        ['RS256', 'ES256', 'EdDSA'],
+      ],
+      [
+        'keys from a file',
+        { JWT_JWKS_FILE: '/keys.json' },
+        { jwksFile: '/keys.json' },
+        ['RS256', 'ES256', 'EdDSA'],
+      ],
+    ])('takes %s', (_, env, expected, algorithms) => {
+      expect(jwt(env)).toEqual({
+        mode: 'jwt',
+        key: expected,
+        algorithms,
+        issuer: undefined,
+        audience: undefined,
+        tenantClaim: ['tenant_id'],
+      })
+    })
+
+    test('takes issuer, audience and a nested claim', () => {
+      const env = {
+        JWT_ISSUER: 'https://i',
+        JWT_AUDIENCE: 'authenticated',
+        JWT_TENANT_CLAIM: 'app_metadata.tenant_id',
+      }
+      expect(jwt({ JWT_SECRET: secret, ...env })).toMatchObject({
+        issuer: 'https://i',
+        audience: 'authenticated',
+        tenantClaim: ['app_metadata', 'tenant_id'],
+      })
+    })
+
+    test.each<[string, Variables, string]>([
+      ['no key', {}, 'nothing'],
+      [
+        'a secret beside a URL',
+        { JWT_SECRET: secret, JWT_JWKS_URL: 'https://h/j' },
+        'more than one kind of key',
+      ],
+      [
+        'a URL beside a file',
+        { JWT_JWKS_FILE: 'f', JWT_JWKS_URL: 'https://h/j' },
+        'more than one kind of key',
+      ],
+    ])('refuses %s', (_, env, found) => {
+      expect(problemsOf({ ...complete, AUTH_MODE: 'jwt', ...env })).toEqual([
+        {
+          variable: 'JWT_SECRET',
+          found,
+          expected: 'one of JWT_SECRET, JWT_JWKS_URL and JWT_JWKS_FILE, for AUTH_MODE=jwt',
+        },
+      ])
+    })
+
+    test.each([
+      ['HS512', { JWT_SECRET: secret }],
+      ['HS256,HS384', { JWT_SECRET: secret }],
+      ['EdDSA', { JWT_JWKS_FILE: 'f' }],
+      ['RS256,PS512,ES384', { JWT_JWKS_FILE: 'f' }],
+    ])('takes the algorithms %s', (JWT_ALGORITHMS, env) => {
+      expect(jwt({ ...env, JWT_ALGORITHMS })).toMatchObject({ algorithms: JWT_ALGORITHMS.split(',') })
+    })
+
+    test.each<[string, Variables]>([
+      ['RS256', { JWT_SECRET: secret }],
+      ['HS256,RS256', { JWT_SECRET: secret }],
+      ['HS256', { JWT_JWKS_FILE: 'f' }],
+      ['ES256,HS256', { JWT_JWKS_URL: 'https://h/j' }],
+      ['none', { JWT_JWKS_FILE: 'f' }],
+      ['none', { JWT_SECRET: secret }],
+      ['hs256', { JWT_SECRET: secret }],
+      ['RS256, ES256', { JWT_JWKS_FILE: 'f' }],
+      ['RS256,', { JWT_JWKS_FILE: 'f' }],
+      ['RS128', { JWT_JWKS_FILE: 'f' }],
+    ])('refuses the algorithms %s with %j', (JWT_ALGORITHMS, env) => {
+      expect(problemsOf({ ...complete, AUTH_MODE: 'jwt', ...env, JWT_ALGORITHMS })).toMatchObject([
+        { variable: 'JWT_ALGORITHMS' },
+      ])
+    })
+
+    test.each([
+      ['JWT_JWKS_URL', 'ftp://h/j'],
+      ['JWT_JWKS_URL', 'h/j'],
+      ['JWT_TENANT_CLAIM', 'app_metadata.'],
+      ['JWT_TENANT_CLAIM', '.tenant_id'],
+      ['JWT_TENANT_CLAIM', 'a b'],
+      ['JWT_TENANT_CLAIM', 'https://example.com/tenant'],
+    ])('refuses %s=%s', (variable, value) => {
+      expect(problemsOf({ ...complete, [variable]: value })).toMatchObject([
+        { variable, found: JSON.stringify(value) },
+      ])
+    })
+  })
+
+  test('a secret shorter than 32 characters is refused, and not shown', () => {
+    expect(apiOf({ JWT_SECRET: secret }).auth).toEqual({ mode: 'off' })
+    expect(problemsOf({ ...complete, JWT_SECRET: secret.slice(1) })).toEqual([
+      {
+        variable: 'JWT_SECRET',
+        found: 'a value that is not valid (hidden)',
+        expected: 'a secret of 32 characters or more',
+      },
+    ])
+  })
+
+  test('AUTH_MODE=service needs a key, or several to rotate them', () => {
+    expect(apiOf({ AUTH_MODE: 'service', SERVICE_API_KEY: key })).toMatchObject({
+      auth: { mode: 'service' },
+      serviceKeys: [key],
+    })
+    const other = 'o'.repeat(40)
+    expect(apiOf({ SERVICE_API_KEY: `${key}, ${other}` }).serviceKeys).toEqual([key, other])
+    expect(problemsOf({ ...complete, AUTH_MODE: 'service' })).toEqual([
+      {
+        variable: 'SERVICE_API_KEY',
+        found: 'nothing',
+        expected: 'a key of 32 characters or more, for AUTH_MODE=service',
+      },
+    ])
+  })
+
+  test.each([key.slice(1), `${key},short`, `${key},`, `,${key}`, `${key.slice(1)} x`, `${key}é`, ','])(
+    'the service keys %j are refused, and not shown',
+    SERVICE_API_KEY => {
+      const problems = problemsOf({ ...complete, AUTH_MODE: 'service', SERVICE_API_KEY })
+      expect(problems).toMatchObject([
+        { variable: 'SERVICE_API_KEY', found: 'a value that is not valid (hidden)' },
+      ])
+    },
+  )
+
+  test.each(['127.0.0.1', '127.1.2.3', 'localhost', '::1'])('AUTH_MODE=dev is taken on %s', API_HOST => {
+    expect(apiOf({ AUTH_MODE: 'dev', API_HOST })).toMatchObject({
+      host: API_HOST === 'localhost' ? '127.0.0.1' : API_HOST,
+      auth: { mode: 'dev' },
+    })
+  })
+
+  test.each([
+    '0.0.0.0',
+    '::',
+    '10.0.0.1',
+    'app.local',
+    'localhost.example.com',
+    '127.0.0.1.example.com',
+    '128.0.0.1',
+  ])('AUTH_MODE=dev is refused on %s', API_HOST => {
+    expect(problemsOf({ ...complete, AUTH_MODE: 'dev', API_HOST })).toEqual([
+      {
+        variable: 'API_HOST',
+        found: `${API_HOST}, with AUTH_MODE=dev`,
+        expected: 'a loopback address, or AUTH_MODE jwt or service',
+      },
+    ])
+    expect(apiOf({ AUTH_MODE: 'jwt', JWT_SECRET: secret, API_HOST }).host).toBe(API_HOST)
+  })
+
+  test('AUTH_MODE=dev is refused in production, the other modes are not', () => {
+    const production = { ...complete, NODE_ENV: 'production' }
+    expect(problemsOf({ ...production, AUTH_MODE: 'dev' })).toEqual([
+      { variable: 'AUTH_MODE', found: 'dev, with NODE_ENV=production', expected: 'jwt or service' },
+    ])
+    for (const AUTH_MODE of [undefined, 'jwt', 'service'])
+      loadConfig({ ...production, AUTH_MODE, JWT_SECRET: secret, SERVICE_API_KEY: key })
+  })
+
+  test('what is wrong with authentication is reported together with all else', () => {
+    expect(problemsOf({ ...complete, AUTH_MODE: 'jwt', LOG_LEVEL: 'loud' }).map(p => p.variable)).toEqual([
+      'LOG_LEVEL',
+      'JWT_SECRET',
+    ])
+  })
+
+  test('ARTIFACT_KINDS is a list of kinds', () => {
+    expect(apiOf({ ARTIFACT_KINDS: 'invoice_scan,call_recording' }).kinds).toEqual([
+      'invoice_scan',
+      'call_recording',
+    ])
+    for (const value of ['Invoice', 'invoice scan', 'a,,b', 'a,', '1st', '../x', 'a/b'])
+      expect(problemsOf({ ...complete, ARTIFACT_KINDS: value })).toMatchObject([
+        { variable: 'ARTIFACT_KINDS' },
+      ])
+  })
+
+  test('API_CORS_ORIGINS is a list of origins, never any', () => {
+    expect(apiOf({ API_CORS_ORIGINS: 'https://a.example.com,http://localhost:3000' }).corsOrigins).toEqual([
+      'https://a.example.com',
+      'http://localhost:3000',
+    ])
+    for (const value of [
+      '*',
+      'a.example.com',
+      'https://a.example.com/',
+      'https://a,',
+      'null',
+      'https://a https://b',
+    ])
+      expect(problemsOf({ ...complete, API_CORS_ORIGINS: value })).toMatchObject([
+        { variable: 'API_CORS_ORIGINS' },
+      ])
+  })
+
+  test('API_PUBLIC_URL loses its closing slash', () => {
+    expect(apiOf({ API_PUBLIC_URL: 'https://artifacts.example.com/' }).publicUrl).toBe(
+      'https://artifacts.example.com',
+    )
+    expect(apiOf({ API_PUBLIC_URL: 'https://example.com/artifacts/' }).publicUrl).toBe(
+      'https://example.com/artifacts',
+    )
+    expect(problemsOf({ ...complete, API_PUBLIC_URL: 'artifacts.example.com' })).toMatchObject([
+      { variable: 'API_PUBLIC_URL' },
+    ])
+  })
+
+  test.each([
+    ['API_PORT', 0, 65_535],
+    ['API_BODY_LIMIT_BYTES', 1024, 67_108_864],
+    ['API_RAW_LIMIT_BYTES', 1024, 5_368_709_120],
+    ['API_HYDRATE_LIMIT_BYTES', 1_048_576, 536_870_912],
+    ['API_RATE_LIMIT', 0, 1_000_000],
+    ['API_UPLOAD_CONCURRENCY', 1, 64],
+    ['API_REQUEST_TIMEOUT_MS', 1000, 3_600_000],
+  ])('%s goes from %d to %d', (variable, min, max) => {
+    const taken = (value: number) => Object.values(apiOf({ [variable]: String(value) }))
+    expect(taken(min)).toContain(min)
+    expect(taken(max)).toContain(max)
+    for (const value of [min - 1, max + 1, 1.5]) {
+      expect(problemsOf({ ...complete, [variable]: String(value) })).toEqual([
+        { variable, found: `"${value}"`, expected: `a whole number from ${min} to ${max}` },
+      ])
+    }
+  })
+})
+
 describe('.env.example', () => {
   const text = readFileSync(path.join(import.meta.dirname, '..', '..', '.env.example'), 'utf8')
   const lines = text.split('\n')
   const entries = lines.flatMap((line, i) => {
-    const match = /^(# )?([A-Z0-9_]+)=(.*)$/.exec(line)
+    // A description may begin with a setting too ("AUTH_MODE=jwt: …"), but goes on in words.
+    const match = /^(# )?([A-Z0-9_]+)=(\S*)$/.exec(line)
     if (match === null) return []
     return [
       { optional: match[1] !== undefined, name: match[2] ?? '', value: match[3], comment: lines[i - 1] },
@@ -385,7 +674,7 @@ describe('.env.example', () => {
   })
 
   test('names the files of all secrets', () => {
-    const named = text.match(/[A-Z0-9_]+_FILE\b/g)
+    const named = text.match(/[A-Z0-9_]+_FILE\b/g)?.filter(name => !(name in environmentSchema.shape))
     expect(named?.sort()).toEqual(secretVariables.map(name => `${name}_FILE`).sort())
   })
 

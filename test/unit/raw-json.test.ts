@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { describe, expect, test } from 'vitest'
 import {
+  checkJson,
   joinObject,
   MalformedJsonError,
   overlay,
   rawKind,
+  splitArray,
   splitObject,
   uuidOf,
 } from '../../src/artifacts/raw-json.ts'
@@ -283,6 +285,146 @@ describe('overlay', () => {
   })
 })
 
+describe('splitArray', () => {
+  test.each(exactValues)('keeps %s byte-exact', (_, raw) => {
+    expect(splitArray(`[${raw}]`)).toEqual([raw])
+    expect(splitArray(` [ ${raw} ,\n1,${raw}\t] `)).toEqual([raw, '1', raw])
+  })
+
+  test.each(['[]', ' [ ] ', '[\n]\r\n'])('%j has no elements', text => {
+    expect(splitArray(text)).toEqual([])
+  })
+
+  test.each<[text: string, offset: number]>([
+    ['', 0],
+    ['{}', 0],
+    [' "[]"', 1],
+    ['[', 1],
+    ['[,]', 1],
+    ['[1,]', 3],
+    ['[,1]', 1],
+    ['[1,,2]', 3],
+    ['[1 2]', 3],
+    ['[1', 2],
+    ['[1}', 2],
+    ['[1]]', 3],
+    ['[] x', 3],
+    ['[1] [2]', 4],
+    ['["a]', 1],
+    ['[[1]', 4],
+    ['[nul]', 1],
+    ['[01]', 2],
+    ['[\u00a01]', 1],
+  ])('%j is refused at %i', (text, offset) => {
+    expect(() => splitArray(text)).toThrow(expect.objectContaining({ code: 'malformed_json', offset }))
+  })
+
+  test('100,000 nested arrays do not overflow the stack', () => {
+    const deep = `${'['.repeat(100_000)}${']'.repeat(100_000)}`
+    expect(splitArray(`[${deep}, 1]`)).toEqual([deep, '1'])
+  })
+})
+
+describe('checkJson', () => {
+  test.each(exactValues)('takes %s, by itself and inside', (_, raw) => {
+    for (const text of [raw, ` ${raw}\n`, `[${raw}, ${raw}]`, `{"a": ${raw}, "b": [${raw}]}`])
+      checkJson(text, 10)
+  })
+
+  test.each<[text: string, offset: number]>([
+    ['', 0],
+    [' ', 1],
+    ['\ufeff{}', 0],
+    ['\u00a01', 0],
+    ['1\u00a0', 1],
+    ['1 2', 2],
+    ['nul', 0],
+    ['truefalse', 4],
+    ['NaN', 0],
+    ['-', 1],
+    ['+1', 0],
+    ['01', 1],
+    ['.5', 0],
+    ['1.', 2],
+    ['1e', 2],
+    ['0x1', 1],
+    ['"', 0],
+    ['"a', 0],
+    ['"a\n"', 2],
+    ['"\t"', 1],
+    ['"\u0000"', 1],
+    ['"\u001f"', 1],
+    [String.raw`"\x"`, 2],
+    [String.raw`"\'"`, 2],
+    [String.raw`"\u12g4"`, 2],
+    [String.raw`"\u12"`, 2],
+    [String.raw`"\U0041"`, 2],
+    [String.raw`"\"`, 0],
+    ['[', 1],
+    ['[1', 2],
+    ['[1,', 3],
+    ['[1,]', 3],
+    ['[,]', 1],
+    ['[1}', 2],
+    ['[]]', 2],
+    [']', 0],
+    ['{', 1],
+    ['{"a"}', 4],
+    ['{"a":}', 5],
+    ['{"a":1,}', 7],
+    ['{"a":1]', 6],
+    ['{"a" 1}', 5],
+    ['{a:1}', 1],
+    ['{1:1}', 1],
+    ['{"a\n":1}', 3],
+    [String.raw`{"\x":1}`, 3],
+    ['{"a":1 "b":2}', 7],
+    ['{"a":"b\u0001"}', 7],
+    ['[{"a":[1,{"b":tru}]}]', 14],
+    ['[{"a":["b\n"]}]', 9],
+    ['{} {}', 3],
+    ["{'a':1}", 1],
+    ['/* */1', 0],
+  ])('%j is refused at %i', (text, offset) => {
+    expect(() => checkJson(text, 10)).toThrow(expect.objectContaining({ code: 'malformed_json', offset }))
+  })
+
+  test.each([
+    String.raw`"\"\\\/\b\f\n\r\t\u00e9\uD83D"`,
+    '"\u007f\u2028"',
+    '"\ud83d"',
+    '{"a":1,"a":2}',
+    '{"":{}}',
+  ])('%j is taken', text => {
+    checkJson(text, 10)
+    JSON.parse(text)
+  })
+
+  test('counts arrays and objects as levels, empty ones too', () => {
+    for (const [open, close] of [
+      ['[', ']'],
+      ['{"a":', '}'],
+    ] as const) {
+      const nested = (depth: number) => `${open.repeat(depth)}1${close.repeat(depth)}`
+      checkJson(nested(5), 5)
+      expect(() => checkJson(nested(6), 5)).toThrow(/nested deeper than 5/)
+    }
+    checkJson('[[[[[]]]]]', 5)
+    expect(() => checkJson('[[[[[{}]]]]]', 5)).toThrow(/nested deeper than 5/)
+    checkJson('1', 0)
+    expect(() => checkJson('[]', 0)).toThrow(/nested deeper/)
+    // Beside each other is not inside each other.
+    checkJson(`[${'[[]],'.repeat(1000)}[[]]]`, 3)
+    checkJson(`[${'{"a":{}},'.repeat(1000)}{}]`, 3)
+  })
+
+  test('a million levels are refused, or checked, without a stack of their own', () => {
+    const deep = `${'['.repeat(1_000_000)}${']'.repeat(1_000_000)}`
+    expect(() => checkJson(deep, 500)).toThrow(/nested deeper than 500/)
+    checkJson(deep, Number.POSITIVE_INFINITY)
+  })
+})
+
 describe('rawKind', () => {
   test.each([
     ['{}', 'object'],
@@ -409,6 +551,91 @@ describe('random values agree with JSON.parse', () => {
       const kind = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value
       assert.equal(rawKind(write(value, random)), kind)
     }
+  })
+
+  test('splitArray finds the elements', () => {
+    for (let seed = 1; seed <= rounds; seed++) {
+      const random = seededRandom(seed)
+      const values = Array.from({ length: below(random, 5) }, () => randomValue(random, 3))
+      const text = write(values, random)
+      const elements = splitArray(text)
+      assert.deepEqual(
+        elements.map(raw => JSON.parse(raw)),
+        JSON.parse(text),
+        text,
+      )
+      for (const raw of elements) assert.equal(raw, raw.trim(), text)
+    }
+  })
+
+  test('checkJson takes a text exactly when JSON.parse does', () => {
+    let taken = 0
+    let refused = 0
+    for (let seed = 1; seed <= rounds * 10; seed++) {
+      const random = seededRandom(seed)
+      let text = write(randomValue(random, 3), random)
+      for (let times = below(random, 3); times > 0 && text.length > 0; times--) text = damage(text, random)
+      const isJson = parses(text)
+      let found: unknown = null
+      try {
+        checkJson(text, Number.POSITIVE_INFINITY)
+      } catch (error) {
+        found = error
+      }
+      assert.equal(found === null, isJson, JSON.stringify(text))
+      if (isJson) taken++
+      else {
+        assert.ok(found instanceof MalformedJsonError, text)
+        assert.ok(found.offset >= 0 && found.offset <= text.length, JSON.stringify(text))
+        refused++
+      }
+    }
+    expect(taken).toBeGreaterThan(rounds)
+    expect(refused).toBeGreaterThan(rounds)
+  })
+
+  test('checkJson agrees with JSON.parse on texts of nothing but what breaks scanners', () => {
+    const alphabet = [
+      '"',
+      '\\',
+      '{',
+      '}',
+      '[',
+      ']',
+      ',',
+      ':',
+      ' ',
+      '0',
+      '1',
+      '-',
+      '.',
+      'e',
+      '+',
+      'u',
+      'n',
+      'null',
+      '"a"',
+      '\n',
+      '"a":',
+    ]
+    let taken = 0
+    for (let seed = 1; seed <= rounds * 50; seed++) {
+      const random = seededRandom(seed)
+      const text = Array.from(
+        { length: 1 + below(random, 7) },
+        () => alphabet[below(random, alphabet.length)],
+      ).join('')
+      let refused = false
+      try {
+        checkJson(text, Number.POSITIVE_INFINITY)
+      } catch {
+        refused = true
+      }
+      const isJson = parses(text)
+      assert.equal(!refused, isJson, JSON.stringify(text))
+      if (isJson) taken++
+    }
+    expect(taken).toBeGreaterThan(rounds)
   })
 
   test('a damaged text is refused or, where still JSON, split as JSON.parse sees it', () => {
@@ -541,5 +768,14 @@ function parseOrUndefined(text: string): unknown {
     return JSON.parse(text)
   } catch {
     return undefined
+  }
+}
+
+function parses(text: string): boolean {
+  try {
+    JSON.parse(text)
+    return true
+  } catch {
+    return false
   }
 }

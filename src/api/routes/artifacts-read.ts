@@ -1,9 +1,11 @@
 // Listing artifacts and reading their payloads.
+import { isUtf8 } from 'node:buffer'
 import { pipeline, Readable, Transform } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
-import { fetchPayloads, streamPayload } from '../../artifacts/fetch.ts'
+import { dispositionOf } from '../../artifacts/disposition.ts'
+import { fetchPayloads, requireReadable, streamPayload } from '../../artifacts/fetch.ts'
 import type { Artifact } from '../../artifacts/lookup.ts'
 import { streamRange } from '../../artifacts/range.ts'
 import { checkJson } from '../../artifacts/raw-json.ts'
@@ -13,6 +15,8 @@ import { ArtifactError, LighterError } from '../../errors.ts'
 import { type ArtifactId, asArtifactId, type TenantId } from '../../ids.ts'
 import type { ApiContext } from '../context.ts'
 import { ApiError, logError, notFound, toApiError } from '../errors.ts'
+import type { Gate } from '../gate.ts'
+import { heldUntilAnswered } from '../held.ts'
 import {
   artifactJson,
   artifactParams,
@@ -30,6 +34,9 @@ import { parseRange } from './byte-range.ts'
 type Found = NonNullable<Awaited<ReturnType<typeof findArtifact>>>
 
 const maxOffset = 800
+
+const raw = z.enum(['0', '1', 'true', 'false']).default('0')
+const isRaw = (value: string) => value === '1' || value === 'true'
 
 export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): void {
   const typed = app.withTypeProvider<ZodTypeProvider>()
@@ -97,7 +104,7 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
           'JSON payloads come as `payload`, others as `payload_base64`. With ?raw=1 the bytes alone, with their type, ETag (the sha256) and byte ranges.',
         params: artifactParams,
         querystring: z.object({
-          raw: z.enum(['0', '1', 'true', 'false']).default('0'),
+          raw,
           tenant_id: tenantId,
         }),
         response: {
@@ -109,17 +116,37 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
             content_type: z.string().nullable().optional(),
           }),
           ...commonErrors,
+          206: z.any().describe('With ?raw=1 and a range: its bytes'),
+          304: z.any().describe('With ?raw=1 and If-None-Match: unchanged'),
           404: errorSchema,
           410: errorSchema,
+          413: errorSchema,
+          416: errorSchema,
           502: errorSchema,
         },
       },
     },
     async (request, reply) => {
       const found = await requireArtifact(request.tenantId, asArtifactId(request.params.id))
-      return request.query.raw === '1' || request.query.raw === 'true'
-        ? sendRaw(request, reply, found)
-        : sendAsJson(request, reply, found)
+      return isRaw(request.query.raw) ? sendRaw(request, reply, found) : sendAsJson(request, reply, found)
+    },
+  )
+
+  typed.head(
+    '/api/storage/artifacts/:id',
+    {
+      schema: {
+        tags: ['artifacts'],
+        summary: 'Whether there is an artifact; with ?raw=1 the headers of its payload',
+        params: artifactParams,
+        querystring: z.object({ raw, tenant_id: tenantId }),
+      },
+    },
+    async (request, reply) => {
+      const found = await requireArtifact(request.tenantId, asArtifactId(request.params.id))
+      if (isRaw(request.query.raw)) return sendRaw(request, reply, found)
+      // How long the other form would be is not known before the payload was read.
+      return reply.type('application/json; charset=utf-8').send()
     },
   )
 
@@ -151,6 +178,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     },
     async request => {
       const { artifact, record } = await requireArtifact(request.tenantId, asArtifactId(request.params.id))
+      // Whoever has the URL reads without us: what we would not answer must not be signed either.
+      requireReadable(artifact)
       const seconds = request.query.expires_in
       const byStore = artifact.byteOffset === null && artifact.contentEncoding === null
       const url = byStore
@@ -176,11 +205,20 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
         tags: ['artifacts'],
         summary: 'Read a payload by signed URL',
         params: z.object({ token: z.string().max(2000) }),
-        response: { 404: errorSchema, 410: errorSchema, 502: errorSchema },
+        response: {
+          200: z.any().describe('The bytes of the payload'),
+          206: z.any().describe('The bytes of the range'),
+          404: errorSchema,
+          410: errorSchema,
+          416: errorSchema,
+          429: errorSchema,
+          502: errorSchema,
+          503: errorSchema,
+        },
       },
     },
     async (request, reply) => {
-      const claims = await context.signer.verify(request.params.token)
+      const claims = request.signed
       // A forged token, one that has expired and one of an artifact that is not there are answered alike.
       if (claims === null) throw notFound()
       return sendRaw(request, reply, await requireArtifact(claims.tenantId, claims.artifactId))
@@ -191,14 +229,22 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const found = await findArtifact(tenantDatabase(context.pool, tenant), tenant, id)
     if (found === null) throw notFound()
     if (found.artifact.deletedAt !== null) throw gone(found.artifact.deletedAt, found.deletedReason)
-    return found
+    if (found.artifact.sizeBytes !== null || found.artifact.contentEncoding !== null) return found
+    // A row that the application wrote itself may not say how long it is; its object does.
+    const object = await context.store.head(found.artifact.key)
+    return object === null ? found : { ...found, artifact: { ...found.artifact, sizeBytes: object.size } }
   }
 
   const isLarge = (artifact: Artifact) =>
     artifact.sizeBytes === null || artifact.sizeBytes > context.offload.streamThresholdBytes
 
+  /** A slot, until the answer has left. */
+  const held = (reply: FastifyReply, gate: Gate, artifact: Artifact) =>
+    heldUntilAnswered(reply, gate.enter(artifact.tenantId))
+
   /** The whole payload, its hash checked. */
-  async function fetchOne(artifact: Artifact): Promise<Buffer> {
+  async function fetchOne(reply: FastifyReply, artifact: Artifact): Promise<Buffer> {
+    await held(reply, context.gates.whole, artifact)
     const payload = (await fetchPayloads(context.store, [artifact])).get(artifact)
     if (payload === undefined) throw new Error('the payload was not fetched')
     if (payload instanceof LighterError) throw payload
@@ -211,15 +257,23 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const base64Head = `${head}"content_type":${JSON.stringify(record.content_type)},"payload_base64":"`
     reply.type('application/json; charset=utf-8').header('cache-control', 'private, no-store')
     const saysJson = /^application\/([a-z0-9.+-]+\+)?json\b/i.test(record.content_type ?? '')
-    if (!isLarge(artifact)) {
-      const payload = await fetchOne(artifact)
+    // What came as JSON through the API is no longer than its bodies may be, and must be looked at as a whole.
+    const asBody =
+      saysJson &&
+      !found.artifact.fromRow &&
+      (artifact.sizeBytes ?? Number.POSITIVE_INFINITY) <= context.config.bodyLimitBytes
+    if (!isLarge(artifact) || asBody) {
+      const payload = await fetchOne(reply, artifact)
       // Text that Postgres wrote is JSON; what others have put there may only be called so.
-      if (saysJson && (found.fromRow || isJson(payload))) return reply.send(`${head}"payload":${payload}}`)
+      if (saysJson && (found.artifact.fromRow || isJson(payload)))
+        return reply.send(`${head}"payload":${payload}}`)
       return reply.send(`${base64Head}${payload.toString('base64')}"}`)
     }
+    await held(reply, context.gates.streams, artifact)
+    request.expectedBytes = (artifact.sizeBytes ?? 0) * 2
     const stream = await streamPayload(context.store, artifact)
     const body =
-      saysJson && found.fromRow
+      saysJson && found.artifact.fromRow
         ? wrap(stream, `${head}"payload":`, '}')
         : wrap(
             pipeline(stream, base64(), () => undefined),
@@ -235,6 +289,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const size = record.size_bytes
     reply
       .header('cache-control', 'private, max-age=31536000, immutable')
+      // A cache of two users on one machine must not take one's answer for the other's.
+      .header('vary', 'Authorization, X-Tenant-Id')
       .header('x-content-type-options', 'nosniff')
       .header('content-security-policy', "default-src 'none'; sandbox")
       .header('content-disposition', dispositionOf(record.content_type, artifact.id))
@@ -259,7 +315,9 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const { start, end } = range ?? { start: 0, end: size ?? Number.POSITIVE_INFINITY }
     if (size !== null) reply.header('content-length', end - start)
     if (request.method === 'HEAD') return reply.send()
-    if (!isLarge(artifact)) return reply.send((await fetchOne(artifact)).subarray(start, end))
+    if (!isLarge(artifact)) return reply.send((await fetchOne(reply, artifact)).subarray(start, end))
+    await held(reply, context.gates.streams, artifact)
+    request.expectedBytes = artifact.sizeBytes ?? 0
     const body =
       range === null
         ? await streamPayload(context.store, artifact)
@@ -278,6 +336,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
 }
 
 function isJson(payload: Buffer): boolean {
+  // What is not UTF-8 would be answered with other characters in its place.
+  if (!isUtf8(payload)) return false
   try {
     checkJson(payload.toString('utf8'), Number.POSITIVE_INFINITY)
     return true
@@ -302,21 +362,16 @@ function base64(): Transform {
   })
 }
 
-function wrap(body: AsyncIterable<Buffer>, before: string, after: string): Readable {
+function wrap(body: Readable, before: string, after: string): Readable {
   async function* wrapped() {
     yield Buffer.from(before)
     yield* body
     yield Buffer.from(after)
   }
-  return Readable.from(wrapped(), { objectMode: false })
-}
-
-/** Types that a browser shows without running anything in them. */
-const harmless =
-  /^(image\/(png|jpeg|gif|webp|avif)|text\/plain|application\/(json|pdf)|audio\/[a-z0-9.+-]+|video\/[a-z0-9.+-]+)\s*(;|$)/i
-
-function dispositionOf(contentType: string | null, id: string): string {
-  return harmless.test(contentType ?? '') ? 'inline' : `attachment; filename="${id}"`
+  const whole = Readable.from(wrapped(), { objectMode: false })
+  // As in streamPayload: a generator that was never begun ends nothing.
+  whole.once('close', () => body.destroy())
+  return whole
 }
 
 /** If-None-Match: a list of ETags, weak or not, or a star. */

@@ -1,17 +1,18 @@
 // Storing and deleting artifacts.
 import { createHash } from 'node:crypto'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
-import { type NewArtifact, putArtifact } from '../../artifacts/put.ts'
+import { requireKind } from '../../artifacts/kinds.ts'
+import type { NewArtifact } from '../../artifacts/put.ts'
+import { putOnce } from '../../artifacts/put-once.ts'
 import { type ArtifactRecord, findArtifact } from '../../artifacts/record.ts'
 import { tenantDatabase } from '../../db/tenant.ts'
 import { asArtifactId } from '../../ids.ts'
 import type { ApiContext } from '../context.ts'
 import { ApiError, notFound } from '../errors.ts'
 import { RawJson } from '../json-body.ts'
-import { requireKind } from '../kinds.ts'
 import {
   artifactJson,
   artifactParams,
@@ -30,7 +31,7 @@ const contentType = z
   .string()
   .max(255)
   .regex(
-    /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_-]+=("[^"\\\r\n]*"|[A-Za-z0-9_.:+-]+))*$/,
+    /^[A-Za-z0-9!#$&^_.+-]+\/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_-]+=("[ !#-[\]-~]*"|[A-Za-z0-9_.:+-]+))*$/,
     'must be a media type such as text/csv',
   )
 
@@ -93,7 +94,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
         payload,
         codec: offload.codec,
       }
-      const record = await once(request, artifact, createHash('sha256').update(payload).digest('hex'))
+      const record = await store(request, artifact, createHash('sha256').update(payload).digest('hex'))
       return reply.code(201).send({ status: 'ok', artifact: artifactJson(record) })
     },
   )
@@ -118,24 +119,33 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
             entity_id: entityId.optional(),
             tenant_id: tenantId,
           }),
+          body: z.any().describe('The bytes'),
           response: { 201: stored, ...commonErrors, 409: errorSchema, 413: errorSchema, 422: errorSchema },
         },
       },
       async (request, reply) => {
         const { query } = request
         requireKind(query.kind, config.kinds)
+        // Refused before any of it is read; one that does not say how long it is, where it passes the limit.
+        if (Number(request.headers['content-length'] ?? 0) > config.rawLimitBytes) {
+          throw new ApiError(
+            413,
+            'payload_too_large',
+            `the payload is longer than ${config.rawLimitBytes} bytes`,
+          )
+        }
         const artifact = {
           tenantId: request.tenantId,
           kind: query.kind,
           entityType: query.entity_type ?? null,
           entityId: query.entity_id ?? null,
           contentType: request.headers['content-type'],
-          payload: (request.body as Readable | undefined) ?? Buffer.alloc(0),
+          payload: request.body instanceof Readable ? arriving(request.body) : Buffer.alloc(0),
           // As it is: it can be read in ranges, and by presigned URL.
           codec: 'none' as const,
         }
-        // Of a stream the hash is not known beforehand; its length is.
-        const record = await once(request, artifact, request.headers['content-length'] ?? '')
+        // Of a stream the hash is not known beforehand: the replay of one is read and compared.
+        const record = await store(request, artifact, '')
         return reply.code(201).send({ status: 'ok', artifact: artifactJson(record) })
       },
     )
@@ -169,7 +179,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
       const found = await findArtifact(db, request.tenantId, id)
       if (found === null) throw notFound()
       if (found.artifact.deletedAt !== null) throw gone(found.artifact.deletedAt, found.deletedReason)
-      if (found.fromRow && request.query.force !== 'true') {
+      if (found.artifact.fromRow && request.query.force !== 'true') {
         throw new ApiError(
           409,
           'artifact_in_use',
@@ -186,50 +196,35 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
   )
 
   /** Stores the artifact; under an Idempotency-Key at most once. */
-  async function once(
+  async function store(
     request: FastifyRequest<{ Headers: z.infer<typeof headers> }>,
-    artifact: Omit<NewArtifact, 'idempotencyKey'>,
+    artifact: Omit<NewArtifact, 'idempotency'>,
     content: string,
   ): Promise<ArtifactRecord> {
-    const key = request.headers['idempotency-key'] ?? null
-    if (key === null) {
-      return context.gate(() =>
-        putArtifact(context.pool, context.store, { ...artifact, idempotencyKey: null }, options),
-      )
-    }
-    const { kind, entityType, entityId, contentType } = artifact
-    const fingerprint = createHash('sha256')
-      .update(JSON.stringify([request.routeOptions.url, kind, entityType, entityId, contentType, content]))
-      .digest('hex')
-    const db = tenantDatabase(context.pool, artifact.tenantId)
-    const { rows } = await db.query<{ outcome: string; artifact: string | null }>(
-      'select outcome, artifact from lighter.api_begin_idempotent($1, $2, $3)',
-      // A request that is still under way has its time, and the upload's lease on top.
-      [key, fingerprint, config.requestTimeoutMs + offload.leaseMs],
-    )
-    const [begun] = rows
-    if (begun?.outcome === 'mismatch') {
-      throw new ApiError(422, 'idempotency_mismatch', 'this Idempotency-Key was used for another request', {
-        field: 'idempotency-key',
-      })
-    }
-    if (begun?.outcome === 'done' && begun.artifact !== null) {
-      const found = await findArtifact(db, artifact.tenantId, asArtifactId(begun.artifact))
-      if (found === null) throw notFound()
-      return found.record
-    }
-    if (begun?.outcome !== 'new') {
-      throw new ApiError(409, 'idempotency_conflict', 'a request with this Idempotency-Key is under way')
-    }
+    const key = request.headers['idempotency-key']
+    // A request that is still under way has its time, and the upload's lease on top.
+    const lockMs = config.requestTimeoutMs + offload.leaseMs
+    const leave = await context.gates.uploads.enter(request.tenantId)
     try {
-      return await context.gate(() =>
-        putArtifact(context.pool, context.store, { ...artifact, idempotencyKey: key }, options),
+      return await putOnce(
+        context.pool,
+        context.store,
+        artifact,
+        options,
+        key === undefined ? null : { key, content, lockMs },
       )
-    } catch (error) {
-      // Given back at once; should this fail, the key comes free when its time is up.
-      await db.query('select lighter.api_end_idempotent($1)', [key]).catch(() => undefined)
-      throw error
+    } finally {
+      leave()
     }
+  }
+}
+
+/** A body that breaks off is its client's doing, not an outage of whatever it was on its way to. */
+async function* arriving(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  try {
+    yield* body
+  } catch (error) {
+    throw new ApiError(400, 'upload_aborted', 'the body broke off', { cause: error })
   }
 }
 

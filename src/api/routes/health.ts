@@ -63,7 +63,7 @@ export function healthRoutes(app: FastifyInstance, context: ApiContext): void {
         tags: ['operations'],
         summary: 'Prometheus metrics',
         description: 'Needs a service key as Bearer token, but for AUTH_MODE=dev.',
-        response: { 401: errorSchema, 403: errorSchema },
+        response: { 200: z.string(), 401: errorSchema, 403: errorSchema },
       },
     },
     async (request, reply) => {
@@ -95,7 +95,7 @@ async function check(context: ApiContext): Promise<Readiness> {
         return 'unknown' as const
       },
     ),
-    inTime(context.store.check()).then(
+    inTime(context.checkBucket()).then(
       () => 'ok' as const,
       (error: unknown) => {
         context.log.warn({ error: messageOf(error) }, 'not ready: the bucket can not be reached')

@@ -2,17 +2,19 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
-import { defaultFetchOptions } from '../../artifacts/fetch.ts'
 import { hydrateMany } from '../../artifacts/hydrate.ts'
 import { rawKind, splitArray } from '../../artifacts/raw-json.ts'
 import { tenantDatabase } from '../../db/tenant.ts'
 import { ArtifactError } from '../../errors.ts'
 import type { ApiContext } from '../context.ts'
 import { ApiError, logError, toApiError } from '../errors.ts'
+import { goneSignal, heldUntilAnswered } from '../held.ts'
 import { RawJson } from '../json-body.ts'
 import { commonErrors, errorSchema, tenantId } from '../schemas.ts'
 
 const maxItems = 200
+/** A chain costs a round trip for each of its links. */
+const maxDepth = 200
 
 export function hydrateRoutes(app: FastifyInstance, context: ApiContext): void {
   const { config } = context
@@ -55,48 +57,51 @@ export function hydrateRoutes(app: FastifyInstance, context: ApiContext): void {
           field: 'body.metadata',
         })
       }
-      const texts = splitArray(metadata.text)
+      const texts = splitArray(metadata.text, maxItems + 1)
       if (texts.length > maxItems) {
         throw new ApiError(400, 'invalid_request', `body.metadata: at most ${maxItems} at once`, {
           field: 'body.metadata',
         })
       }
-      return context.gate(async () => {
-        const results = await hydrateMany(
-          {
-            db: tenantDatabase(context.pool, request.tenantId),
-            store: context.store,
-            fetch: {
-              ...defaultFetchOptions,
-              maxPayloadBytes: config.hydrateLimitBytes,
-              budget: { bytes: config.hydrateLimitBytes },
-            },
+      // Until the answer has left: it is held whole.
+      await heldUntilAnswered(reply, context.gates.hydrations.enter(request.tenantId))
+      const results = await hydrateMany(
+        {
+          db: tenantDatabase(context.pool, request.tenantId),
+          store: context.store,
+          fetch: {
+            concurrency: context.config.fetchConcurrency,
+            maxPayloadBytes: config.hydrateLimitBytes,
+            budget: { bytes: config.hydrateLimitBytes },
           },
-          texts.map(text => ({
-            tenantId: request.tenantId,
-            metadata: text,
-            field: field ?? 'tool_interactions',
-          })),
-        )
-        const errors: { index: number; code: string; message: string }[] = []
-        const answered = results.map((result, index) => {
-          if (result.error === null) return result.metadata ?? 'null'
-          if (result.error instanceof ArtifactError && isDamage(result.error.code)) {
-            context.metrics.readError(result.error.code)
-          }
-          const { code, message, status } = toApiError(result.error)
-          if (status >= 500) logError(request, toApiError(result.error))
-          errors.push({ index, code, message })
-          return texts[index] ?? 'null'
-        })
-        // Text put together of texts: no serializer must touch it.
-        return (reply as FastifyReply)
-          .type('application/json; charset=utf-8')
-          .header('cache-control', 'private, no-store')
-          .send(
-            `{"status":"ok","count":${answered.length},"metadata":[${answered.join(',')}],"errors":${JSON.stringify(errors)}}`,
-          )
+          output: { characters: config.hydrateLimitBytes },
+          maxDepth,
+          signal: goneSignal(reply),
+        },
+        texts.map(text => ({
+          tenantId: request.tenantId,
+          metadata: text,
+          field: field ?? 'tool_interactions',
+        })),
+      )
+      const errors: { index: number; code: string; message: string }[] = []
+      const answered = results.map((result, index) => {
+        if (result.error === null) return result.metadata ?? 'null'
+        if (result.error instanceof ArtifactError && isDamage(result.error.code)) {
+          context.metrics.readError(result.error.code)
+        }
+        const { code, message, status } = toApiError(result.error)
+        if (status >= 500) logError(request, toApiError(result.error))
+        errors.push({ index, code, message })
+        return texts[index] ?? 'null'
       })
+      // Text put together of texts: no serializer must touch it.
+      return (reply as FastifyReply)
+        .type('application/json; charset=utf-8')
+        .header('cache-control', 'private, no-store')
+        .send(
+          `{"status":"ok","count":${answered.length},"metadata":[${answered.join(',')}],"errors":${JSON.stringify(errors)}}`,
+        )
     },
   )
 }

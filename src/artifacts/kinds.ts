@@ -1,5 +1,5 @@
-// Which kinds the API takes. A kind is part of every key and of every report, so it must say what a thing is.
-import { ApiError } from './errors.ts'
+// Which kinds are taken from programs. A kind is part of every key and of every report, so it must say what a thing is.
+import { ArtifactError } from '../errors.ts'
 
 const documentedKinds = [
   'chat_transcript',
@@ -30,10 +30,10 @@ const genericNames = new Set([
   'unknown',
 ])
 
-/** @throws {ApiError} 400 `kind_not_allowed` with the reason */
+/** @param added ARTIFACT_KINDS. @throws {ArtifactError} `kind_not_allowed` with the reason */
 export function requireKind(kind: string, added: readonly string[]): void {
   const refuse = (reason: string) => {
-    throw new ApiError(400, 'kind_not_allowed', reason, { field: 'kind' })
+    throw new ArtifactError('kind_not_allowed', reason)
   }
   if (!/^[a-z][a-z0-9]*(_[a-z0-9]+)*$/.test(kind)) refuse('kind must be snake_case, such as agent_trace')
   if (added.includes(kind) || documentedKinds.includes(kind)) return

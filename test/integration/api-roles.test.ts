@@ -1,0 +1,654 @@
+// What each role may do in the database, object by object, and what a session that serves requests can reach with
+// any SQL it likes: nothing but its own tenant's. (What row-level security shows is in adoption.test.ts.)
+import { randomBytes, randomUUID } from 'node:crypto'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { migrate } from '../../src/db/migrate.ts'
+import { asTenant } from '../../src/db/tenant.ts'
+import { asTenantId } from '../../src/ids.ts'
+import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import {
+  asRole,
+  column,
+  connect,
+  ensureSupabaseRoles,
+  errorOf,
+  grantLikeSupabase,
+  uniqueRole,
+  value,
+} from '../support/sql.ts'
+
+let environment: TestEnvironment
+let admin: pg.Client
+const mine = randomUUID()
+const theirs = randomUUID()
+
+beforeAll(async () => {
+  environment = await createEnvironment({ empty: true })
+  admin = await connect(environment.urls.admin)
+  // As on Supabase: its roles are there, and get everything on whatever is made in schema public.
+  await ensureSupabaseRoles(admin)
+  await grantLikeSupabase(admin, await value(admin, 'select current_user::text'))
+  await migrate(admin, { withExampleTables: true })
+})
+afterAll(async () => {
+  await admin.end()
+  await environment.close()
+})
+
+describe('privileges', () => {
+  const roles = [
+    'public',
+    'anon',
+    'authenticated',
+    'service_role',
+    'lighter_tenant',
+    'lighter_daemon',
+  ] as const
+  type Privileges = Record<string, Partial<Record<(typeof roles)[number], string>>>
+
+  const write = 'SELECT INSERT UPDATE DELETE'
+  const readers = { service_role: 'SELECT', lighter_daemon: 'SELECT' }
+
+  // A new object is refused here until somebody has decided who may use it.
+  const expectedRelations: Privileges = {
+    'public.artifact_refs': {
+      // No triggers: see below.
+      service_role: write,
+      lighter_tenant: 'SELECT',
+      lighter_daemon: write,
+    },
+    'lighter.failed_jobs': { service_role: write, lighter_daemon: write },
+    'lighter.failures': readers,
+    'lighter.idempotency_keys': readers,
+    // Where the sweeps have got to.
+    'lighter.installation': {
+      service_role: 'SELECT',
+      lighter_daemon: 'SELECT UPDATE(owner_epoch,owner_etag)',
+    },
+    'lighter.jobs': { service_role: write, lighter_daemon: write },
+    'lighter.objects': { service_role: 'SELECT', lighter_daemon: write },
+    'lighter.queue_health': readers,
+    'lighter.retention_due': readers,
+    'lighter.retention_policies': { service_role: write, lighter_daemon: 'SELECT' },
+    'lighter.retention_policies_id_seq': {},
+    'lighter.savings': readers,
+    'lighter.schema_migrations': readers,
+    'lighter.settings': readers,
+    'lighter.sources': readers,
+    'lighter.sources_id_seq': {},
+    'lighter.storage_by_day': readers,
+    'lighter.storage_by_kind': readers,
+    'lighter.storage_by_tenant': readers,
+    'lighter.sweep_runs': { service_role: 'SELECT', lighter_daemon: write },
+    'lighter.sweep_runs_id_seq': {},
+    'lighter.tenants': { service_role: write, lighter_daemon: 'SELECT' },
+  }
+
+  const everybody = ['service_role', 'lighter_tenant', 'lighter_daemon']
+  const backEnd = ['service_role', 'lighter_daemon']
+  const expectedFunctions: Record<string, string[]> = {
+    'api_begin_idempotent(text,text,integer)': ['lighter_tenant'],
+    'api_delete_artifact(uuid)': ['lighter_tenant'],
+    'api_end_idempotent(text,uuid)': ['lighter_tenant'],
+    'api_register_object(text,text,text,text,bigint,integer)': ['lighter_tenant'],
+    'api_store_artifact(uuid,text,text,text,uuid,text,text,bigint,text,bigint,text,uuid)': ['lighter_tenant'],
+    'api_touch_object(text,text,integer)': ['lighter_tenant'],
+    'artifact_get(uuid,uuid)': everybody,
+    'artifact_list(uuid,text,text,uuid,integer,timestamp with time zone,uuid)': everybody,
+    'artifacts_for_entity(uuid,text,uuid,integer)': everybody,
+    'artifacts_of(uuid,jsonb)': everybody,
+    'as_uuid(text)': everybody,
+    'asleep_lock_key()': backEnd,
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,integer)': [],
+    'awake_lock_key()': backEnd,
+    'build_trigger(lighter.sources)': [],
+    'build_triggers()': [],
+    'check_envelope(lighter.sources)': [],
+    'column_type(regclass,name)': [],
+    'current_tenant()': ['lighter_tenant'],
+    'describe_source(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean)': [],
+    'detach(regclass,name,integer)': [],
+    'effective_threshold(lighter.sources)': backEnd,
+    'enqueue_1()': [],
+    'envelope_value_limit(lighter.sources)': backEnd,
+    'foreign_keys(regclass)': [],
+    'grant_source(lighter.sources)': [],
+    'offloaded_rows(uuid,text,uuid,integer)': everybody,
+    'requeue(regclass,text[],name,integer)': backEnd,
+    'require_tenant()': [],
+    'retry(regclass,text)': backEnd,
+    'set_threshold(integer,integer)': ['lighter_daemon'],
+    'wake_daemon()': backEnd,
+  }
+
+  test('on tables, views and sequences are these and no others', async () => {
+    const { rows } = await admin.query<{ name: string; role: string; rights: string }>(
+      `select n.nspname || '.' || c.relname as name, r.role, array_to_string(
+                array(select p from unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'])
+                               with ordinality as u(p, place)
+                       where c.relkind <> 'S' and has_table_privilege(r.role, c.oid, p) order by place)
+                || array(select p || '(' || string_agg(a.attname, ',' order by a.attname) || ')'
+                           from unnest(array['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p
+                           join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                          where c.relkind <> 'S' and not has_table_privilege(r.role, c.oid, p)
+                            and has_column_privilege(r.role, c.oid, a.attnum, p)
+                          group by p order by p)
+                || array(select p from unnest(array['USAGE', 'SELECT', 'UPDATE']) p
+                          where c.relkind = 'S' and has_sequence_privilege(r.role, c.oid, p)), ' ') as rights
+         from pg_class c
+         join pg_namespace n on n.oid = c.relnamespace
+        cross join unnest($1::text[]) as r(role)
+        where (n.nspname = 'lighter' or c.oid = 'public.artifact_refs'::regclass)
+          and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')`,
+      [roles],
+    )
+    const found: Record<string, Record<string, string>> = {}
+    for (const { name, role, rights } of rows) {
+      found[name] ??= {}
+      if (rights !== '') found[name][role] = rights
+    }
+    expect(found).toEqual(expectedRelations)
+  })
+
+  test('on functions are these and no others', async () => {
+    const { rows } = await admin.query<{ name: string; callers: string[] }>(
+      `select regexp_replace(p.oid::regprocedure::text, '^lighter\\.', '') as name,
+              array(select r from unnest($1::text[]) with ordinality as u(r, place)
+                     where has_function_privilege(r, p.oid, 'execute') order by place) as callers
+         from pg_proc p where p.pronamespace = 'lighter'::regnamespace`,
+      [roles],
+    )
+    expect(Object.fromEntries(rows.map(row => [row.name, row.callers]))).toEqual(expectedFunctions)
+  })
+
+  test('on the schemas and on types are these and no others', async () => {
+    const { rows } = await admin.query<{ role: string; usage: boolean; create: boolean; public: boolean }>(
+      `select r as role, has_schema_privilege(r, 'lighter', 'usage') as usage,
+              has_schema_privilege(r, 'lighter', 'create') as create,
+              has_schema_privilege(r, 'public', 'create') as public
+         from unnest($1::text[]) with ordinality as u(r, place) order by place`,
+      [roles],
+    )
+    expect(rows.filter(row => row.usage).map(row => row.role)).toEqual(everybody)
+    expect(rows.filter(row => row.create || row.public)).toEqual([])
+  })
+
+  test('of the owner are lent by these functions alone, which look nowhere but in pg_catalog', async () => {
+    const { rows } = await admin.query<{ name: string; owner: string; config: string[] }>(
+      `select p.proname as name, pg_get_userbyid(p.proowner) as owner, p.proconfig as config
+         from pg_proc p where p.pronamespace = 'lighter'::regnamespace and p.prosecdef order by 1`,
+    )
+    expect(rows.map(row => row.name)).toEqual([
+      'api_begin_idempotent',
+      'api_delete_artifact',
+      'api_end_idempotent',
+      'api_register_object',
+      'api_store_artifact',
+      'api_touch_object',
+      'enqueue_1',
+      'set_threshold',
+    ])
+    for (const { name, owner, config } of rows) {
+      expect(config, name).toContain('search_path=pg_catalog, pg_temp')
+      // Of nobody whose rights are less, or whom requests could become.
+      expect(owner, name).toBe(await value(admin, 'select current_user::text'))
+    }
+  })
+
+  test('make nobody a member of anything, but the daemon of lighter_tenant, whose rights it has only as such', async () => {
+    const { rows } = await admin.query(
+      `select r.rolname as role, m.rolname as member, a.admin_option, a.inherit_option, a.set_option
+         from pg_auth_members a join pg_roles r on r.oid = a.roleid join pg_roles m on m.oid = a.member
+        where m.rolname in ('lighter_tenant', 'lighter_daemon', 'anon', 'authenticated', 'service_role')`,
+    )
+    expect(rows).toEqual([
+      {
+        role: 'lighter_tenant',
+        member: 'lighter_daemon',
+        admin_option: false,
+        inherit_option: false,
+        set_option: true,
+      },
+    ])
+    const attributes = await column(
+      admin,
+      `select rolname::text from pg_roles
+        where rolname in ('lighter_tenant', 'lighter_daemon')
+          and (rolsuper or rolcreaterole or rolcreatedb or rolcanlogin or rolreplication or rolbypassrls)`,
+    )
+    expect(attributes).toEqual([])
+  })
+
+  // A trigger runs with the rights of whoever fires it: of the owner, where one of the functions above does.
+  test('to put triggers on what those functions write are the owner’s alone', async () => {
+    const id = randomUUID()
+    await admin.query(
+      `insert into artifact_refs (id, tenant_id, kind, r2_key) values ($1, $2, 'agent_trace', 'tenants/triggered')`,
+      [id, mine],
+    )
+    const backEnd = await connect(environment.urls.admin)
+    try {
+      await backEnd.query('set role service_role')
+      const plant = backEnd.query(`
+        create function pg_temp.tell() returns trigger language plpgsql as
+          $$ begin raise exception 'ran as %', current_user; end $$;
+        create trigger planted before update on public.artifact_refs for each row execute function pg_temp.tell()`)
+      const fire = plant.then(() =>
+        asTenant(environment.worker, asTenantId(mine), db =>
+          db.query('select lighter.api_delete_artifact($1)', [id]),
+        ),
+      )
+      const { code, message } = await errorOf(fire)
+      expect([code, message]).toEqual(['42501', expect.stringContaining('permission denied')])
+    } finally {
+      await admin.query('drop trigger if exists planted on public.artifact_refs')
+      await backEnd.end()
+      await admin.query('delete from artifact_refs where id = $1', [id])
+    }
+  })
+})
+
+describe('a session of lighter_tenant', () => {
+  const login = uniqueRole('tenant_login')
+  const password = randomBytes(16).toString('hex')
+  let session: pg.Client
+
+  beforeAll(async () => {
+    await admin.query(`create role ${login} login password '${password}' in role lighter_tenant`)
+    const url = new URL(environment.urls.admin)
+    url.username = login
+    url.password = password
+    session = await connect(url.href)
+    for (const tenant of [mine, theirs]) {
+      await admin.query(
+        `insert into artifact_refs (tenant_id, kind, r2_key, entity_type, entity_id, source_id, row_id)
+         select $1::uuid, 'agent_trace', 'tenants/' || $1::uuid || '/agent_trace/' || n, 'run', $1::uuid, 1, n
+           from generate_series(1, 50) n`,
+        [tenant],
+      )
+    }
+  })
+  afterAll(async () => {
+    await session.end()
+    await admin.query(`drop role ${login}`)
+  })
+
+  /** In a transaction that is undone, as the tenant or as nobody. */
+  async function as<T>(tenant: string | null, work: () => Promise<T>): Promise<T> {
+    await session.query('begin')
+    try {
+      if (tenant !== null)
+        await session.query(`select set_config('app.current_tenant_id', $1, true)`, [tenant])
+      return await work()
+    } finally {
+      await session.query('rollback')
+    }
+  }
+  const codeOf = async (tenant: string | null, sql: string, values: unknown[] = []) =>
+    (await errorOf(as(tenant, () => session.query(sql, values)))).code
+
+  test('sees its tenant’s rows in a query that forgets to ask for them, and no others', async () => {
+    const { rows } = await as(mine, () => session.query('select * from public.artifact_refs'))
+    expect(new Set(rows.map(row => row.tenant_id))).toEqual(new Set([mine]))
+    expect(rows).toHaveLength(50)
+    const { rows: none } = await as(null, () => session.query('select * from public.artifact_refs'))
+    expect(none).toEqual([])
+  })
+
+  test('does not carry a tenant over into the next transaction', async () => {
+    await as(mine, () => session.query('select 1'))
+    expect(await value(session, `select current_setting('app.current_tenant_id', true)`)).toBe('')
+    expect(await column(session, 'select id from artifact_refs')).toEqual([])
+  })
+
+  test.each([
+    `select * from artifact_refs where tenant_id = '${theirs}'`,
+    `select * from artifact_refs a right join (values ('${theirs}'::uuid)) v(t) on a.tenant_id = v.t where a.id is not null`,
+    `select * from lighter.artifact_list('${theirs}')`,
+    `select * from lighter.artifact_list('${theirs}', of_entity => '${theirs}')`,
+    `select * from lighter.artifacts_for_entity('${theirs}', 'run', '${theirs}')`,
+    `select * from lighter.offloaded_rows('${theirs}', 'run', '${theirs}')`,
+    `table artifact_refs except select * from artifact_refs where tenant_id = '${mine}'`,
+  ])('finds nothing of another tenant by %s', async sql => {
+    expect((await as(mine, () => session.query(sql))).rows).toEqual([])
+  })
+
+  test('finds nothing of another tenant by the pointers that it knows', async () => {
+    const id = await value<string>(admin, 'select id from artifact_refs where tenant_id = $1 limit 1', [
+      theirs,
+    ])
+    for (const sql of [
+      `select * from lighter.artifact_get('${theirs}', $1)`,
+      `select * from lighter.artifacts_of('${theirs}', jsonb_build_object('x_ref', $1::uuid))`,
+      `select * from lighter.artifacts_of('${mine}', jsonb_build_object('x_ref', $1::uuid))`,
+    ]) {
+      expect((await as(mine, () => session.query(sql, [id]))).rows).toEqual([])
+    }
+  })
+
+  test('shows no other tenant’s rows to a function of its own, however cheap that says it is', async () => {
+    const seen: string[] = []
+    const listener = (notice: { message?: string | undefined }) => seen.push(notice.message ?? '')
+    session.on('notice', listener)
+    await as(mine, async () => {
+      await session.query(`create function pg_temp.tell(key text) returns boolean language plpgsql cost 0.0000001 as
+        $$ begin raise notice '%', key; return true; end $$`)
+      await session.query('select id from public.artifact_refs where pg_temp.tell(r2_key)')
+      await session.query(
+        `select id from public.artifact_refs where tenant_id = '${theirs}' and pg_temp.tell(r2_key)`,
+      )
+    })
+    session.off('notice', listener)
+    expect(seen).toHaveLength(50)
+    expect(seen.filter(key => !key.startsWith(`tenants/${mine}/`))).toEqual([])
+  })
+
+  test('is told nothing of other tenants’ numbers by the planner', async () => {
+    const { rows } = await as(mine, () =>
+      session.query(`select * from pg_stats where tablename = 'artifact_refs' or schemaname = 'lighter'`),
+    )
+    expect(rows).toEqual([])
+  })
+
+  test('can write, lock or change nothing', async () => {
+    for (const sql of [
+      `insert into artifact_refs (tenant_id, kind, r2_key) values ('${mine}', 'k', 'x')`,
+      'update artifact_refs set kind = kind',
+      'delete from artifact_refs',
+      'truncate artifact_refs',
+      'select * from artifact_refs for update',
+      'select * from artifact_refs for key share',
+      'lock table artifact_refs in access exclusive mode',
+      `merge into artifact_refs a using (values (1)) v on true when matched then delete`,
+      `copy artifact_refs from stdin`,
+      `copy (select 1) to '/tmp/x'`,
+      `copy artifact_refs to program 'true'`,
+      'alter table artifact_refs disable row level security',
+      'alter table artifact_refs no force row level security',
+      'drop policy lighter_tenant on artifact_refs',
+      'create policy mine on artifact_refs for all to public using (true)',
+      'create table public.mine (x int)',
+      'create table lighter.mine (x int)',
+      'create function lighter.mine() returns int language sql return 1',
+      'create or replace function lighter.current_tenant() returns uuid language sql return null',
+      'create trigger t before insert on artifact_refs for each row execute function suppress_redundant_updates_trigger()',
+      'create index on artifact_refs (kind)',
+      'set session_replication_role = replica',
+      `select pg_read_file('/etc/passwd')`,
+      `select lo_import('/etc/passwd')`,
+    ]) {
+      expect([sql, await codeOf(mine, sql)]).toEqual([sql, '42501'])
+    }
+    // This one is no error, only no way around.
+    const hidden = as(mine, async () => {
+      await session.query('set local row_security = off')
+      return session.query('select * from artifact_refs')
+    })
+    expect((await errorOf(hidden)).code).toBe('42501')
+  })
+
+  test('can read no table and no view of schema lighter', async () => {
+    const relations = await column<string>(
+      admin,
+      `select format('lighter.%I', relname) from pg_class
+        where relnamespace = 'lighter'::regnamespace and relkind in ('r', 'v', 'm', 'S')`,
+    )
+    expect(relations.length).toBeGreaterThan(15)
+    for (const relation of relations) {
+      expect([relation, await codeOf(mine, `select * from ${relation}`)]).toEqual([relation, '42501'])
+      expect([relation, await codeOf(mine, `delete from ${relation}`)]).toEqual([
+        relation,
+        // Sequences and views with joins say so in words of their own, before rights are asked after.
+        expect.stringMatching(/^(42501|55000|42809)$/),
+      ])
+    }
+  })
+
+  test('can call nothing of ours but what is for it', async () => {
+    const { rows } = await admin.query<{ call: string }>(
+      `select format('lighter.%I(%s)', p.proname, (select string_agg('null::' || format_type(t, null), ', ' order by place)
+                                                     from unnest(p.proargtypes) with ordinality as a(t, place))) as call
+         from pg_proc p
+        where p.pronamespace = 'lighter'::regnamespace and p.prorettype <> 'trigger'::regtype
+          and not has_function_privilege('lighter_tenant', p.oid, 'execute')`,
+    )
+    expect(rows.length).toBeGreaterThan(15)
+    for (const { call } of rows) {
+      expect([call, await codeOf(mine, `select ${call.replace('(null::)', '()')}`)]).toEqual([call, '42501'])
+    }
+  })
+
+  test('can become nobody else', async () => {
+    const others = await column<string>(
+      admin,
+      `select rolname::text from pg_roles where rolname not in ('lighter_tenant', $1) and rolname not like 'pg\\_%'`,
+      [login],
+    )
+    expect(others).toEqual(expect.arrayContaining(['lighter_daemon', 'service_role', 'postgres']))
+    for (const role of others) {
+      const quoted = pg.escapeIdentifier(role)
+      for (const sql of [
+        `set role ${quoted}`,
+        `select set_config('role', ${pg.escapeLiteral(role)}, true)`,
+        `set session authorization ${quoted}`,
+        `grant ${quoted} to ${login}`,
+      ]) {
+        expect([sql, await codeOf(mine, sql)]).toEqual([sql, '42501'])
+      }
+    }
+    for (const sql of [
+      `alter role ${login} superuser`,
+      'alter role lighter_tenant bypassrls',
+      'create role another',
+      'grant lighter_tenant to anon',
+    ]) {
+      expect([sql, await codeOf(mine, sql)]).toEqual([sql, '42501'])
+    }
+  })
+
+  describe('calling the functions of the API', () => {
+    const key = (tenant: string, rest = 'agent_trace/new.json') => `prefix/tenants/${tenant}/${rest}`
+    const register = (objectKey: string) =>
+      session.query('select lighter.api_register_object($1, $2, $3, null, 1, 60000)', [
+        objectKey,
+        'agent_trace',
+        'application/json',
+      ])
+    const storeArtifact = (
+      objectKey: string,
+      idempotency: { key: string; attempt: string } | null = null,
+      id: string = randomUUID(),
+    ) =>
+      session.query(
+        `select * from lighter.api_store_artifact($1, $2, 'agent_trace', null, null, 'application/json', null, 1, 'x', 1, $3, $4)`,
+        [id, objectKey, idempotency?.key ?? null, idempotency?.attempt ?? null],
+      )
+    const calls: [string, () => Promise<pg.QueryResult>][] = [
+      ['api_register_object', () => register(key(mine))],
+      ['api_touch_object', () => session.query('select lighter.api_touch_object($1, null, 0)', [key(mine)])],
+      ['api_store_artifact', () => storeArtifact(key(mine))],
+      ['api_delete_artifact', () => session.query('select lighter.api_delete_artifact($1)', [randomUUID()])],
+      [
+        'api_begin_idempotent',
+        () => session.query(`select * from lighter.api_begin_idempotent('k', 'f', 1000)`),
+      ],
+      [
+        'api_end_idempotent',
+        () => session.query(`select lighter.api_end_idempotent('k', gen_random_uuid())`),
+      ],
+    ]
+
+    test.each(calls)('%s needs a tenant', async (_name, call) => {
+      for (const tenant of [
+        null,
+        '',
+        'rubbish',
+        `{${mine}}`,
+        `${mine} `,
+        `${mine}\n`,
+        mine.replaceAll('-', ''),
+        `${mine},${theirs}`,
+      ]) {
+        const error = await errorOf(as(tenant, call))
+        expect([tenant, error.code, error.message]).toEqual([tenant, '42501', 'no tenant is set'])
+      }
+    })
+
+    test('a key must lie under the tenant’s prefix', async () => {
+      await as(mine, () => register(key(mine)))
+      await as(mine, () => register(`tenants/${mine}/agent_trace/new.json`))
+      for (const foreign of [
+        key(theirs),
+        `tenants/${theirs}/x`,
+        `tenants/${mine}`,
+        `tenants/${mine}x/x`,
+        `xtenants/${mine}/x`,
+        `tenants/x${mine}/x`,
+        `tenants/${mine.toUpperCase()}/x`,
+        `/${mine}/x`,
+        mine,
+        'owner.json',
+        '',
+      ]) {
+        const error = await errorOf(as(mine, () => register(foreign)))
+        expect([foreign, error.code]).toEqual([foreign, '42501'])
+      }
+    })
+
+    // The tenant's own prefix somewhere in it does not make it the tenant's.
+    test('a key under another tenant’s prefix is not the tenant’s, whatever follows', async () => {
+      for (const foreign of [
+        `tenants/${theirs}/tenants/${mine}/x`,
+        `prefix/tenants/${theirs}/agent_trace/tenants/${mine}/x`,
+        `tenants/${mine}/../${theirs}/x`,
+        `tenants/${mine}/./../../tenants/${theirs}/x`,
+      ]) {
+        const outcome = await as(mine, () => register(foreign)).then(
+          () => 'registered',
+          error => error.code,
+        )
+        expect([foreign, outcome]).toEqual([foreign, '42501'])
+      }
+    })
+
+    test('nothing of another tenant changes, and its existence makes no difference', async () => {
+      const artifact = randomUUID()
+      await admin.query(
+        `insert into artifact_refs (id, tenant_id, kind, r2_key) values ($2, $1::uuid, 'agent_trace', 'prefix/tenants/' || $1::uuid || '/stored')`,
+        [theirs, artifact],
+      )
+      await admin.query(
+        `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, lease_until)
+         values ($1::uuid, 'prefix/tenants/' || $1::uuid || '/uploading', 'agent_trace', 'uploading', 'application/json', 1, now() + interval '1 hour'),
+                ($1::uuid, 'prefix/tenants/' || $1::uuid || '/stored', 'agent_trace', 'stored', 'application/json', 1, null)`,
+        [theirs],
+      )
+      await admin.query(
+        `insert into lighter.idempotency_keys (tenant_id, key, fingerprint, artifact_id, locked_until, created_at)
+         values ($1, 'done', 'f', $2, now(), now()), ($1, 'busy', 'f', null, now() + interval '1 hour', now()),
+                ($1, 'lapsed', 'f', null, now() - interval '1 hour', now()), ($1, 'old', 'f', $2, now(), now() - interval '2 days')`,
+        [theirs, artifact],
+      )
+      const snapshot = async () => {
+        const found: unknown[][] = []
+        for (const table of ['artifact_refs', 'lighter.objects', 'lighter.idempotency_keys']) {
+          const sql = `select to_jsonb(t) as row from ${table} t where tenant_id = $1 order by 1`
+          found.push(await column(admin, sql, [theirs]))
+        }
+        return found
+      }
+      const before = await snapshot()
+      expect(before.map(rows => rows.length)).toEqual([51, 2, 4])
+
+      // Committed, so that what it does can be seen.
+      const commit = async (work: () => Promise<pg.QueryResult>) => {
+        await session.query('begin')
+        try {
+          await session.query(`select set_config('app.current_tenant_id', $1, true)`, [mine])
+          const { rows } = await work()
+          await session.query('commit')
+          return rows
+        } catch (error) {
+          await session.query('rollback')
+          return error instanceof pg.DatabaseError ? [error.code, error.message] : error
+        }
+      }
+      for (const state of ['uploading', 'stored']) {
+        for (const lease of [0, 3_600_000]) {
+          const touched = await commit(() =>
+            session.query(`select lighter.api_touch_object($1, 'upload', $2) as touched`, [
+              key(theirs, state),
+              lease,
+            ]),
+          )
+          expect(touched).toEqual([{ touched: false }])
+        }
+        expect(await commit(() => storeArtifact(key(theirs, state)))).toEqual(
+          await commit(() => storeArtifact(key(theirs, 'no such object'))),
+        )
+      }
+      const deleted = (id: string) =>
+        commit(() => session.query('select lighter.api_delete_artifact($1) as at', [id]))
+      expect(await deleted(artifact)).toEqual([{ at: null }])
+      expect(await deleted(randomUUID())).toEqual([{ at: null }])
+      const attempts = new Map<string, string>()
+      for (const name of ['done', 'busy', 'lapsed', 'old']) {
+        const theirAttempt = await value<string>(
+          admin,
+          'select attempt from lighter.idempotency_keys where tenant_id = $1 and key = $2',
+          [theirs, name],
+        )
+        await commit(() => session.query('select lighter.api_end_idempotent($1, $2)', [name, theirAttempt]))
+        const begun = await commit(() =>
+          session.query(`select * from lighter.api_begin_idempotent($1, 'g', 60000)`, [name]),
+        )
+        expect(begun).toMatchObject([{ outcome: 'new', artifact: null }])
+        attempts.set(name, Array.isArray(begun) ? begun[0].attempt : '')
+      }
+      // With an id of theirs, under a key of ours: it is another artifact, and neither is in the other's way.
+      await commit(() => register(key(mine)))
+      const own = { key: 'done', attempt: attempts.get('done') ?? '' }
+      expect(await commit(() => storeArtifact(key(mine), own, artifact))).toMatchObject([
+        { id: artifact, tenant_id: mine },
+      ])
+      expect(await snapshot()).toEqual(before)
+    })
+  })
+})
+
+test('a connection of the daemon is itself again after a request, answered or failed', async () => {
+  const pool = new pg.Pool({ connectionString: environment.urls.daemon, max: 1 })
+  try {
+    const state = `select current_user::text as user, coalesce(current_setting('app.current_tenant_id', true), '') as tenant`
+    const inside = await asTenant(pool, asTenantId(mine), db => db.query(state))
+    expect(inside.rows).toEqual([{ user: 'lighter_tenant', tenant: mine }])
+    const outside = { user: new URL(environment.urls.daemon).username, tenant: '' }
+    expect((await pool.query(state)).rows).toEqual([outside])
+    const code = (
+      await errorOf(asTenant(pool, asTenantId(mine), db => db.query('select * from lighter.jobs')))
+    ).code
+    expect(code).toBe('42501')
+    expect((await pool.query(state)).rows).toEqual([outside])
+  } finally {
+    await pool.end()
+  }
+})
+
+test('the back end’s role reaches artifacts of all tenants, and not what the API keeps for itself', async () => {
+  await asRole(environment.admin, 'service_role', async db => {
+    expect(await value(db, 'select count(distinct tenant_id)::int from artifact_refs')).toBe(2)
+  })
+  for (const sql of [
+    'delete from lighter.idempotency_keys',
+    `update lighter.objects set state = 'deleting'`,
+    'update lighter.installation set owner_etag = null',
+    'select lighter.api_delete_artifact(gen_random_uuid())',
+  ]) {
+    const attempt = asRole(environment.admin, 'service_role', async db => {
+      await db.query(`select set_config('app.current_tenant_id', $1, true)`, [mine])
+      await db.query(sql)
+    })
+    expect([sql, (await errorOf(attempt)).code]).toEqual([sql, '42501'])
+  }
+})

@@ -1,0 +1,169 @@
+// The package as npm delivers it: packed, installed into a project of its own, imported, type-checked and run.
+import { execFile } from 'node:child_process'
+import { copyFile, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { startApi } from '../support/api.ts'
+import { blocksOf, readDoc } from '../support/doc-blocks.ts'
+import {
+  asJsonbText,
+  createEnvironment,
+  drained,
+  insertMessage,
+  newConversation,
+  rawMetadata,
+} from '../support/environment.ts'
+
+const repository = path.join(import.meta.dirname, '../..')
+const binaries = path.join(repository, 'node_modules/.bin')
+const minutes = 60_000
+let folder: string
+let project: string
+
+/** @returns what it wrote to stdout; of a failure the error has both outputs */
+async function run(
+  command: string,
+  args: string[],
+  options: { cwd?: string; env?: Record<string, string> } = {},
+) {
+  const { stdout } = await promisify(execFile)(command, args, {
+    cwd: options.cwd ?? project,
+    // Not the variables that npm sets for the scripts it runs, such as this one.
+    env: {
+      ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name))),
+      PATH: `${binaries}${path.delimiter}${process.env.PATH}`,
+      ...options.env,
+    },
+    maxBuffer: 64 * 1024 * 1024,
+  }).catch(error => {
+    throw new Error(`${command} ${args.join(' ')}: ${error.message}\n${error.stdout}\n${error.stderr}`)
+  })
+  return stdout
+}
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), 'pg-lighter-package-'))
+  project = path.join(folder, 'project')
+  await mkdir(project)
+  await run('npm', ['pack', '--silent', '--pack-destination', folder], { cwd: repository })
+  const tarball = (await readdir(folder)).find(name => name.endsWith('.tgz')) ?? ''
+  await writeFile(path.join(project, 'package.json'), '{"name": "app", "private": true, "type": "module"}')
+  await run('npm', [
+    'install',
+    '--prefer-offline',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+    path.join(folder, tarball),
+  ])
+}, 8 * minutes)
+afterAll(() => rm(folder, { recursive: true, force: true }))
+
+test('both entries can be imported, and hydrate', async () => {
+  await writeFile(
+    path.join(project, 'main.js'),
+    `import { createLighterClient, hydrate } from 'pg-lighter'
+     import * as web from 'pg-lighter/client'
+     const row = { metadata: { tool_interactions: [1] } }
+     for (const create of [createLighterClient, web.createLighterClient]) {
+       const client = create({ baseUrl: 'http://127.0.0.1:1' })
+       console.log((await hydrate(client, row)) === row, (await web.hydrate(client, row)) === row)
+     }`,
+  )
+  expect(await run('node', ['main.js'])).toBe('true true\ntrue true\n')
+})
+
+test('the command is installed', async () => {
+  const version = await run(path.join(project, 'node_modules/.bin/lighter'), ['--version'])
+  expect(version).toMatch(/^\d+\.\d+\.\d+/)
+})
+
+test(
+  'the types are found, the documented snippets fit them, and what is wrong is said',
+  async () => {
+    const snippets = blocksOf(readDoc('client.md')).filter(block => block.info === 'ts')
+    expect(snippets.length).toBeGreaterThan(3)
+    for (const [i, { text }] of snippets.entries())
+      await writeFile(path.join(project, `snippet-${i}.ts`), `${text}\nexport {}\n`)
+    for (const name of ['read-path.ts', 'supabase.ts', 'supabase-js.d.ts'])
+      await copyFile(path.join(repository, 'examples', name), path.join(project, name))
+    await writeFile(
+      path.join(project, 'types.ts'),
+      `import { createLighterClient, hydrate, type HydrateError, LighterHttpError, openStore } from 'pg-lighter'
+     import pg from 'pg'
+     const client = createLighterClient({ baseUrl: 'http://127.0.0.1:4001', token: 'x', retries: 1 })
+     const row: { id: number; metadata: string } = await hydrate(client, { id: 1, metadata: '{}' })
+     const store = openStore({ endpoint: '', bucket: '', prefix: '', accessKeyId: '', secretAccessKey: '', concurrency: 1, timeoutMs: 1 })
+     createLighterClient({ pool: new pg.Pool(), store, tenantId: row.metadata })
+     for await (const chunk of await client.stream('id')) chunk satisfies Uint8Array
+     export const failed = (error: unknown) => error instanceof LighterHttpError && error.retryAfterMs
+     export type Failures = HydrateError['failures']
+     // @ts-expect-error neither a URL nor a pool
+     createLighterClient({ tenantId: 'x' })
+     // @ts-expect-error a payload and a body
+     client.put({ kind: 'agent_trace', payload: 1, body: 'x' })
+     // @ts-expect-error nothing to store
+     client.put({ kind: 'agent_trace' })
+    `,
+    )
+    await writeFile(
+      path.join(project, 'tsconfig.json'),
+      JSON.stringify({
+        compilerOptions: {
+          target: 'es2024',
+          module: 'nodenext',
+          moduleResolution: 'nodenext',
+          types: ['node'],
+          strict: true,
+          exactOptionalPropertyTypes: true,
+          noEmit: true,
+          skipLibCheck: true,
+        },
+        include: ['*.ts'],
+      }),
+    )
+    await run(path.join(binaries, 'tsc'), ['--noEmit', '-p', '.'])
+  },
+  2 * minutes,
+)
+
+test(
+  'the example of the read path reads offloaded and inline rows alike',
+  async () => {
+    await copyFile(path.join(repository, 'examples/read-path.ts'), path.join(project, 'read-path.ts'))
+    const environment = await createEnvironment()
+    const api = await startApi(environment)
+    try {
+      const { tenantId, conversationId } = await newConversation(environment)
+      const inline = '{"model": "m", "n": 1.10}'
+      const texts = [inline, '{"tool_interactions": [12345678901234567890.5, 1e400]}', null]
+      const expected = new Map<string, string | null>()
+      for (const text of texts) {
+        const id = await insertMessage(environment, conversationId, text)
+        expected.set(id, await asJsonbText(environment, text))
+      }
+      await drained(environment)
+      const [, offloaded = ''] = expected.keys()
+      expect(await rawMetadata(environment, offloaded)).toContain('tool_interactions_ref')
+      const output = await run('node', ['read-path.ts'], {
+        env: {
+          DATABASE_URL: environment.urls.application,
+          LIGHTER_URL: api.url,
+          TENANT_ID: tenantId,
+          CONVERSATION_ID: conversationId,
+        },
+      })
+      const messages = output
+        .trim()
+        .split('\n')
+        .map(line => JSON.parse(line))
+      expect(new Map(messages.map(({ id, metadata }) => [id, metadata]))).toEqual(expected)
+    } finally {
+      await api.daemon.stop()
+      await environment.close()
+    }
+  },
+  2 * minutes,
+)
