@@ -57,7 +57,7 @@ begin
   grant select on all tables in schema lighter to lighter_daemon;
   grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
-  grant insert, update, delete on lighter.sweep_cursors to lighter_daemon;
+  grant insert, update, delete on lighter.sweep_cursors, lighter.gone_rows to lighter_daemon;
   -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure.
   grant insert, update on lighter.erasures to lighter_daemon;
   grant delete on lighter.idempotency_keys, lighter.tenants, lighter.retention_policies to lighter_daemon;

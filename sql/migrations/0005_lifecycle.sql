@@ -54,6 +54,17 @@ create table lighter.legal_holds (
 comment on table lighter.legal_holds is
   'Entities nothing of which may be deleted or expire while their row is here. For a whole tenant: lighter.tenants.legal_hold.';
 
+-- A job whose row is gone ends. But a transaction that is about to write that very row again may have seen the job,
+-- and have added none: when all that were under way are over, the row is looked for once more.
+create table lighter.gone_rows (
+  source_id integer not null,
+  row_id text not null,
+  marker xid8,
+  primary key (source_id, row_id)
+);
+comment on table lighter.gone_rows is 'Rows that were gone when their jobs were to be worked on; the orphan sweep queues those that are back.';
+comment on column lighter.gone_rows.marker is 'No transaction before this one may have seen the job; null until a sweep has set it.';
+
 alter table lighter.installation
   add column next_epoch bigint,
   add column next_nonce uuid;

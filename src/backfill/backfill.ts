@@ -23,7 +23,7 @@ export interface BackfillContext {
   onWait?: (reason: string) => void
 }
 
-export interface BackfillCounts {
+interface BackfillCounts {
   /** Rows looked at, those of an earlier run of the same pass included. */
   seen: number
   queued: number

@@ -11,7 +11,7 @@ export interface BackfillFilter {
   ageColumn: string | null
 }
 
-export interface HeavyRow {
+interface HeavyRow {
   rowId: string
   tenantId: string
   /** About what an offload takes off it; null unless asked for. */

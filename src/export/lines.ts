@@ -220,5 +220,6 @@ function artifactOf(row: Row): Artifact {
     frameOffset: row.frame_offset,
     contentEncoding: row.content_encoding,
     deletedAt: null,
+    fromRow: row.from_row,
   }
 }

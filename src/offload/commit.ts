@@ -225,6 +225,14 @@ async function recordOutcome(
         delete from lighter.jobs j using jobs d
          where j.source_id = d.source_id and j.row_id = d.row_id and d.done
       ),
+      -- See lighter.gone_rows.
+      gone as (
+        insert into lighter.gone_rows (source_id, row_id)
+        select d.source_id, d.row_id
+          from unnest($21::int[], $22::text[], $26::bool[]) d(source_id, row_id, gone)
+         where d.gone
+            on conflict (source_id, row_id) do update set marker = null
+      ),
       -- Appended, not counted up: two commits must not wait for each other. See lighter.offload_latency.
       latency as (
         insert into lighter.latency_changes (hour, live, bucket, jobs)
@@ -272,6 +280,7 @@ async function recordOutcome(
       arrayText([...committed.map(() => true), ...changed.map(() => false)]),
       arrayText(artifacts.map(a => a.payload.refersTo.join(','))),
       arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
+      arrayText([...committed.map(row => row.outcome === 'gone'), ...changed.map(() => false)]),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

@@ -255,7 +255,11 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
             // A store that has answered meanwhile is well, and something is wrong with this row's upload.
             error instanceof StoreError && context.store.lastSuccessAt() < began
               ? storeFailure(row.job, error, result)
-              : failure(row.job, messageOf(error)),
+              : failure(
+                  row.job,
+                  messageOf(error),
+                  error instanceof RowError && error.code === 'payload_too_large',
+                ),
           )
         }
       }
@@ -353,8 +357,11 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
         else releases.push(notYet(row.job, largeRetryMs))
         break
       case 'nothing':
-      case 'gone':
         other.push(row)
+        break
+      case 'gone':
+        if (row.source.rowsHidden) releases.push(failure(row.job, rowsHidden(row.source)))
+        else other.push(row)
         break
       case 'no-tenant':
         releases.push(
@@ -464,18 +471,35 @@ async function finish(context: PipelineContext, releases: Release[], result: Bat
   result.rowError = failures[0]?.error ?? null
 }
 
-function failure(job: Job, error: string): Release {
-  return { job, error: error.slice(0, 2000), countsAsAttempt: true, delayMs: backoffMs(job.attempts) }
+/** @param final trying again can not help: it becomes a dead letter at once */
+function failure(job: Job, error: string, final = false): Release {
+  return {
+    job,
+    error: error.slice(0, 2000),
+    countsAsAttempt: true,
+    final,
+    delayMs: backoffMs(job.attempts),
+  }
+}
+
+function rowsHidden(source: Source): string {
+  return `row-level security of ${source.tableSql} hides its rows from lighter_daemon: attach the table again, which adds a policy, then lighter retry`
 }
 
 function notYet(job: Job, delayMs = 0): Release {
-  return { job, error: null, countsAsAttempt: false, delayMs }
+  return { job, error: null, countsAsAttempt: false, final: false, delayMs }
 }
 
 function storeFailure(job: Job, error: StoreError, result: BatchResult): Release {
   if (!error.retryable) return failure(job, error.message)
   result.outage = error
-  return { job, error: error.message.slice(0, 2000), countsAsAttempt: false, delayMs: backoffMs(1) }
+  return {
+    job,
+    error: error.message.slice(0, 2000),
+    countsAsAttempt: false,
+    final: false,
+    delayMs: backoffMs(1),
+  }
 }
 
 /** Extends the lease of jobs and objects three times per lease for as long as the work goes on. */

@@ -8,6 +8,8 @@ export interface Release {
   error: string | null
   /** Whether the row is to blame. An outage of the store must not burn attempts. */
   countsAsAttempt: boolean
+  /** A dead letter at once: trying again would only cost the same again. */
+  final: boolean
   delayMs: number
 }
 
@@ -27,15 +29,15 @@ export async function releaseJobs(db: Queryable, releases: Release[], maxAttempt
     text: `
       with released as materialized (
         select r.*
-          from unnest($1::int[], $2::text[], $3::text[], $4::bool[], $5::int[])
-                 as r(source_id, row_id, error, counts, delay_ms)
+          from unnest($1::int[], $2::text[], $3::text[], $4::bool[], $5::int[], $7::bool[])
+                 as r(source_id, row_id, error, counts, delay_ms, final)
           join lighter.jobs j on j.source_id = r.source_id and j.row_id = r.row_id
          order by r.source_id, r.row_id
            for update of j
       ),
       dead as (
         delete from lighter.jobs j using released r
-         where j.source_id = r.source_id and j.row_id = r.row_id and r.counts and j.attempts >= $6
+         where j.source_id = r.source_id and j.row_id = r.row_id and (r.final or r.counts and j.attempts >= $6)
         returning j.source_id, j.row_id, j.attempts, j.enqueued_at, r.error
       ),
       letters as (
@@ -50,7 +52,7 @@ export async function releaseJobs(db: Queryable, releases: Release[], maxAttempt
                attempts = case when r.counts then j.attempts else greatest(j.attempts - 1, 0) end,
                last_error = coalesce(r.error, j.last_error)
           from released r
-         where j.source_id = r.source_id and j.row_id = r.row_id and not (r.counts and j.attempts >= $6)
+         where j.source_id = r.source_id and j.row_id = r.row_id and not (r.final or r.counts and j.attempts >= $6)
       )
       select source_id as "sourceId", row_id as "rowId", attempts from dead`,
     values: [
@@ -60,6 +62,7 @@ export async function releaseJobs(db: Queryable, releases: Release[], maxAttempt
       releases.map(r => r.countsAsAttempt),
       releases.map(r => Math.round(r.delayMs)),
       maxAttempts,
+      releases.map(r => r.final),
     ],
   })
   return rows

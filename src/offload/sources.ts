@@ -23,6 +23,8 @@ export interface Source {
   paused: boolean
   /** The rewrite must, and may, keep other triggers of the table from firing. */
   quietRewrite: boolean
+  /** Row-level security hides the rows from the daemon: what it does not see need not be gone. */
+  rowsHidden: boolean
 }
 
 /** All sources. A handful of rows; callers may keep them for seconds, a stale one makes a statement fail, not lie. */
@@ -52,7 +54,12 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
              and exists (
                select from pg_trigger t
                 where t.tgrelid = s.relation and not t.tgisinternal
-                  and t.tgname not like 'lighter\\_enqueue\\_%') as "quietRewrite"
+                  and t.tgname not like 'lighter\\_enqueue\\_%') as "quietRewrite",
+           row_security_active(s.relation)
+             and not exists (
+               select from pg_policy p
+                where p.polrelid = s.relation and p.polpermissive and p.polcmd in ('r', '*')
+                  and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage'))) as "rowsHidden"
       from lighter.sources s
       join pg_class c on c.oid = s.relation
       join pg_namespace n on n.oid = c.relnamespace`)

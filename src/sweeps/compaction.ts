@@ -211,7 +211,7 @@ async function liveArtifacts({ pool }: SweepContext, old: OldObject[]): Promise<
     `select a.id, a.tenant_id as "tenantId", a.kind, a.r2_key as key, a.content_type as "contentType",
             a.size_bytes::float8 as "sizeBytes", a.sha256, a.byte_offset::float8 as "byteOffset",
             a.byte_length::float8 as "byteLength", a.frame_offset::float8 as "frameOffset",
-            a.content_encoding as "contentEncoding", a.deleted_at as "deletedAt"
+            a.content_encoding as "contentEncoding", a.deleted_at as "deletedAt", a.source_id is not null as "fromRow"
        from public.artifact_refs a
        join unnest($1::uuid[], $2::text[]) o(tenant_id, r2_key) using (tenant_id, r2_key)
       where a.purged_at is null

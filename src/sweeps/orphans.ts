@@ -1,11 +1,13 @@
 // Orphans: objects registered for an upload that was never committed. Postgres alone tells which; the bucket is
-// listed only by the deep sweep.
+// listed only by the deep sweep. And rows that were orphaned of their jobs.
+import { ident } from '../offload/source-sql.ts'
+import { loadSources } from '../offload/sources.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 
 /** Takes what is left uploading past its lease, and deletes all objects that are due. */
 export async function sweepOrphans(context: SweepContext): Promise<Counts> {
-  const counts: Counts = { orphans: 0, objects_deleted: 0, objects_forgotten: 0 }
+  const counts: Counts = { orphans: 0, objects_deleted: 0, objects_forgotten: 0, rows_queued_again: 0 }
   if (context.dryRun) {
     const { rows } = await context.pool.query<{ orphans: number; due: number; settled: number }>(
       `select count(*) filter (where state = 'uploading' and lease_until < now())::int as orphans,
@@ -24,6 +26,7 @@ export async function sweepOrphans(context: SweepContext): Promise<Counts> {
     context.onProgress(counts)
     if (taken < context.config.batchSize) break
   }
+  if (!context.signal.aborted) await queueReturnedRows(context, counts)
   await deleteDueObjects(context, counts)
   return counts
 }
@@ -48,4 +51,42 @@ async function takeOrphans({ pool, config }: SweepContext): Promise<number> {
     [config.batchSize],
   )
   return rowCount ?? 0
+}
+
+/**
+ * Rows that were gone when their jobs ended, and are back, written by a transaction that had seen the job and added
+ * none. Looked for when every transaction that may have seen it is over.
+ */
+async function queueReturnedRows({ pool, config }: SweepContext, counts: Counts): Promise<void> {
+  await pool.query(
+    'update lighter.gone_rows set marker = pg_snapshot_xmax(pg_current_snapshot()) where marker is null',
+  )
+  for (const source of (await loadSources(pool)).values()) {
+    for (;;) {
+      const { rows } = await pool.query<{ looked: number; queued: number }>(
+        `with over as (
+           delete from lighter.gone_rows g
+            where (g.source_id, g.row_id) in (
+              select x.source_id, x.row_id from lighter.gone_rows x
+               where x.source_id = $1 and x.marker <= pg_snapshot_xmin(pg_current_snapshot())
+               limit $2 for update skip locked)
+           returning g.row_id
+         ),
+         queued as (
+           insert into lighter.jobs (source_id, row_id)
+           select $1, o.row_id from over o
+             join ${source.tableSql} m on m.${ident(source.keyColumn)} = o.row_id::${source.keyType}
+               on conflict do nothing
+           returning 1
+         )
+         select (select count(*)::int from over) as looked, (select count(*)::int from queued) as queued`,
+        [source.id, config.batchSize],
+      )
+      counts.rows_queued_again = (counts.rows_queued_again ?? 0) + (rows[0]?.queued ?? 0)
+      if ((rows[0]?.looked ?? 0) < config.batchSize) break
+    }
+  }
+  await pool.query(
+    'delete from lighter.gone_rows g where not exists (select from lighter.sources s where s.id = g.source_id)',
+  )
 }

@@ -107,7 +107,9 @@ async function countExpiring({ pool }: SweepContext, group: Group): Promise<Expi
     `select count(*)::int as artifacts, coalesce(sum(a.size_bytes), 0)::float8 as bytes
        from public.artifact_refs a
       where a.tenant_id = $1 and a.kind = $2 and a.created_at < now() - make_interval(days => $3)
-        and a.deleted_at is null and not ${onHoldSql}`,
+        and a.deleted_at is null and not ${onHoldSql}
+        -- counted with those that have a date of their own
+        and not coalesce(a.expires_at < now(), false)`,
     [group.tenantId, group.kind, group.keepDays],
   )
   return {

@@ -24,7 +24,6 @@ beforeAll(async () => {
     env: {
       STREAM_THRESHOLD_BYTES: String(threshold),
       MAX_PAYLOAD_BYTES: String(1024 * 1024),
-      OFFLOAD_MAX_ATTEMPTS: '1',
     },
   })
 })
