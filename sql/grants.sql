@@ -61,11 +61,13 @@ begin
   -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure.
   grant insert, update on lighter.erasures to lighter_daemon;
   grant delete on lighter.idempotency_keys, lighter.tenants, lighter.retention_policies to lighter_daemon;
-  grant insert, update, delete on lighter.pins, lighter.backfills to lighter_daemon;
+  grant insert, delete on lighter.pins to lighter_daemon;
+  grant insert, update, delete on lighter.backfills to lighter_daemon;
   grant update (paused) on lighter.sources to lighter_daemon;
   -- Commits append to the logs of the reports, the rollup sweep adds them up.
   grant insert, delete on lighter.storage_changes, lighter.latency_changes to lighter_daemon;
-  grant insert, update, delete on lighter.storage_days, lighter.storage_totals, lighter.request_days, lighter.latency_hours to lighter_daemon;
+  grant insert, update, delete on lighter.storage_days, lighter.storage_totals, lighter.latency_hours to lighter_daemon;
+  grant insert, update on lighter.request_days to lighter_daemon;
 
   -- Sums of all tenants, and nothing that they are made from: these views run with their owner's rights.
   grant usage on schema lighter to lighter_reporter;

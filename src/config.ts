@@ -26,7 +26,7 @@ const cron = (schedule: string) =>
     .string()
     .refine(
       value => value === 'off' || validateCron(value),
-      'a cron expression of five fields, in UTC, such as 17 3 * * *, or off',
+      'a cron expression, in UTC, such as 17 3 * * *, or off',
     )
     .default(schedule)
 const text = (expected: string) => z.string().min(1, expected)
@@ -251,7 +251,9 @@ export const environmentSchema = z.object({
     .describe('How long a purged artifact is remembered, so that the API can say why it is gone'),
   SWEEP_READER_GRACE_MS: integer(1000, 86_400_000)
     .default(3_600_000)
-    .describe('How long an object stays after its artifacts have moved: longer than the longest read'),
+    .describe(
+      'How long an object stays at least after its artifacts have moved: longer than the longest read. SWEEP_GRACE_DAYS, if that is longer',
+    ),
   SWEEP_COMPACT_LIVE_PERCENT: integer(1, 100)
     .default(50)
     .describe('Packs of whose bytes fewer are alive are rewritten'),

@@ -23,7 +23,7 @@ export interface Source {
   paused: boolean
   /** The rewrite must, and may, keep other triggers of the table from firing. */
   quietRewrite: boolean
-  /** Row-level security hides the rows from the daemon: what it does not see need not be gone. */
+  /** Row-level security may hide rows from the daemon: what it does not see need not be gone. */
   rowsHidden: boolean
 }
 
@@ -56,10 +56,13 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                 where t.tgrelid = s.relation and not t.tgisinternal
                   and t.tgname not like 'lighter\\_enqueue\\_%') as "quietRewrite",
            row_security_active(s.relation)
-             and not exists (
-               select from pg_policy p
-                where p.polrelid = s.relation and p.polpermissive and p.polcmd in ('r', '*')
-                  and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'usage'))) as "rowsHidden"
+             and (select not coalesce(bool_or(p.polpermissive and p.condition = 'true'), false)
+                         or coalesce(bool_or(not p.polpermissive and p.condition <> 'true'), false)
+                    from (select x.polpermissive, pg_get_expr(x.polqual, x.polrelid) as condition
+                            from pg_policy x
+                           where x.polrelid = s.relation and x.polcmd in ('r', '*')
+                             and exists (select from unnest(x.polroles) r where r = 0 or pg_has_role(r, 'usage'))) p
+                 ) as "rowsHidden"
       from lighter.sources s
       join pg_class c on c.oid = s.relation
       join pg_namespace n on n.oid = c.relnamespace`)

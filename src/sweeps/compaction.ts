@@ -106,7 +106,8 @@ async function halfDead({ pool, config }: SweepContext, after: OldObject | null)
     [
       after?.tenantId ?? '00000000-0000-0000-0000-000000000000',
       after?.key ?? '',
-      config.erasureDays,
+      // The old object then stays for the grace period.
+      Math.max(0, config.erasureDays - config.graceDays),
       config.compactLiveShare,
       config.batchSize,
     ],
@@ -232,6 +233,8 @@ async function move(
   from: Map<ArtifactId, Artifact>,
 ): Promise<number> {
   const { pool, config } = context
+  // Also for who restores the database to a moment within the grace period, which has the artifacts where they were.
+  const keptMs = Math.max(config.readerGraceMs, config.graceDays * 86_400_000)
   const moves = built.flatMap(o =>
     [...o.locations].map(([id, location]) => ({ id, location, was: from.get(id) })),
   )
@@ -298,17 +301,13 @@ async function move(
         update lighter.objects o
            set state = 'deleting', live_artifacts = 0, live_bytes = 0,
                -- A presigned URL of a plain object may be valid for a week.
-               delete_after = now() + $3 * interval '1 ms' * case when o.content_encoding is null and o.artifact_count = 1 then $4::float8 else 1 end
+               delete_after = now() + interval '1 ms'
+                 * case when o.content_encoding is null and o.artifact_count = 1 then $4::float8 else $3::float8 end
           from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
          where o.tenant_id = k.tenant_id and o.r2_key = k.r2_key and o.state = 'stored'
            and not exists (select from public.artifact_refs a
                             where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
-      values: [
-        old.map(o => o.tenantId),
-        old.map(o => o.key),
-        config.readerGraceMs,
-        Math.max(1, presignedMs / config.readerGraceMs),
-      ],
+      values: [old.map(o => o.tenantId), old.map(o => o.key), keptMs, Math.max(keptMs, presignedMs)],
     })
     return moved.reduce((sum, m) => sum + m.n, 0)
   })

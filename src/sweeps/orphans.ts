@@ -1,7 +1,9 @@
 // Orphans: objects registered for an upload that was never committed. Postgres alone tells which; the bucket is
 // listed only by the deep sweep. And rows that were orphaned of their jobs.
+
+import { messageOf } from '../errors.ts'
 import { ident } from '../offload/source-sql.ts'
-import { loadSources } from '../offload/sources.ts'
+import { loadSources, type Source } from '../offload/sources.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 
@@ -26,8 +28,8 @@ export async function sweepOrphans(context: SweepContext): Promise<Counts> {
     context.onProgress(counts)
     if (taken < context.config.batchSize) break
   }
-  if (!context.signal.aborted) await queueReturnedRows(context, counts)
   await deleteDueObjects(context, counts)
+  if (!context.signal.aborted) await queueReturnedRows(context, counts)
   return counts
 }
 
@@ -57,36 +59,53 @@ async function takeOrphans({ pool, config }: SweepContext): Promise<number> {
  * Rows that were gone when their jobs ended, and are back, written by a transaction that had seen the job and added
  * none. Looked for when every transaction that may have seen it is over.
  */
-async function queueReturnedRows({ pool, config }: SweepContext, counts: Counts): Promise<void> {
+async function queueReturnedRows(context: SweepContext, counts: Counts): Promise<void> {
+  const { pool, config, log } = context
   await pool.query(
     'update lighter.gone_rows set marker = pg_snapshot_xmax(pg_current_snapshot()) where marker is null',
   )
   for (const source of (await loadSources(pool)).values()) {
-    for (;;) {
-      const { rows } = await pool.query<{ looked: number; queued: number }>(
-        `with over as (
-           delete from lighter.gone_rows g
-            where (g.source_id, g.row_id) in (
-              select x.source_id, x.row_id from lighter.gone_rows x
-               where x.source_id = $1 and x.marker <= pg_snapshot_xmin(pg_current_snapshot())
-               limit $2 for update skip locked)
-           returning g.row_id
-         ),
-         queued as (
-           insert into lighter.jobs (source_id, row_id)
-           select $1, o.row_id from over o
-             join ${source.tableSql} m on m.${ident(source.keyColumn)} = o.row_id::${source.keyType}
-               on conflict do nothing
-           returning 1
-         )
-         select (select count(*)::int from over) as looked, (select count(*)::int from queued) as queued`,
-        [source.id, config.batchSize],
+    try {
+      for (;;) {
+        const { looked, queued } = await queueBatch(context, source)
+        counts.rows_queued_again = (counts.rows_queued_again ?? 0) + queued
+        if (looked < config.batchSize) break
+      }
+    } catch (error) {
+      // One table that can't be read is no reason to leave the others.
+      log.warn(
+        { table: source.tableSql, error: messageOf(error) },
+        'rows that came back can not be looked for',
       )
-      counts.rows_queued_again = (counts.rows_queued_again ?? 0) + (rows[0]?.queued ?? 0)
-      if ((rows[0]?.looked ?? 0) < config.batchSize) break
     }
   }
   await pool.query(
     'delete from lighter.gone_rows g where not exists (select from lighter.sources s where s.id = g.source_id)',
   )
+}
+
+async function queueBatch(
+  { pool, config }: SweepContext,
+  source: Source,
+): Promise<{ looked: number; queued: number }> {
+  const { rows } = await pool.query<{ looked: number; queued: number }>(
+    `with over as (
+       delete from lighter.gone_rows g
+        where (g.source_id, g.row_id) in (
+          select x.source_id, x.row_id from lighter.gone_rows x
+           where x.source_id = $1 and x.marker <= pg_snapshot_xmin(pg_current_snapshot())
+           limit $2 for update skip locked)
+       returning g.row_id
+     ),
+     queued as (
+       insert into lighter.jobs (source_id, row_id)
+       select $1, o.row_id from over o
+         join ${source.tableSql} m on m.${ident(source.keyColumn)} = o.row_id::${source.keyType}
+           on conflict do nothing
+       returning 1
+     )
+     select (select count(*)::int from over) as looked, (select count(*)::int from queued) as queued`,
+    [source.id, config.batchSize],
+  )
+  return rows[0] ?? { looked: 0, queued: 0 }
 }

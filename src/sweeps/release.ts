@@ -5,6 +5,7 @@
 // over payloads that point on, is released. It stays readable for the grace period, and only if a second snapshot
 // then finds it still unused does it get a tombstone: a pointer that somebody held in hand meanwhile is found again.
 import type pg from 'pg'
+import { LighterError } from '../errors.ts'
 import { fieldRefKey, ident, literal, metadataRefKey } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -32,6 +33,17 @@ async function findUnused(context: SweepContext, client: pg.PoolClient, counts: 
   await client.query('begin isolation level repeatable read')
   await client.query('set local statement_timeout = 0')
   const sources = [...(await loadSources(client)).values()]
+  // What can't be seen can't be told from what is not there.
+  const hidden = sources.find(source => source.rowsHidden)
+  if (hidden !== undefined) {
+    throw new LighterError(
+      'rows_hidden',
+      `row-level security of ${hidden.tableSql} may hide rows from lighter_daemon: nothing is released`,
+      {
+        hint: 'Attach the table again, which adds a policy, and let restrictive policies except lighter_daemon.',
+      },
+    )
+  }
   await client.query(`
     create temporary table marked (id uuid primary key);
     create temporary table unused (tenant_id uuid not null, id uuid primary key)`)
@@ -105,7 +117,8 @@ async function settle(context: SweepContext, client: pg.PoolClient, counts: Coun
       text: `select (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, id)
                       where a.released_at is null) as released,
                     (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, id)
-                      where a.released_at < now() - make_interval(days => $1) and not ${onHoldSql}) as tombstoned,
+                      where a.released_at < now() - make_interval(days => $1) + interval '1 hour'
+                        and not ${onHoldSql}) as tombstoned,
                     (select count(*)::int from public.artifact_refs a
                       where a.released_at is not null and a.deleted_at is null
                         and not exists (select from unused u where u.id = a.id)) as again`,
@@ -145,7 +158,8 @@ async function settle(context: SweepContext, client: pg.PoolClient, counts: Coun
     const { rowCount } = await client.query({
       text: `with batch as (
                select a.tenant_id, a.id from public.artifact_refs a
-                where a.released_at < now() - make_interval(days => $2) and a.deleted_at is null
+                -- (a run of a week later comes a moment too early, else)
+                where a.released_at < now() - make_interval(days => $2) + interval '1 hour' and a.deleted_at is null
                   and exists (select from unused u where u.id = a.id)
                   and not ${onHoldSql}
                 order by a.released_at

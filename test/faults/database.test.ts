@@ -96,7 +96,7 @@ test('an object swept away as an orphan before the commit is not pointed to', as
   await hold.reached
   // As the orphan sweep does it: first the record, then the bytes.
   const { rows } = await environment.admin.query<{ key: string }>(
-    `update lighter.objects set state = 'deleting' where state = 'uploading' returning r2_key as key`,
+    `update lighter.objects set state = 'deleting', delete_after = now() where state = 'uploading' returning r2_key as key`,
   )
   await environment.store.delete(rows.map(row => row.key))
   hold.release()

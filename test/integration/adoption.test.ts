@@ -135,6 +135,15 @@ describe('an artifact_refs with rows, made by the original migration', () => {
     await asRole(pool, role, remover => remover.query('delete from artifact_refs where id = $1', [id]))
   })
 
+  test('has nothing expire that was there before, until somebody says so', async () => {
+    expect(
+      await value(
+        db.pool,
+        `select keep_days from lighter.retention_policies where plan = 'standard' and tenant_id is null and kind is null`,
+      ),
+    ).toBeNull()
+  })
+
   test('holds many artifacts of one pack, and no location twice', async () => {
     const insert = (key: string, byteOffset: number | null, frameOffset: number | null) =>
       db.environment.worker.query(

@@ -44,11 +44,14 @@ describe('privileges', () => {
     'service_role',
     'lighter_tenant',
     'lighter_daemon',
+    'lighter_reporter',
   ] as const
   type Privileges = Record<string, Partial<Record<(typeof roles)[number], string>>>
 
   const write = 'SELECT INSERT UPDATE DELETE'
   const readers = { service_role: 'SELECT', lighter_daemon: 'SELECT' }
+  const reports = { ...readers, lighter_reporter: 'SELECT' }
+  const daemonWrites = { service_role: 'SELECT', lighter_daemon: write }
 
   // A new object is refused here until somebody has decided who may use it.
   const expectedRelations: Privileges = {
@@ -58,36 +61,72 @@ describe('privileges', () => {
       lighter_tenant: 'SELECT',
       lighter_daemon: write,
     },
+    'lighter.backfills': daemonWrites,
+    'lighter.backfills_id_seq': {},
+    // Rows of one tenant each, not sums.
+    'lighter.damaged_artifacts': readers,
+    // For the auditor: nobody but the owner takes any of it away.
+    'lighter.erasures': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT UPDATE' },
+    'lighter.erasures_id_seq': {},
     'lighter.failed_jobs': { service_role: write, lighter_daemon: write },
-    'lighter.failures': readers,
-    'lighter.idempotency_keys': readers,
-    // Where the sweeps have got to.
+    'lighter.failures': reports,
+    'lighter.gone_rows': daemonWrites,
+    // An erasure takes the tenant's.
+    'lighter.idempotency_keys': { service_role: 'SELECT', lighter_daemon: 'SELECT DELETE' },
+    // Which epoch of the owner object is this database's.
     'lighter.installation': {
       service_role: 'SELECT',
-      lighter_daemon: 'SELECT UPDATE(owner_epoch,owner_etag)',
+      lighter_daemon: 'SELECT UPDATE(next_epoch,next_nonce,owner_epoch,owner_etag)',
     },
     'lighter.jobs': { service_role: write, lighter_daemon: write },
-    'lighter.objects': { service_role: 'SELECT', lighter_daemon: write },
-    'lighter.queue_health': readers,
-    'lighter.retention_due': readers,
-    'lighter.retention_policies': { service_role: write, lighter_daemon: 'SELECT' },
+    // Logs: appended to and added up, never changed.
+    'lighter.latency_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
+    'lighter.latency_changes_id_seq': {},
+    'lighter.latency_hours': daemonWrites,
+    // The back end decides, the sweeps obey.
+    'lighter.legal_holds': { service_role: write, lighter_daemon: 'SELECT' },
+    'lighter.objects': daemonWrites,
+    'lighter.offload_latency': reports,
+    'lighter.pack_health': reports,
+    'lighter.pins': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
+    // What savings says of them is in that view.
+    'lighter.prices': readers,
+    'lighter.queue_health': reports,
+    // Kept: they were paid for.
+    'lighter.request_days': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT UPDATE' },
+    'lighter.retention_due': reports,
+    // An erasure takes the tenant's, as of lighter.tenants.
+    'lighter.retention_policies': { service_role: write, lighter_daemon: 'SELECT DELETE' },
     'lighter.retention_policies_id_seq': {},
-    'lighter.savings': readers,
+    'lighter.savings': reports,
     'lighter.schema_migrations': readers,
     'lighter.settings': readers,
-    'lighter.sources': readers,
+    // Functions of the owner's trust its other columns.
+    'lighter.sources': { service_role: 'SELECT', lighter_daemon: 'SELECT UPDATE(paused)' },
     'lighter.sources_id_seq': {},
-    'lighter.storage_by_day': readers,
-    'lighter.storage_by_kind': readers,
-    'lighter.storage_by_tenant': readers,
-    'lighter.sweep_runs': { service_role: 'SELECT', lighter_daemon: write },
+    'lighter.storage_by_day': reports,
+    'lighter.storage_by_kind': reports,
+    'lighter.storage_by_tenant': reports,
+    'lighter.storage_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
+    'lighter.storage_changes_id_seq': {},
+    'lighter.storage_days': daemonWrites,
+    'lighter.storage_entries': reports,
+    // Reads every artifact: for the rollup, not for a dashboard.
+    'lighter.storage_recount': readers,
+    'lighter.storage_total_entries': reports,
+    'lighter.storage_totals': daemonWrites,
+    'lighter.sweep_cursors': daemonWrites,
+    'lighter.sweep_history': reports,
+    'lighter.sweep_runs': daemonWrites,
     'lighter.sweep_runs_id_seq': {},
-    'lighter.tenants': { service_role: write, lighter_daemon: 'SELECT' },
+    'lighter.tenants': { service_role: write, lighter_daemon: 'SELECT DELETE' },
   }
 
   const everybody = ['service_role', 'lighter_tenant', 'lighter_daemon']
   const backEnd = ['service_role', 'lighter_daemon']
   const expectedFunctions: Record<string, string[]> = {
+    'account_artifacts()': [],
+    'account_objects()': [],
     'api_begin_idempotent(text,text,integer)': ['lighter_tenant'],
     'api_delete_artifact(uuid)': ['lighter_tenant'],
     'api_end_idempotent(text,uuid)': ['lighter_tenant'],
@@ -117,6 +156,7 @@ describe('privileges', () => {
     'offloaded_rows(uuid,text,uuid,integer)': everybody,
     'requeue(regclass,text[],name,integer)': backEnd,
     'require_tenant()': [],
+    'retention_policy_of(uuid,text)': backEnd,
     'retry(regclass,text)': backEnd,
     'set_threshold(integer,integer)': ['lighter_daemon'],
     'wake_daemon()': backEnd,
@@ -170,7 +210,7 @@ describe('privileges', () => {
          from unnest($1::text[]) with ordinality as u(r, place) order by place`,
       [roles],
     )
-    expect(rows.filter(row => row.usage).map(row => row.role)).toEqual(everybody)
+    expect(rows.filter(row => row.usage).map(row => row.role)).toEqual([...everybody, 'lighter_reporter'])
     expect(rows.filter(row => row.create || row.public)).toEqual([])
   })
 
@@ -180,6 +220,8 @@ describe('privileges', () => {
          from pg_proc p where p.pronamespace = 'lighter'::regnamespace and p.prosecdef order by 1`,
     )
     expect(rows.map(row => row.name)).toEqual([
+      'account_artifacts',
+      'account_objects',
       'api_begin_idempotent',
       'api_delete_artifact',
       'api_end_idempotent',
@@ -200,7 +242,7 @@ describe('privileges', () => {
     const { rows } = await admin.query(
       `select r.rolname as role, m.rolname as member, a.admin_option, a.inherit_option, a.set_option
          from pg_auth_members a join pg_roles r on r.oid = a.roleid join pg_roles m on m.oid = a.member
-        where m.rolname in ('lighter_tenant', 'lighter_daemon', 'anon', 'authenticated', 'service_role')`,
+        where m.rolname in ('lighter_tenant', 'lighter_daemon', 'lighter_reporter', 'anon', 'authenticated', 'service_role')`,
     )
     expect(rows).toEqual([
       {
@@ -214,7 +256,7 @@ describe('privileges', () => {
     const attributes = await column(
       admin,
       `select rolname::text from pg_roles
-        where rolname in ('lighter_tenant', 'lighter_daemon')
+        where rolname in ('lighter_tenant', 'lighter_daemon', 'lighter_reporter')
           and (rolsuper or rolcreaterole or rolcreatedb or rolcanlogin or rolreplication or rolbypassrls)`,
     )
     expect(attributes).toEqual([])

@@ -150,7 +150,7 @@ test('every live artifact of the tenant, exactly, and none of another', async ()
         contentType,
         payload: Buffer.from(payload),
         codec: 'zstd',
-        idempotencyKey: null,
+        idempotency: null,
       },
       { partBytes: 8_000_000, leaseMs: 60_000, maxBytes: 1_000_000_000 },
     )

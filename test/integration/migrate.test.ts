@@ -25,6 +25,11 @@ const migrations = [
   'migrations/0001_roles_and_schema.sql',
   'migrations/0002_artifact_refs.sql',
   'migrations/0003_sources_and_queue.sql',
+  'migrations/0004_api.sql',
+  'migrations/0005_lifecycle.sql',
+  'migrations/0006_verify_erase.sql',
+  'migrations/0007_backfill_restore.sql',
+  'migrations/0008_reports.sql',
 ]
 const names = (files: { name: string }[]) => files.map(file => file.name)
 
@@ -37,6 +42,8 @@ const apiFunctions = [
   'api_store_artifact',
   'api_touch_object',
 ]
+/** They append to a log that nobody who writes artifacts has rights on. */
+const accountingTriggers = ['account_artifacts', 'account_objects']
 const tenantFunctions = [
   ...apiFunctions,
   'artifact_get',
@@ -73,15 +80,28 @@ describe('an empty database', () => {
     expect(tables.sort()).toEqual(
       [
         'artifact_refs',
+        'lighter.backfills',
+        'lighter.erasures',
         'lighter.failed_jobs',
+        'lighter.gone_rows',
         'lighter.idempotency_keys',
         'lighter.installation',
         'lighter.jobs',
+        'lighter.latency_changes',
+        'lighter.latency_hours',
+        'lighter.legal_holds',
         'lighter.objects',
+        'lighter.pins',
+        'lighter.prices',
+        'lighter.request_days',
         'lighter.retention_policies',
         'lighter.schema_migrations',
         'lighter.settings',
         'lighter.sources',
+        'lighter.storage_changes',
+        'lighter.storage_days',
+        'lighter.storage_totals',
+        'lighter.sweep_cursors',
         'lighter.sweep_runs',
         'lighter.tenants',
       ].sort(),
@@ -371,11 +391,12 @@ describe('a migrated database', () => {
   test('has roles that row-level security binds', async () => {
     const { rows } = await client.query(
       `select rolname, rolsuper, rolbypassrls, rolcanlogin, rolcreaterole from pg_roles
-        where rolname in ('lighter_daemon', 'lighter_tenant') order by rolname`,
+        where rolname in ('lighter_daemon', 'lighter_reporter', 'lighter_tenant') order by rolname`,
     )
     const harmless = { rolsuper: false, rolbypassrls: false, rolcanlogin: false, rolcreaterole: false }
     expect(rows).toEqual([
       { rolname: 'lighter_daemon', ...harmless },
+      { rolname: 'lighter_reporter', ...harmless },
       { rolname: 'lighter_tenant', ...harmless },
     ])
   })
@@ -414,10 +435,12 @@ describe('a migrated database', () => {
       'envelope_value_limit',
       'offloaded_rows',
       'requeue',
+      'retention_policy_of',
       'retry',
       'set_threshold',
       'wake_daemon',
     ])
+    expect(await callable('lighter_reporter')).toEqual([])
   })
 
   test('has a comment on every function that somebody may call, on every table and every view', async () => {
@@ -458,7 +481,7 @@ describe('a migrated database', () => {
       `select proname::text from pg_proc
         where pronamespace = 'lighter'::regnamespace and prosecdef and proname !~ '^enqueue_[0-9]+$'`,
     )
-    expect(definers.sort()).toEqual([...apiFunctions, 'set_threshold'])
+    expect(definers.sort()).toEqual([...accountingTriggers, ...apiFunctions, 'set_threshold'])
   })
 
   test('does not let the daemon write what functions with more rights trust', async () => {
@@ -471,6 +494,15 @@ describe('a migrated database', () => {
         ).toBe(false)
       }
     }
+    // Whether jobs are worked on is for the daemon to say, and no function asks.
+    const written = await column(
+      client,
+      `select a.attrelid::regclass || '.' || a.attname from pg_attribute a
+        where a.attrelid = any ($1::regclass[]) and a.attnum > 0 and not a.attisdropped
+          and has_column_privilege('lighter_daemon', a.attrelid, a.attnum, 'insert, update')`,
+      [trusted],
+    )
+    expect(written).toEqual(['lighter.sources.paused'])
   })
 
   test('can be started on by the daemon, not by a stranger, and not before it is complete', async () => {

@@ -148,3 +148,25 @@ test('artifacts of a detached table, of the API and on hold are left alone', asy
   expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
   expect(await live()).toBe(3)
 })
+
+test('nothing is released while row-level security may hide rows', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy('hidden'))
+  await drained(environment)
+  await environment.admin.query(`
+    alter table conversation_messages enable row level security;
+    create policy app on conversation_messages for all to example_app using (true) with check (true);
+    create policy narrow on conversation_messages as restrictive for all to public using (false)`)
+  await age(environment, '2 hours')
+  await expect(runNow(environment, 'release')).rejects.toMatchObject({ code: 'rows_hidden' })
+  await environment.admin.query(`
+    drop policy narrow on conversation_messages;
+    drop policy lighter_daemon on conversation_messages`)
+  await expect(runNow(environment, 'release')).rejects.toMatchObject({ code: 'rows_hidden' })
+  // Attaching again mends it.
+  await environment.admin.query(
+    `select lighter.attach('public.conversation_messages', entity_type => 'conversation', entity_column => 'conversation_id')`,
+  )
+  expect((await runNow(environment, 'release')).counts).toMatchObject({ released: 0 })
+  expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, heavy('hidden')))
+})

@@ -328,6 +328,25 @@ describe('values', () => {
         requestTimeoutMs: 300_000,
         corsOrigins: [],
       },
+      sweeps: {
+        schedules: {
+          orphans: '*/10 * * * *',
+          retention: '17 3 * * *',
+          release: '37 4 * * 6',
+          compaction: '47 * * * *',
+          verify: '7 5 * * *',
+          rollup: '*/15 * * * *',
+        },
+        batchSize: 500,
+        rate: 2000,
+        graceDays: 7,
+        tombstoneDays: 90,
+        readerGraceMs: 3_600_000,
+        settleMs: 540_000,
+        compactLiveShare: 0.5,
+        erasureDays: 30,
+        verifySample: 1000,
+      },
       thresholdBytes: undefined,
       pollIntervalMs: 2000,
       shutdownTimeoutMs: 25_000,
@@ -639,12 +658,72 @@ describe('the HTTP API', () => {
   })
 })
 
+describe('sweeps', () => {
+  const sweepsOf = (env: Variables) => loadConfig({ ...complete, ...env }).sweeps
+  const crons = Object.keys(environmentSchema.shape).filter(name => /^SWEEP_\w+_CRON$/.test(name))
+  const nameOf = (variable: string) => variable.slice('SWEEP_'.length, -'_CRON'.length).toLowerCase()
+
+  test('each has a schedule of its own', () => {
+    expect(crons.map(nameOf).sort()).toEqual(Object.keys(sweepsOf({}).schedules).sort())
+  })
+
+  test.each(crons)('%s takes a cron expression, or off', variable => {
+    const { schedules } = sweepsOf({})
+    const set = (value: string) => sweepsOf({ [variable]: value }).schedules
+    expect(set('off')).toEqual({ ...schedules, [nameOf(variable)]: null })
+    for (const value of ['0 4 * * *', '*/5 2-4 1,15 * 1-5', '0 4 * jan sun'])
+      expect(set(value)).toEqual({ ...schedules, [nameOf(variable)]: value })
+    expect(set('')).toEqual(schedules)
+    for (const value of ['daily', '17 3 * *', '60 3 * * *', '17 24 * * *', '*/10', 'OFF', '17;3;*;*;*']) {
+      expect(problemsOf({ ...complete, [variable]: value })).toEqual([
+        {
+          variable,
+          found: JSON.stringify(value),
+          expected: 'a cron expression, in UTC, such as 17 3 * * *, or off',
+        },
+      ])
+    }
+  })
+
+  test.each([
+    ['SWEEP_BATCH_SIZE', 1, 1000],
+    ['SWEEP_RATE', 1, 1_000_000],
+    ['SWEEP_GRACE_DAYS', 0, 3650],
+    ['SWEEP_TOMBSTONE_DAYS', 1, 36_500],
+    ['SWEEP_READER_GRACE_MS', 1000, 86_400_000],
+    ['SWEEP_ERASURE_DAYS', 1, 3650],
+    ['SWEEP_VERIFY_SAMPLE', 0, 1_000_000],
+  ])('%s goes from %d to %d', (variable, min, max) => {
+    const taken = (value: number) => Object.values(sweepsOf({ [variable]: String(value) }))
+    expect(taken(min)).toContain(min)
+    expect(taken(max)).toContain(max)
+    for (const value of [min - 1, max + 1, 1.5]) {
+      expect(problemsOf({ ...complete, [variable]: String(value) })).toEqual([
+        { variable, found: `"${value}"`, expected: `a whole number from ${min} to ${max}` },
+      ])
+    }
+  })
+
+  test('SWEEP_COMPACT_LIVE_PERCENT is a share of bytes', () => {
+    expect(sweepsOf({ SWEEP_COMPACT_LIVE_PERCENT: '100' }).compactLiveShare).toBe(1)
+    expect(sweepsOf({ SWEEP_COMPACT_LIVE_PERCENT: '1' }).compactLiveShare).toBe(0.01)
+    for (const value of ['0', '101', '0.5', '50%'])
+      expect(problemsOf({ ...complete, SWEEP_COMPACT_LIVE_PERCENT: value })).toMatchObject([
+        { variable: 'SWEEP_COMPACT_LIVE_PERCENT' },
+      ])
+  })
+
+  test('an object counts as settled when no request for it can still be under way', () => {
+    expect(sweepsOf({ STORE_TIMEOUT_MS: '1000' }).settleMs).toBe(16_000 + 60_000)
+  })
+})
+
 describe('.env.example', () => {
   const text = readFileSync(path.join(import.meta.dirname, '..', '..', '.env.example'), 'utf8')
   const lines = text.split('\n')
   const entries = lines.flatMap((line, i) => {
     // A description may begin with a setting too ("AUTH_MODE=jwt: …"), but goes on in words.
-    const match = /^(# )?([A-Z0-9_]+)=(\S*)$/.exec(line)
+    const match = /^(# )?([A-Z0-9_]+)=(\S*|[\d*/,-]+(?: [\d*/,-]+){4})$/.exec(line)
     if (match === null) return []
     return [
       { optional: match[1] !== undefined, name: match[2] ?? '', value: match[3], comment: lines[i - 1] },
