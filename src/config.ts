@@ -332,6 +332,11 @@ export interface SweepConfig {
   graceDays: number
   tombstoneDays: number
   readerGraceMs: number
+  /**
+   * How long an object that is on its way out is left alone at first: a database that finds out that a copy of it
+   * has taken its place has this long to object.
+   */
+  deleteDelayMs: number
   /** After so long no request for an object can still be under way. */
   settleMs: number
   compactLiveShare: number
@@ -411,6 +416,13 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   // By itself, so that what is wrong elsewhere does not hide what is wrong here.
   const access = accessSchema.safeParse(values)
   const auth = access.success ? authOf(access.data, env.NODE_ENV === 'production', problems) : undefined
+  if (parsed.success && parsed.data.SWEEP_ERASURE_DAYS < parsed.data.SWEEP_GRACE_DAYS) {
+    problems.push({
+      variable: 'SWEEP_ERASURE_DAYS',
+      found: String(parsed.data.SWEEP_ERASURE_DAYS),
+      expected: `SWEEP_GRACE_DAYS (${parsed.data.SWEEP_GRACE_DAYS}) or more: a rewritten pack stays for that long`,
+    })
+  }
   if (!parsed.success || auth === undefined || problems.length > 0) throw new ConfigError(problems)
   const e = parsed.data
   return {
@@ -478,6 +490,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       graceDays: e.SWEEP_GRACE_DAYS,
       tombstoneDays: e.SWEEP_TOMBSTONE_DAYS,
       readerGraceMs: e.SWEEP_READER_GRACE_MS,
+      deleteDelayMs: 2 * 3_600_000,
       // A request lasts four silences, and is tried four times (src/store/object-store.ts).
       settleMs: e.STORE_TIMEOUT_MS * 4 * 4 + 60_000,
       compactLiveShare: e.SWEEP_COMPACT_LIVE_PERCENT / 100,

@@ -49,6 +49,16 @@ export class RowError extends LighterError {}
 /** The object store failed or answered what it should not. Retryable when it may be well a moment later. */
 export class StoreError extends LighterError {}
 
+/** Of several objects some could not be deleted; the others were. */
+export class DeleteError extends StoreError {
+  readonly failedKeys: string[]
+
+  constructor(failedKeys: string[], message: string) {
+    super('store_delete_failed', message, { retryable: true })
+    this.failedKeys = failedKeys
+  }
+}
+
 /** An artifact can't be read: not there, gone, damaged. Never retryable, never answered with wrong data. */
 export class ArtifactError extends LighterError {}
 

@@ -3,7 +3,8 @@ returns table (policy_id integer, keep_days integer, policy text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select p.id, p.keep_days,
+  -- (more days than Postgres has time for are as good as for ever)
+  select p.id, least(p.keep_days, 1000000),
          concat_ws(', ',
            case when p.tenant_id is not null then 'this tenant' end,
            case when p.plan is not null then p.plan || ' plan' end,

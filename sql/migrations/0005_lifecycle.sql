@@ -18,6 +18,9 @@ create index if not exists artifact_refs_purged
   on public.artifact_refs (purged_at) where purged_at is not null;
 create index if not exists artifact_refs_expiring
   on public.artifact_refs (expires_at) where expires_at is not null and deleted_at is null;
+-- What lives on an artifact. Only rows that were offloaded on top of themselves, or in both phases, are in it.
+create index if not exists artifact_refs_refers_to
+  on public.artifact_refs using gin (refers_to) where refers_to <> '{}' and deleted_at is null;
 create index if not exists artifact_refs_released
   on public.artifact_refs (released_at) where released_at is not null and deleted_at is null;
 create index if not exists artifact_refs_damaged

@@ -58,7 +58,7 @@ async function purgeBatch(
       values: [...where.values, after, tenantPrefix(store.prefix, scope.tenantId), config.batchSize],
     })
     if (purged.length === 0) return { purged: 0, bytes: 0, last: null }
-    await countLive(db, [...new Map(purged.map(p => [p.key, p])).values()])
+    await countLive(db, [...new Map(purged.map(p => [p.key, p])).values()], 0)
     return {
       purged: purged.length,
       bytes: purged.reduce((sum, p) => sum + p.bytes, 0),

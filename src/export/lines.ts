@@ -5,7 +5,7 @@ import type { Artifact } from '../artifacts/lookup.ts'
 import { ArtifactError, LighterError } from '../errors.ts'
 import { asArtifactId, asTenantId, type TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { requireOwnBucket } from '../sweeps/own-bucket.ts'
+import { requireOwnership } from '../store/ownership.ts'
 import { isDamage } from '../sweeps/verify-read.ts'
 import type { ExportTarget } from './target.ts'
 
@@ -146,7 +146,7 @@ async function* exportChunk(context: LinesContext, rows: Row[]): AsyncGenerator<
     } catch (error) {
       if (!(error instanceof LighterError) || !isDamage(error)) throw error
       if (error instanceof ArtifactError && error.code === 'artifact_object_missing')
-        await requireOwnBucket(context.pool, context.store)
+        await requireOwnership(context.pool, context.store)
       yield { position, payloadBytes: 0, line: null, blob: null, damage: `${error.code}: ${error.message}` }
     }
   }

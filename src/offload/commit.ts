@@ -186,7 +186,8 @@ async function recordOutcome(
       return { row, payload, location }
     }),
   )
-  const used = new Set(artifacts.map(a => a.location.key))
+  const inObject = Map.groupBy(artifacts, a => a.location.key)
+  const used = new Set(inObject.keys())
   const { rows } = await db.query<{ stored: number }>({
     text: `
       with jobs as materialized (
@@ -215,8 +216,16 @@ async function recordOutcome(
                byte_length = d.byte_length,
                upload_id = case when d.used then null else o.upload_id end,
                -- nothing committed uses it: an orphan from this moment on
-               lease_until = case when d.used then null else now() end
-          from unnest($17::uuid[], $18::text[], $19::bigint[], $20::bool[]) d(tenant_id, r2_key, byte_length, used)
+               lease_until = case when d.used then null else now() end,
+               -- Payloads whose rows changed meanwhile are dead bytes from the beginning, and must leave in their time.
+               live_artifacts = case when d.used and coalesce(o.live_artifacts, 0) + d.artifacts < o.artifact_count
+                                     then coalesce(o.live_artifacts, 0) + d.artifacts end,
+               live_bytes = case when d.used and coalesce(o.live_artifacts, 0) + d.artifacts < o.artifact_count
+                                 then coalesce(o.live_bytes, 0) + d.payload_bytes end,
+               dead_since = case when d.used and coalesce(o.live_artifacts, 0) + d.artifacts < o.artifact_count
+                                 then now() end
+          from unnest($17::uuid[], $18::text[], $19::bigint[], $20::bool[], $27::int[], $28::bigint[])
+                 d(tenant_id, r2_key, byte_length, used, artifacts, payload_bytes)
          where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key
            and (o.state = 'uploading' or d.used and o.state = 'stored')
         returning d.used
@@ -281,6 +290,10 @@ async function recordOutcome(
       arrayText(artifacts.map(a => a.payload.refersTo.join(','))),
       arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
       arrayText([...committed.map(row => row.outcome === 'gone'), ...changed.map(() => false)]),
+      arrayText(objects.map(o => inObject.get(o.key)?.length ?? 0)),
+      arrayText(
+        objects.map(o => (inObject.get(o.key) ?? []).reduce((sum, a) => sum + a.location.sizeBytes, 0)),
+      ),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

@@ -13,7 +13,7 @@ import { extendLease, type Job, jobKey } from './claim.ts'
 import { type CommitResult, commitBatch } from './commit.ts'
 import { type BuiltObject, buildObjects, type Location } from './pack.ts'
 import { type PlannedRow, planRows } from './plan.ts'
-import { registerObjects } from './register.ts'
+import { registerForDeletion, registerObjects } from './register.ts'
 import { backoffMs, type Release, releaseJobs } from './release.ts'
 import type { Signal } from './signals.ts'
 import { documentSql, fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
@@ -422,6 +422,7 @@ async function commitAll(
   releases: Release[],
 ): Promise<void> {
   if (rows.length === 0 && uploaded.objects.length === 0) return
+  let swept = false
   const commits: CommitResult[] = await narrowDown(
     rows,
     async part => [
@@ -432,8 +433,12 @@ async function commitAll(
         objectsOf(part, uploaded, rows.length === part.length),
       ),
     ],
-    (row, error) => releases.push(failure(row.job, messageOf(error))),
+    (row, error) => {
+      swept ||= error instanceof StoreError && error.code === 'object_swept'
+      releases.push(failure(row.job, messageOf(error)))
+    },
   )
+  if (swept) await registerForDeletion(context.pool, uploaded.objects)
   for (const commit of commits) result.changed += commit.changed.length
   const done = new Set(commits.flatMap(commit => [...commit.done]))
   const keys = new Set<string>()

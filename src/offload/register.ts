@@ -40,6 +40,23 @@ export async function registerObjects(
   )
 }
 
+/**
+ * Objects that were uploaded, and then found to have been swept, row and all: whatever landed late is on record again,
+ * and on its way out.
+ */
+export async function registerForDeletion(
+  db: Queryable,
+  objects: { tenantId: string; key: string }[],
+): Promise<void> {
+  await db.query(
+    `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, delete_after)
+     select d.tenant_id, d.r2_key, 'unknown', 'deleting', 'application/octet-stream', 1, now()
+       from unnest($1::uuid[], $2::text[]) d(tenant_id, r2_key)
+         on conflict do nothing`,
+    [objects.map(o => o.tenantId), objects.map(o => o.key)],
+  )
+}
+
 /** Notes the multipart upload that was opened for a registered object, so that the orphan sweep can abort it. */
 export async function recordUploadId(
   db: Queryable,

@@ -104,6 +104,5 @@ export function pointersSql(source: Source, doc: string): string {
 
 /** The ids that the pointers in `doc` spell, as text separated by commas; empty when there is none. */
 export function pointerIdsSql(source: Source, doc: string): string {
-  const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
-  return `concat_ws(',', ${names.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})::text`).join(', ')})`
+  return `concat_ws(',', ${source.pointerNames.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})::text`).join(', ')})`
 }

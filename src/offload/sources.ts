@@ -15,6 +15,8 @@ export interface Source {
   entityType: string | null
   entityColumn: string | null
   phase1Field: string | null
+  /** Names of pointers of this source and of all others: a row may have been copied with those of another one. */
+  pointerNames: string[]
   phase1Kind: string
   phase2Kind: string
   envelopeKeys: string[]
@@ -43,6 +45,8 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            s.entity_type as "entityType",
            s.entity_column as "entityColumn",
            s.phase1_field as "phase1Field",
+           array(select distinct o.phase1_field || '_ref' from lighter.sources o where o.phase1_field is not null)
+             || array['artifact_metadata_ref'] as "pointerNames",
            s.phase1_kind as "phase1Kind",
            s.phase2_kind as "phase2Kind",
            s.envelope_keys as "envelopeKeys",

@@ -19,7 +19,7 @@ import {
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner'
 import { NodeHttpHandler } from '@smithy/node-http-handler'
 import type { StoreConfig } from '../config.ts'
-import { LighterError, messageOf, StoreError } from '../errors.ts'
+import { DeleteError, LighterError, messageOf, StoreError } from '../errors.ts'
 
 /** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
 export interface ObjectHeaders {
@@ -69,7 +69,7 @@ export interface ObjectStore {
     answer: { contentType: string; contentDisposition: string },
   ): Promise<string>
   head(key: string): Promise<{ size: number } | null>
-  /** At most 1,000 keys; keys that do not exist are no error. */
+  /** At most 1,000 keys; keys that do not exist are no error. @throws {DeleteError} some could not be deleted */
   delete(keys: string[]): Promise<void>
   /** In the order of the keys' bytes in UTF-8. */
   list(prefix: string): AsyncGenerator<{ key: string; size: number; lastModified: Date | null }>
@@ -250,14 +250,12 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
         const answer = await client.send(
           new DeleteObjectsCommand({ Bucket, Delete: { Objects: keys.map(Key => ({ Key })), Quiet: true } }),
         )
-        const failed = answer.Errors?.find(e => e.Code !== 'NoSuchKey')
-        if (failed) {
-          throw new StoreError(
-            'store_delete_failed',
-            `DeleteObjects ${failed.Key}: ${failed.Code} ${failed.Message}`,
-            {
-              retryable: true,
-            },
+        const failed = answer.Errors?.filter(e => e.Code !== 'NoSuchKey') ?? []
+        const [first] = failed
+        if (first !== undefined) {
+          throw new DeleteError(
+            failed.flatMap(e => e.Key ?? []),
+            `DeleteObjects: ${failed.length} of ${keys.length} failed, ${first.Key}: ${first.Code} ${first.Message}`,
           )
         }
       }),

@@ -13,6 +13,11 @@ const ownerSchema = z.object({
   database: z.string(),
   /** By which an epoch is recognised whose writer did not live, or did not hear, that it was written. */
   nonce: z.uuid().optional(),
+  /**
+   * Set by a database that has the same identity and found itself displaced: one of the two is a physical copy, and
+   * nobody but their operator knows which. Nothing is deleted until `lighter adopt`.
+   */
+  contested: z.boolean().optional(),
 })
 
 interface Installation {
@@ -32,6 +37,8 @@ interface Installation {
 export async function claimOwnership(db: Queryable, store: ObjectStore): Promise<void> {
   const mine = await readInstallation(db)
   if ((await checkOwnership(db, store)) === 'nobody') {
+    // Where this database has been the owner before, a place without an owner object is another place.
+    if (mine.etag !== null || mine.epoch > 0) throw ownerObjectMissing(store)
     try {
       const etag = await writeOwner(store, mine, mine.epoch, null)
       await remember(db, mine.epoch, etag)
@@ -51,8 +58,10 @@ export async function claimOwnership(db: Queryable, store: ObjectStore): Promise
 
 /** @returns whether the prefix is ours or nobody's. @throws {OwnershipError} it is another's */
 export async function checkOwnership(db: Queryable, store: ObjectStore): Promise<'mine' | 'nobody'> {
-  const mine = await readInstallation(db)
+  const before = await readInstallation(db)
   const found = await readOwner(store)
+  // A sweep may have advanced the epoch in between.
+  const mine = found !== null && found.epoch !== before.epoch ? await readInstallation(db) : before
   if (found === null) return 'nobody'
   if (found.installation !== mine.id) {
     throw new OwnershipError(
@@ -75,6 +84,7 @@ export async function checkOwnership(db: Queryable, store: ObjectStore): Promise
     return 'mine'
   }
   if (found.epoch !== mine.epoch) {
+    if (found.database === mine.database) await contest(store, found)
     throw new OwnershipError(
       'stale_copy',
       `${store.bucket}/${store.prefix} is at epoch ${found.epoch}, this database remembers ${mine.epoch}: it is a copy of the one that owns the prefix`,
@@ -103,6 +113,7 @@ export async function checkOwnership(db: Queryable, store: ObjectStore): Promise
  */
 export async function advanceEpoch(db: Queryable, store: ObjectStore): Promise<void> {
   await claimOwnership(db, store)
+  if ((await readOwner(store))?.contested === true) throw contested(store)
   const mine = await readInstallation(db)
   const epoch = mine.epoch + 1
   const nonce = randomUUID()
@@ -122,6 +133,42 @@ export async function advanceEpoch(db: Queryable, store: ObjectStore): Promise<v
     )
   }
   await remember(db, epoch, etag)
+}
+
+/** As `checkOwnership`, before objects are deleted, or said to be missing. @throws {OwnershipError} also where there is no owner object, or a copy has objected */
+export async function requireOwnership(db: Queryable, store: ObjectStore): Promise<void> {
+  if ((await checkOwnership(db, store)) === 'nobody') throw ownerObjectMissing(store)
+  if ((await readOwner(store))?.contested === true) throw contested(store)
+}
+
+/** Best effort: whoever has displaced us must not delete before somebody has looked who of the two is the copy. */
+async function contest(store: ObjectStore, found: Owner & { etag: string }): Promise<void> {
+  if (found.contested === true) return
+  const { etag, ...owner } = found
+  const body = Buffer.from(`${JSON.stringify({ ...owner, contested: true })}\n`)
+  await store
+    .put(ownerKey(store.prefix), body, { contentType: 'application/json' }, etag)
+    .catch(() => undefined)
+}
+
+function ownerObjectMissing(store: ObjectStore): OwnershipError {
+  return new OwnershipError(
+    'owner_object_missing',
+    `${store.bucket}/${store.prefix} has no owner object, so it is hardly the bucket that this database knows`,
+    {
+      hint: 'Check R2_BUCKET, R2_ENDPOINT and R2_PREFIX. If it is the right one and has lost it: lighter adopt --yes',
+    },
+  )
+}
+
+function contested(store: ObjectStore): OwnershipError {
+  return new OwnershipError(
+    'contested',
+    `${store.bucket}/${store.prefix} is claimed by two databases of one identity: one of them is a copy of the other's files`,
+    {
+      hint: 'Stop the copy, or give it a prefix of its own, and then, on the original: lighter adopt --yes',
+    },
+  )
 }
 
 /** Takes the prefix over, whoever had it: the former owner finds a newer epoch and refuses to write. */
@@ -167,9 +214,9 @@ async function readInstallation(db: Queryable): Promise<Installation> {
   }
 }
 
-async function readOwner(
-  store: ObjectStore,
-): Promise<(z.infer<typeof ownerSchema> & { etag: string }) | null> {
+type Owner = z.infer<typeof ownerSchema>
+
+async function readOwner(store: ObjectStore): Promise<(Owner & { etag: string }) | null> {
   try {
     const { body, etag } = await store.get(ownerKey(store.prefix))
     const parsed = ownerSchema.safeParse(parseJson(body.toString('utf8')))

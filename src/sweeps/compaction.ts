@@ -277,7 +277,7 @@ async function move(
         update lighter.objects o
            -- One whose artifacts have all gone meanwhile was written for nothing.
            set state = case when n.live = 0 then 'deleting' else 'stored' end,
-               delete_after = case when n.live = 0 then now() end,
+               delete_after = case when n.live = 0 then now() + $5 * interval '1 ms' end,
                stored_at = now(), lease_until = null,
                live_artifacts = case when n.live < o.artifact_count then n.live end,
                live_bytes = case when n.live < o.artifact_count then n.bytes end,
@@ -289,6 +289,7 @@ async function move(
         built.map(o => o.key),
         built.map(o => movedInto.get(o.key)?.n ?? 0),
         built.map(o => movedInto.get(o.key)?.bytes ?? 0),
+        config.deleteDelayMs,
       ],
     })
     if (stored !== built.length) {

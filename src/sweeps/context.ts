@@ -9,6 +9,8 @@ export type Counts = Record<string, number>
 
 export interface SweepContext {
   pool: pg.Pool
+  /** Reaches a server session: directly, or through a pooler in session mode. */
+  sessionUrl: string
   store: ObjectStore
   config: SweepConfig
   /** How objects are built, and what an upload's lease is. */

@@ -1,7 +1,7 @@
 // Objects on their way out. An object leaves in two passes: it is deleted, and, when every request for it that may
 // still be under way has ended, deleted again; only then its row goes. So a PUT that timed out and lands late, or a
 // delete whose answer was lost, leaves nothing behind that is not on record.
-import { StoreError } from '../errors.ts'
+import { DeleteError, StoreError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
 import type { Counts, SweepContext } from './context.ts'
 
@@ -29,10 +29,16 @@ export async function deleteDueObjects(
     for (const { key, uploadId } of doomed) {
       if (uploadId !== null) await abort(context, key, uploadId)
     }
-    await context.store.delete(doomed.map(d => d.key))
-    await recordDeleted(context, doomed)
-    const gone = doomed.filter(d => d.settled).length
-    counts.objects_deleted = (counts.objects_deleted ?? 0) + doomed.length - gone
+    const kept = await deleteAll(context, doomed)
+    const deleted = doomed.filter(d => !kept.has(d.key))
+    await recordDeleted(context, deleted)
+    await postpone(
+      context,
+      doomed.filter(d => kept.has(d.key)),
+    )
+    if (kept.size > 0) counts.objects_not_deleted = (counts.objects_not_deleted ?? 0) + kept.size
+    const gone = deleted.filter(d => d.settled).length
+    counts.objects_deleted = (counts.objects_deleted ?? 0) + deleted.length - gone
     counts.objects_forgotten = (counts.objects_forgotten ?? 0) + gone
     context.onProgress(counts)
   }
@@ -61,6 +67,29 @@ async function dueObjects(
     ],
   )
   return rows
+}
+
+/** @returns the keys that the store keeps, because of a lock on them, say: they must not hold up all others */
+async function deleteAll({ store, log }: SweepContext, doomed: Doomed[]): Promise<Set<string>> {
+  try {
+    await store.delete(doomed.map(d => d.key))
+    return new Set()
+  } catch (error) {
+    if (!(error instanceof DeleteError)) throw error
+    log.warn({ objects: error.failedKeys.length, error: error.message }, 'objects can not be deleted')
+    return new Set(error.failedKeys)
+  }
+}
+
+/** Tried again in an hour. */
+async function postpone({ pool }: SweepContext, kept: Doomed[]): Promise<void> {
+  if (kept.length === 0) return
+  await pool.query(
+    `update lighter.objects o set delete_after = now() + interval '1 hour'
+       from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
+      where o.tenant_id = k.tenant_id and o.r2_key = k.r2_key and o.state = 'deleting'`,
+    [kept.map(k => k.tenantId), kept.map(k => k.key)],
+  )
 }
 
 async function recordDeleted({ pool, config }: SweepContext, doomed: Doomed[]): Promise<void> {

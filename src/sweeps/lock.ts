@@ -9,6 +9,7 @@ const lockSpace = 78096
 const epochLockKey = '7809632190530'
 
 const answerMs = 5000
+const epochWaitMs = 120_000
 
 export interface SweepLock {
   /** Runs `work` while no other sweep, of whatever name, is at the same point. */
@@ -61,7 +62,12 @@ export async function takeSweepLock(url: string, sweep: string): Promise<SweepLo
   }
   return {
     exclusively: async work => {
-      await client.query({ text: `select pg_advisory_lock(${epochLockKey})` })
+      // Whoever has it talks to the store, which may take its time.
+      const wait: pg.QueryConfig & { query_timeout: number } = {
+        text: `select pg_advisory_lock(${epochLockKey})`,
+        query_timeout: epochWaitMs,
+      }
+      await client.query(wait)
       try {
         return await work()
       } finally {

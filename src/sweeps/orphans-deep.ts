@@ -2,8 +2,8 @@
 // keys. Finds what the account can't tell: objects that it does not know (written by something else, or after the
 // backup was taken from which this database was restored), and objects that it says are stored and that are gone.
 import pLimit from 'p-limit'
+import { requireOwnership } from '../store/ownership.ts'
 import type { Counts, SweepContext } from './context.ts'
-import { requireOwnBucket } from './own-bucket.ts'
 import { createPace } from './pace.ts'
 
 export interface UnknownObject {
@@ -66,7 +66,7 @@ export async function sweepOrphansDeep(context: SweepContext, options: DeepOptio
     artifacts_affected: 0,
     unknown_deleted: 0,
   }
-  await requireOwnBucket(context.pool, store)
+  await requireOwnership(context.pool, store)
   const pace = createPace(config.rate, signal)
   const isOurs = tenantKeys(store.prefix)
   const unknown = inBatches<Listed>(Math.min(batchObjects, config.batchSize), found =>
@@ -115,9 +115,13 @@ export async function sweepOrphansDeep(context: SweepContext, options: DeepOptio
   return counts
 }
 
-/** Whether a key is one that we could have written: under the prefix, of a tenant. */
+/**
+ * Whether a key is one that we could have written: under the prefix, of a tenant, with kind, day and name as objectKey
+ * makes them. What the application keeps beside is not ours to know.
+ */
 function tenantKeys(prefix: string): (key: string) => boolean {
-  const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\/./
+  const id = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+  const uuid = new RegExp(`^${id}/[^/]+/\\d{4}/\\d\\d/\\d\\d/${id}\\.(?:jsonl?|bin)(?:\\.(?:zst|gz))?$`)
   const start = `${prefix}tenants/`
   return key => key.startsWith(start) && uuid.test(key.slice(start.length))
 }

@@ -47,10 +47,10 @@ async function takeOrphans({ pool, config }: SweepContext): Promise<number> {
           for update skip locked
      )
      update lighter.objects o
-        set state = 'deleting', delete_after = now(), lease_until = null
+        set state = 'deleting', delete_after = now() + $2 * interval '1 ms', lease_until = null
        from orphans d
       where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key and o.state = 'uploading'`,
-    [config.batchSize],
+    [config.batchSize, config.deleteDelayMs],
   )
   return rowCount ?? 0
 }

@@ -64,16 +64,21 @@ async function purgeBatch(
     })
     if (purged.length === 0) return { purged: 0, bytes: 0, objects: 0 }
     const keys = [...new Map(purged.map(p => [`${p.tenantId} ${p.key}`, p])).values()]
-    const objects = await countLive(db, keys)
+    const objects = await countLive(db, keys, config.deleteDelayMs)
     return { purged: purged.length, bytes: purged.reduce((sum, p) => sum + p.bytes, 0), objects }
   })
 }
 
 /**
  * Brings the account of objects up to date of which artifacts were purged or moved away.
- * @returns how many have nothing alive any more, and are on their way out
+ * @param delayMs after which an object in which nothing is alive may go
+ * @returns how many there were of these
  */
-export async function countLive(db: Queryable, keys: { tenantId: string; key: string }[]): Promise<number> {
+export async function countLive(
+  db: Queryable,
+  keys: { tenantId: string; key: string }[],
+  delayMs: number,
+): Promise<number> {
   const parameters = [keys.map(k => k.tenantId), keys.map(k => k.key)]
   // An object that the application stored itself, before us, is unknown until one has to delete it.
   await db.query(
@@ -108,13 +113,13 @@ export async function countLive(db: Queryable, keys: { tenantId: string; key: st
                live_bytes = c.bytes,
                dead_since = coalesce(o.dead_since, now()),
                state = case when c.artifacts = 0 then 'deleting' else o.state end,
-               delete_after = case when c.artifacts = 0 then now() end
+               delete_after = case when c.artifacts = 0 then now() + $3 * interval '1 ms' end
           from counted c
          where o.tenant_id = c.tenant_id and o.r2_key = c.r2_key
         returning c.artifacts
       )
       select count(*) filter (where artifacts = 0)::int as emptied from updated`,
-    values: parameters,
+    values: [...parameters, delayMs],
   })
   return rows[0]?.emptied ?? 0
 }

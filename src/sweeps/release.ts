@@ -4,10 +4,15 @@
 // tell that its artifacts may. One snapshot of all sources shows every pointer there is; what none of them leads to,
 // over payloads that point on, is released. It stays readable for the grace period, and only if a second snapshot
 // then finds it still unused does it get a tombstone: a pointer that somebody held in hand meanwhile is found again.
-import type pg from 'pg'
+import pg from 'pg'
+import { fetchPayloads } from '../artifacts/fetch.ts'
+import { lookupArtifacts } from '../artifacts/lookup.ts'
+import { rawKind, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
-import { fieldRefKey, ident, literal, metadataRefKey } from '../offload/source-sql.ts'
+import type { ArtifactId, TenantId } from '../ids.ts'
+import { ident, literal } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
+import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
 import { onHoldSql } from './purge.ts'
@@ -15,21 +20,31 @@ import { onHoldSql } from './purge.ts'
 /** Younger ones may have been committed since the snapshot, by a daemon whose clock is another. */
 const minimumAge = '1 hour'
 
+/** Payloads that one run reads to learn what they point to; at once; and their bytes. */
+const learnAtMost = 10_000
+const learnAtOnce = 100
+const learnBytes = 64 * 1024 * 1024
+
 export async function sweepRelease(context: SweepContext): Promise<Counts> {
   const counts: Counts = { pointers: 0, unused: 0, released: 0, found_again: 0, tombstoned: 0 }
-  const client = await context.pool.connect()
+  // A session of its own, for its temporary tables, and without a limit on a statement's time.
+  const { config, cut } = openSession(context.sessionUrl, 'pg-lighter release')
+  const client = new pg.Client(config)
+  client.on('error', () => undefined)
   try {
+    await client.connect()
     await findUnused(context, client, counts)
     if (!context.signal.aborted) await settle(context, client, counts)
+    if (!context.signal.aborted && !context.dryRun) await learnPointers(context, client, counts)
   } finally {
-    // The temporary tables go with the session; another user of the pool must not find them.
-    client.release(true)
+    await within(1000, 'closing', client.end()).catch(() => undefined)
+    cut()
   }
   return counts
 }
 
 /** Fills the temporary table `unused`. All in one snapshot. */
-async function findUnused(context: SweepContext, client: pg.PoolClient, counts: Counts): Promise<void> {
+async function findUnused(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
   await client.query('begin isolation level repeatable read')
   await client.query('set local statement_timeout = 0')
   const sources = [...(await loadSources(client)).values()]
@@ -49,7 +64,7 @@ async function findUnused(context: SweepContext, client: pg.PoolClient, counts: 
     create temporary table unused (tenant_id uuid not null, id uuid primary key)`)
   for (const source of sources) {
     if (context.signal.aborted) break
-    const { rowCount } = await markPointers(client, source, sources)
+    const { rowCount } = await markPointers(client, source)
     counts.pointers = (counts.pointers ?? 0) + (rowCount ?? 0)
     context.onProgress(counts)
   }
@@ -59,26 +74,23 @@ async function findUnused(context: SweepContext, client: pg.PoolClient, counts: 
     return
   }
   while ((await markReferredTo(client)) > 0) context.onProgress(counts)
+  await findUnknown(client)
   // Of sources that are attached: the rows of others can't be looked at, and may point to theirs.
   const { rowCount } = await client.query({
     text: `insert into unused
            select a.tenant_id, a.id from public.artifact_refs a
             where a.source_id = any ($1::int[]) and a.deleted_at is null and a.created_at < now() - $2::interval
-              and not exists (select from marked m where m.id = a.id)`,
+              and not exists (select from marked m where m.id = a.id)
+              and not exists (select from unknown k where k.tenant_id = a.tenant_id)`,
     values: [sources.map(s => s.id), minimumAge],
   })
   counts.unused = rowCount ?? 0
   await client.query('commit')
 }
 
-function markPointers(client: pg.PoolClient, source: Source, sources: Source[]): Promise<pg.QueryResult> {
-  // A row may have been copied from another source, with that one's pointers.
-  const names = new Set([
-    metadataRefKey,
-    ...sources.flatMap(s => (s.phase1Field === null ? [] : [fieldRefKey(s.phase1Field)])),
-  ])
+function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryResult> {
   const column = `m.${ident(source.jsonColumn)}`
-  const list = [...names].map(literal)
+  const list = source.pointerNames.map(literal)
   return client.query(`
     insert into marked
     select distinct lighter.as_uuid(${column} ->> n.name)
@@ -90,27 +102,77 @@ function markPointers(client: pg.PoolClient, source: Source, sources: Source[]):
 }
 
 /** One step along payloads that point to others. @returns how many were new */
-async function markReferredTo(client: pg.PoolClient): Promise<number> {
+async function markReferredTo(client: pg.ClientBase): Promise<number> {
   const { rowCount } = await client.query(`
     insert into marked
     select distinct r.id
       from marked m
       join public.artifact_refs a on a.id = m.id
-     cross join lateral (
-       select unnest(a.refers_to) as id
-       union all
-       -- Stored before it was noted what payloads point to: all of the row's may be needed.
-       select b.id from public.artifact_refs b
-        where a.refers_to is null and a.field is null and a.source_id is not null
-          and b.tenant_id = a.tenant_id and b.source_id = a.source_id and b.row_id = a.row_id
-          and b.entity_type is not distinct from a.entity_type and b.entity_id is not distinct from a.entity_id
-     ) r
+     cross join lateral unnest(a.refers_to) as r(id)
         on conflict do nothing`)
   return rowCount ?? 0
 }
 
+/**
+ * Of what is in use: artifacts of which it was never noted what their payloads point to, since something else than
+ * our offload stored them, or an older version. Nothing of their tenants is released until that is known.
+ */
+async function findUnknown(client: pg.ClientBase): Promise<void> {
+  await client.query(`
+    create temporary table unknown as
+    select a.tenant_id, a.id
+      from marked m
+      join public.artifact_refs a on a.id = m.id
+     where a.refers_to is null and a.field is null and a.purged_at is null
+       and (a.source_id is not null or coalesce(a.content_type, 'application/json') ~* 'json')`)
+}
+
+/** Reads payloads of which it is not known what they point to, and notes it, so that the next run knows. */
+async function learnPointers(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
+  const { pool, store, signal } = context
+  const { rows } = await client.query<{ tenantId: TenantId; id: ArtifactId }>({
+    text: 'select tenant_id as "tenantId", id from unknown order by tenant_id, id limit $1',
+    values: [learnAtMost],
+  })
+  for (const [tenantId, ofTenant] of Map.groupBy(rows, row => row.tenantId)) {
+    for (let at = 0; at < ofTenant.length && !signal.aborted; at += learnAtOnce) {
+      const ids = ofTenant.slice(at, at + learnAtOnce).map(row => row.id)
+      const artifacts = [...(await lookupArtifacts(pool, tenantId, ids)).values()]
+      const payloads = await fetchPayloads(
+        store,
+        artifacts.map(artifact => ({ ...artifact, deletedAt: null })),
+        { concurrency: 4, maxPayloadBytes: learnBytes, budget: { bytes: learnBytes } },
+      )
+      const known = [...payloads].flatMap(([artifact, payload]) =>
+        // One that can't be read stays unknown; the verify sweep says what it is.
+        payload instanceof Error ? [] : [{ id: artifact.id, refs: pointersIn(payload) }],
+      )
+      await pool.query(
+        `update public.artifact_refs a set refers_to = string_to_array(k.refs, ',')::uuid[]
+           from unnest($2::uuid[], $3::text[]) k(id, refs)
+          where a.tenant_id = $1 and a.id = k.id and a.refers_to is null`,
+        [tenantId, known.map(k => k.id), known.map(k => k.refs.join(','))],
+      )
+      counts.learned = (counts.learned ?? 0) + known.length
+      context.onProgress(counts)
+    }
+  }
+}
+
+/** Every uuid at the top of the payload under a name that may be a pointer's. */
+function pointersIn(payload: Buffer): string[] {
+  try {
+    const text = payload.toString('utf8')
+    if (rawKind(text) !== 'object') return []
+    return [...splitObject(text)].flatMap(([name, raw]) => (name.endsWith('_ref') ? (uuidOf(raw) ?? []) : []))
+  } catch {
+    // No JSON: it points to nothing that could be followed.
+    return []
+  }
+}
+
 /** Brings `released_at` up to date, and puts tombstones on what has been unused for the whole grace period. */
-async function settle(context: SweepContext, client: pg.PoolClient, counts: Counts): Promise<void> {
+async function settle(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
   const { config, signal } = context
   if (context.dryRun) {
     const { rows } = await client.query<{ released: number; tombstoned: number; again: number }>({
@@ -140,6 +202,21 @@ async function settle(context: SweepContext, client: pg.PoolClient, counts: Coun
       await pace(n)
     }
   }
+  // Also of what had its tombstone already: as long as it is not purged, the pointer that came back is right.
+  await work('found_again', async () => {
+    const { rowCount } = await client.query({
+      text: `with batch as (
+               select a.tenant_id, a.id from public.artifact_refs a
+                where a.deleted_at is not null and a.purged_at is null and a.deleted_reason like 'released:%'
+                  and exists (select from marked m where m.id = a.id)
+                limit $1 for update of a skip locked
+             )
+             update public.artifact_refs a set released_at = null, deleted_at = null, deleted_reason = null from batch b
+              where a.tenant_id = b.tenant_id and a.id = b.id`,
+      values: [config.batchSize],
+    })
+    return rowCount ?? 0
+  })
   await work('found_again', async () => {
     const { rowCount } = await client.query({
       text: `with batch as (

@@ -5,6 +5,14 @@ import { deleteDueObjects } from './deletion.ts'
 import { createPace } from './pace.ts'
 import { forgetTombstones, onHoldSql, purgeTombstones } from './purge.ts'
 
+/**
+ * SQL: a live artifact's payload points to artifact `a`, which must live as long: a row that was offloaded again on
+ * top of an old payload would else lose what was written today. Expiry goes from the newest down.
+ */
+const isReferredToSql = `exists (
+  select from public.artifact_refs r
+   where r.tenant_id = a.tenant_id and r.refers_to @> array[a.id] and r.refers_to <> '{}' and r.deleted_at is null)`
+
 /** All artifacts of one tenant and kind, and the policy that holds for them. */
 interface Group {
   tenantId: string
@@ -32,9 +40,58 @@ export async function sweepRetention(
   await expireByPolicy(context, counts, onExpiring)
   await expireByDate(context, counts)
   await purgeTombstones(context, counts)
+  await takeEmptyObjects(context, counts)
   await forgetTombstones(context, counts)
   if (!context.dryRun) await deleteDueObjects(context, counts)
   return counts
+}
+
+/**
+ * Objects of which no artifact is left, since somebody deleted rows of artifact_refs by hand, or by a cascade. Every
+ * object is looked at, page by page; what is taken is looked at again under its lock.
+ */
+async function takeEmptyObjects(context: SweepContext, counts: Counts): Promise<void> {
+  const { pool, config, signal } = context
+  if (context.dryRun) return
+  const pace = createPace(config.rate, signal)
+  let after = { tenantId: '00000000-0000-0000-0000-000000000000', key: '' }
+  while (!signal.aborted) {
+    const { rows } = await pool.query<{ tenantId: string; key: string; empty: boolean }>(
+      `select o.tenant_id as "tenantId", o.r2_key as key,
+              o.state = 'stored' and o.stored_at < now() - interval '1 hour'
+                and not exists (select from public.artifact_refs a
+                                 where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key) as empty
+         from lighter.objects o
+        where (o.tenant_id, o.r2_key) > ($1, $2)
+        order by o.tenant_id, o.r2_key
+        limit $3`,
+      [after.tenantId, after.key, config.batchSize],
+    )
+    const empty = rows.filter(row => row.empty)
+    if (empty.length > 0) {
+      const { rowCount } = await pool.query(
+        `with locked as materialized (
+           select o.tenant_id, o.r2_key from lighter.objects o
+             join unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key) using (tenant_id, r2_key)
+            where o.state = 'stored'
+            order by o.tenant_id, o.r2_key for update of o skip locked
+         )
+         update lighter.objects o
+            set state = 'deleting', live_artifacts = 0, live_bytes = 0, delete_after = now() + $3 * interval '1 ms'
+           from locked l
+          where o.tenant_id = l.tenant_id and o.r2_key = l.r2_key
+            and not exists (select from public.artifact_refs a
+                             where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key)`,
+        [empty.map(e => e.tenantId), empty.map(e => e.key), config.deleteDelayMs],
+      )
+      counts.objects_emptied = (counts.objects_emptied ?? 0) + (rowCount ?? 0)
+    }
+    context.onProgress(counts)
+    const last = rows.at(-1)
+    if (last === undefined || rows.length < config.batchSize) return
+    after = last
+    await pace(rows.length)
+  }
 }
 
 async function expireByPolicy(
@@ -107,7 +164,7 @@ async function countExpiring({ pool }: SweepContext, group: Group): Promise<Expi
     `select count(*)::int as artifacts, coalesce(sum(a.size_bytes), 0)::float8 as bytes
        from public.artifact_refs a
       where a.tenant_id = $1 and a.kind = $2 and a.created_at < now() - make_interval(days => $3)
-        and a.deleted_at is null and not ${onHoldSql}
+        and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
         -- counted with those that have a date of their own
         and not coalesce(a.expires_at < now(), false)`,
     [group.tenantId, group.kind, group.keepDays],
@@ -130,7 +187,7 @@ async function expireBatch(
        select a.tenant_id, a.id
          from public.artifact_refs a
         where a.tenant_id = $1 and a.kind = $2 and a.created_at < now() - make_interval(days => $3)
-          and a.deleted_at is null and not ${onHoldSql}
+          and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
         order by a.created_at
         limit $4
           for update of a skip locked
@@ -153,7 +210,7 @@ async function expireByDate(context: SweepContext, counts: Counts): Promise<void
   if (context.dryRun) {
     const { rows } = await pool.query<{ n: number; bytes: number }>(
       `select count(*)::int as n, coalesce(sum(a.size_bytes), 0)::float8 as bytes
-         from public.artifact_refs a where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql}`,
+         from public.artifact_refs a where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}`,
     )
     counts.expired = (counts.expired ?? 0) + (rows[0]?.n ?? 0)
     counts.expired_bytes = (counts.expired_bytes ?? 0) + (rows[0]?.bytes ?? 0)
@@ -164,7 +221,7 @@ async function expireByDate(context: SweepContext, counts: Counts): Promise<void
     const { rows } = await pool.query<{ n: number; bytes: number }>(
       `with due as (
          select a.tenant_id, a.id from public.artifact_refs a
-          where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql}
+          where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
           order by a.expires_at limit $1 for update of a skip locked
        ),
        expired as (

@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { OffloadConfig, SweepConfig } from '../config.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { advanceEpoch, checkOwnership } from '../store/ownership.ts'
+import { advanceEpoch, requireOwnership } from '../store/ownership.ts'
 import type { Counts, Sweep } from './context.ts'
 import { takeSweepLock } from './lock.ts'
 
@@ -32,6 +32,8 @@ export interface SweepOutcome {
 
 /** How often a long run says how far it is. */
 const heartbeatMs = 5000
+/** Sweeps that advance the epoch at each run. */
+const advancing = new Set(['orphans', 'retention', 'compaction'])
 /** For so long what was found out about the owner object is believed. */
 const ownershipMs = 30_000
 
@@ -56,9 +58,19 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
       if (!lock.isHeld()) lost.abort()
     }, 100)
     let ownedAt = Number.NEGATIVE_INFINITY
+    const mayDelete = async () => {
+      if (ownedAt === Number.NEGATIVE_INFINITY) await lock.exclusively(() => advanceEpoch(pool, store))
+      else if (performance.now() - ownedAt > ownershipMs) await requireOwnership(pool, store)
+      else return
+      ownedAt = performance.now()
+    }
     try {
+      // Not only when there is something to be deleted: of two databases that take themselves for the owner, the one
+      // that has less to do must notice as well.
+      if (!run.dryRun && advancing.has(name)) await mayDelete()
       counts = await run.sweep({
         pool,
+        sessionUrl: run.lockUrl,
         store,
         config: run.config,
         offload: run.offload,
@@ -74,12 +86,7 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
             log.debug({ error: messageOf(error) }, 'heartbeat failed'),
           )
         },
-        mayDelete: async () => {
-          if (ownedAt === Number.NEGATIVE_INFINITY) await lock.exclusively(() => advanceEpoch(pool, store))
-          else if (performance.now() - ownedAt > ownershipMs) await checkOwnership(pool, store)
-          else return
-          ownedAt = performance.now()
-        },
+        mayDelete,
       })
       await end(pool, id, counts, null)
     } catch (error) {

@@ -3,8 +3,8 @@
 import { setTimeout } from 'node:timers/promises'
 import { messageOf } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
+import { requireOwnership } from '../store/ownership.ts'
 import type { Counts, SweepContext } from './context.ts'
-import { requireOwnBucket } from './own-bucket.ts'
 import { createPace } from './pace.ts'
 import { type Checkable, nextArtifacts, sampleArtifacts } from './verify-choose.ts'
 import { clearCursor, openCursor, saveCursor } from './verify-cursor.ts'
@@ -44,7 +44,7 @@ export async function sweepVerify(
   options: VerifyOptions = scheduled,
 ): Promise<Counts> {
   const counts: Counts = { checked: 0, checked_bytes: 0, damaged: 0, healed: 0, unread: 0 }
-  await requireOwnBucket(context.pool, context.store)
+  await requireOwnership(context.pool, context.store)
   if (options.all) await verifyAll(context, options, counts)
   else await verifySample(context, options, counts)
   return counts
@@ -131,7 +131,7 @@ async function readWithRetries(context: SweepContext, batch: Checkable[]): Promi
   }
   // Are it these objects, or is it the store? An object that is known to be there tells; if it can't be read either,
   // the sweep ends here, and the next run begins with this batch.
-  if (left.length > 0) await requireOwnBucket(context.pool, context.store)
+  if (left.length > 0) await requireOwnership(context.pool, context.store)
   for (const { outcome, artifact, error } of findings.values()) {
     if (outcome === 'unread') {
       context.log.warn({ artifact: artifact.id, error: messageOf(error) }, 'an artifact could not be checked')

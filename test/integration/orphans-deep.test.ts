@@ -91,19 +91,24 @@ async function withUnknown() {
   const [first] = tenants
   if (first === undefined) throw new Error('no tenant')
   const { prefix } = environment.store
+  const named = (kind: string, extension = 'json') => `${kind}/2026/01/02/${randomUUID()}.${extension}`
   const unknown = [
-    `${prefix}tenants/00000000-0000-4000-8000-000000000000/agent_trace/a.json`,
-    `${prefix}tenants/${first.tenantId}/a/a.json`,
-    `${prefix}tenants/${first.tenantId}/agent_trace/ü🙂.json`,
-    `${prefix}tenants/${first.tenantId}/agent_trace/ü\uffe6.json`,
-    `${prefix}tenants/${first.tenantId}/zzz/a.json`,
-    `${prefix}tenants/ffffffff-ffff-4fff-8fff-ffffffffffff/agent_trace/a.json`,
+    `${prefix}tenants/00000000-0000-4000-8000-000000000000/${named('agent_trace')}`,
+    `${prefix}tenants/${first.tenantId}/${named('a', 'jsonl.zst')}`,
+    `${prefix}tenants/${first.tenantId}/${named('ü🙂', 'bin')}`,
+    `${prefix}tenants/${first.tenantId}/${named('ü\uffe6', 'jsonl.gz')}`,
+    `${prefix}tenants/${first.tenantId}/${named('zzz', 'jsonl')}`,
+    `${prefix}tenants/ffffffff-ffff-4fff-8fff-ffffffffffff/${named('agent_trace')}`,
   ]
   for (const key of unknown) await put(key)
   // Not such as we write: whoever put them there, they stay.
   const foreign = [
     `${prefix}photos/a.json`,
     `${prefix}tenants/acme/a.json`,
+    // Of a tenant of ours, but no key that we make: the application's own files.
+    `${prefix}tenants/${first.tenantId}/uploads/avatar.png`,
+    `${prefix}tenants/${first.tenantId}/agent_trace/a.json`,
+    `${prefix}tenants/${first.tenantId}/agent_trace/2026/01/02/report.json`,
     `${prefix}tenants/${randomUUID()}2/a.json`,
     `${prefix}staging/tenants/${randomUUID()}/agent_trace/a.json`,
   ]
@@ -130,7 +135,8 @@ test('reports what nobody knows, and deletes it only when asked to, never what c
     objects_missing: 0,
     unknown_deleted: 0,
     // And the owner object.
-    objects_foreign: foreign.length + 1,
+    // The owner object, and the application's own, which is none of ours by its name.
+    objects_foreign: foreign.length + 2,
   })
   // None of them is old enough yet.
   const young = await compare({ store: environment.store, deleteUnknown: true })

@@ -170,3 +170,64 @@ test('nothing is released while row-level security may hide rows', async () => {
   expect((await runNow(environment, 'release')).counts).toMatchObject({ released: 0 })
   expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, heavy('hidden')))
 })
+
+test('a pointer that comes back after the tombstone is right until the bytes are gone', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, heavy('back'))
+  await drained(environment)
+  const { rows } = await environment.app.query(
+    'select metadata::text from conversation_messages where id = $1',
+    [id],
+  )
+  await environment.app.query('delete from conversation_messages where id = $1', [id])
+  expect((await releaseTwice()).counts).toMatchObject({ tombstoned: 2 })
+  const again = await insertMessage(environment, conversationId, rows[0].metadata)
+  expect((await runNow(environment, 'release')).counts).toMatchObject({ found_again: 2 })
+  expect(await hydrated(environment, again)).toBe(await asJsonbText(environment, heavy('back')))
+})
+
+test('what a payload of another source, or of the API, points to is kept', async () => {
+  await environment.admin.query(`
+    create table notes (id uuid primary key default gen_random_uuid(), tenant_id uuid not null, metadata jsonb);
+    grant all on notes to example_app;
+    select lighter.attach('notes', phase1_field => 'steps')`)
+  const { conversationId, tenantId } = await newConversation(environment)
+  const metadata = '{"tool_interactions": [{"n": 1.10}]}'
+  const copied = await insertMessage(environment, conversationId, metadata)
+  const stored = await insertMessage(environment, conversationId, metadata)
+  await drained(environment)
+  // A row of another source, with a pointer of this one's, offloaded whole.
+  await environment.app.query(
+    `insert into notes (tenant_id, metadata)
+     select $2, metadata || jsonb_build_object('text', repeat('x', 9000)) from conversation_messages where id = $1`,
+    [copied, tenantId],
+  )
+  await drained(environment)
+  // Stored by the application, which says nothing of what its payload points to.
+  const { rows } = await environment.app.query(
+    'select metadata::text from conversation_messages where id = $1',
+    [stored],
+  )
+  const key = `${environment.store.prefix}tenants/${tenantId}/agent_trace/own.json`
+  await environment.store.put(key, Buffer.from(rows[0].metadata), { contentType: 'application/json' })
+  const own = await environment.admin.query(
+    `insert into artifact_refs (tenant_id, kind, r2_key, content_type) values ($1, 'agent_trace', $2, 'application/json') returning id`,
+    [tenantId, key],
+  )
+  const pointing = await insertMessage(
+    environment,
+    conversationId,
+    `{"artifact_metadata_ref": "${own.rows[0].id}"}`,
+  )
+  await environment.app.query('delete from conversation_messages where id = any ($1)', [[copied, stored]])
+  const expected = await asJsonbText(environment, metadata)
+  expect(await hydrated(environment, pointing)).toBe(expected)
+  for (let n = 0; n < 2; n++)
+    expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await hydrated(environment, pointing)).toBe(expected)
+  // It is known now, and no longer keeps what it does not point to.
+  const { rows: known } = await environment.admin.query('select refers_to from artifact_refs where id = $1', [
+    own.rows[0].id,
+  ])
+  expect(known[0].refers_to).toHaveLength(1)
+})

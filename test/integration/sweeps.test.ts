@@ -2,10 +2,12 @@
 import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
-import { advanceEpoch, claimOwnership } from '../../src/store/ownership.ts'
+import { DeleteError } from '../../src/errors.ts'
+import { adoptOwnership, advanceEpoch, claimOwnership } from '../../src/store/ownership.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import {
   createEnvironment,
+  createSignals,
   drained,
   hydrated,
   insertMessage,
@@ -363,5 +365,138 @@ describe('a copy of the database deletes nothing of the original', () => {
     await expect(advanceEpoch(environment.worker, environment.store)).rejects.toMatchObject({
       code: 'stale_copy',
     })
+  })
+})
+
+describe('what a review found', () => {
+  test('a payload is not expired while a newer one lies on it', async () => {
+    const { conversationId } = await newConversation(environment)
+    const heavy = `{"trace": "${'x'.repeat(9000)}"}`
+    const id = await insertMessage(environment, conversationId, heavy)
+    await drained(environment)
+    await age(environment, '91 days')
+    await environment.app.query(
+      `update conversation_messages set metadata = metadata || jsonb_build_object('fresh', repeat('y', 9000)) where id = $1`,
+      [id],
+    )
+    await drained(environment)
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ expired: 0 })
+    expect(await hydrated(environment, id)).toContain('yyyy')
+    await age(environment, '91 days')
+    // From the newest down.
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ expired: 1 })
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ expired: 1 })
+  })
+
+  test('an object that nobody can delete does not hold up the others', async () => {
+    const { tenantId } = await messages(1)
+    const keys = Array.from(
+      { length: 5 },
+      () => `${environment.store.prefix}tenants/${tenantId}/k/${randomUUID()}.json`,
+    )
+    for (const key of keys) {
+      await environment.store.put(key, Buffer.from('{}'), { contentType: 'application/json' })
+      await environment.admin.query(
+        `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, delete_after)
+         values ($1, $2, 'k', 'deleting', 'application/json', 1, clock_timestamp() - interval '1 minute')`,
+        [tenantId, key],
+      )
+    }
+    const [locked] = keys
+    const { store } = environment
+    environment.store = {
+      ...store,
+      delete: async wanted => {
+        await store.delete(wanted.filter(key => key !== locked))
+        if (wanted.includes(locked ?? '')) throw new DeleteError([locked ?? ''], 'AccessDenied: locked')
+      },
+    }
+    const { counts } = await runNow(environment, 'orphans', { config: { batchSize: 2 } })
+    environment.store = store
+    expect(counts).toMatchObject({ objects_deleted: 4, objects_not_deleted: 1 })
+    for (const key of keys) expect((await store.head(key)) !== null).toBe(key === locked)
+  })
+
+  test('an object whose artifacts were deleted by hand goes too', async () => {
+    const { tenantId } = await messages(3)
+    await environment.admin.query('delete from artifact_refs where tenant_id = $1', [tenantId])
+    await age(environment, '2 hours')
+    await runNow(environment, 'retention')
+    expect((await bucketKeys(environment)).filter(key => key.includes(tenantId))).toEqual([])
+  })
+
+  test('nothing goes at once: whoever is displaced by a copy has time to object, and then nothing goes', async () => {
+    const { tenantId, ids } = await messages(1)
+    const key = `${environment.store.prefix}tenants/${tenantId}/k/orphan.json`
+    await environment.store.put(key, Buffer.from('{}'), { contentType: 'application/json' })
+    await environment.admin.query(
+      `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, lease_until)
+       values ($1, $2, 'k', 'uploading', 'application/json', 1, now() - interval '1 minute')`,
+      [tenantId, key],
+    )
+    const { rows: before } = await environment.admin.query(
+      'select owner_epoch, owner_etag from lighter.installation',
+    )
+    const config = { deleteDelayMs: 7_200_000 }
+    // The copy is first.
+    expect((await runNow(environment, 'orphans', { config })).counts).toMatchObject({
+      orphans: 1,
+      objects_deleted: 0,
+    })
+    const { rows: copy } = await environment.admin.query(
+      'select owner_epoch, owner_etag from lighter.installation',
+    )
+    const remember = (row: { owner_epoch: string; owner_etag: string }) =>
+      environment.admin.query(
+        'update lighter.installation set owner_epoch = $1, owner_etag = $2, next_epoch = null, next_nonce = null',
+        [row.owner_epoch, row.owner_etag],
+      )
+    // The original finds itself displaced, and says so.
+    await remember(before[0])
+    await expect(runNow(environment, 'orphans', { config })).rejects.toMatchObject({ code: 'stale_copy' })
+    // Now the copy may not delete.
+    await remember(copy[0])
+    await age(environment, '3 hours')
+    await expect(runNow(environment, 'orphans', { config })).rejects.toMatchObject({ code: 'contested' })
+    expect(await environment.store.head(key)).not.toBeNull()
+    await adoptOwnership(environment.worker, environment.store)
+    expect((await runNow(environment, 'orphans', { config })).counts).toMatchObject({ objects_deleted: 1 })
+    expect(await hydrated(environment, ids[0] ?? '')).toContain('"n": 0')
+  })
+
+  test('a bucket without the owner object is not taken for ours', async () => {
+    await messages(1)
+    await advanceEpoch(environment.worker, environment.store)
+    await environment.store.delete([`${environment.store.prefix}pg-lighter-owner.json`])
+    for (const name of ['orphans', 'retention', 'compaction'] as const)
+      await expect(runNow(environment, name)).rejects.toMatchObject({ code: 'owner_object_missing' })
+    await expect(claimOwnership(environment.worker, environment.store)).rejects.toMatchObject({
+      code: 'owner_object_missing',
+    })
+  })
+
+  test('payloads of a pack whose rows changed before the commit leave with the erasure deadline', async () => {
+    const signals = createSignals()
+    await daemon.stop()
+    daemon = await startDaemon(environment, { signal: signals.signal })
+    const { conversationId, tenantId } = await newConversation(environment)
+    const hold = signals.holdAt('before-commit')
+    const { rows } = await environment.app.query<{ id: string }>(
+      `insert into conversation_messages (conversation_id, role, content, metadata)
+       select $1, 'assistant', '', jsonb_build_object('tool_interactions', jsonb_build_array(n)) from generate_series(1, 2) n returning id`,
+      [conversationId],
+    )
+    await hold.reached
+    await environment.app.query(
+      `update conversation_messages set metadata = '{"plain": true}' where id = $1`,
+      [rows[0]?.id],
+    )
+    hold.release()
+    await drained(environment)
+    const { rows: objects } = await environment.admin.query(
+      'select artifact_count, live_artifacts, dead_since is not null as dead from lighter.objects where tenant_id = $1',
+      [tenantId],
+    )
+    expect(objects).toEqual([{ artifact_count: 2, live_artifacts: 1, dead: true }])
   })
 })

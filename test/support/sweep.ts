@@ -28,7 +28,7 @@ export async function runNow(
       pool,
       lockUrl: environment.urls.daemon,
       store: environment.store,
-      config: { ...environment.config().sweeps, rate: 1_000_000, ...options.config },
+      config: { ...environment.config().sweeps, rate: 1_000_000, deleteDelayMs: 0, ...options.config },
       offload: { ...environment.config().offload, ...options.offload },
       log: pino({ level: 'silent' }),
       dryRun: options.dryRun ?? false,

@@ -344,6 +344,7 @@ describe('values', () => {
         readerGraceMs: 3_600_000,
         settleMs: 540_000,
         compactLiveShare: 0.5,
+        deleteDelayMs: 7_200_000,
         erasureDays: 30,
         verifySample: 1000,
       },
@@ -659,6 +660,16 @@ describe('the HTTP API', () => {
 })
 
 describe('sweeps', () => {
+  test('a pack with dead bytes can not be gone before its grace is over', () => {
+    expect(problemsOf({ ...complete, SWEEP_GRACE_DAYS: '31' })).toEqual([
+      {
+        variable: 'SWEEP_ERASURE_DAYS',
+        found: '30',
+        expected: expect.stringMatching(/SWEEP_GRACE_DAYS \(31\)/),
+      },
+    ])
+  })
+
   const sweepsOf = (env: Variables) => loadConfig({ ...complete, ...env }).sweeps
   const crons = Object.keys(environmentSchema.shape).filter(name => /^SWEEP_\w+_CRON$/.test(name))
   const nameOf = (variable: string) => variable.slice('SWEEP_'.length, -'_CRON'.length).toLowerCase()
@@ -694,7 +705,9 @@ describe('sweeps', () => {
     ['SWEEP_ERASURE_DAYS', 1, 3650],
     ['SWEEP_VERIFY_SAMPLE', 0, 1_000_000],
   ])('%s goes from %d to %d', (variable, min, max) => {
-    const taken = (value: number) => Object.values(sweepsOf({ [variable]: String(value) }))
+    // The one must not be longer than the other.
+    const apart = { SWEEP_GRACE_DAYS: '0', SWEEP_ERASURE_DAYS: '3650' }
+    const taken = (value: number) => Object.values(sweepsOf({ ...apart, [variable]: String(value) }))
     expect(taken(min)).toContain(min)
     expect(taken(max)).toContain(max)
     for (const value of [min - 1, max + 1, 1.5]) {
