@@ -317,7 +317,7 @@ create or replace view lighter.retention_due as
    group by tenant_id, kind
   having sum(artifacts) > 0;
 comment on view lighter.retention_due is
-  'Artifacts that the next retention sweep lets expire, by tenant and kind, and the day (UTC) of the oldest; legal holds left out. Fresh: exact at every moment. Cost: the rollup, lighter.storage_entries, and the artifacts of the one day in which each policy ends.';
+  'Artifacts that the next retention sweep lets expire, by tenant and kind, and the day (UTC) of the oldest; legal holds left out. (One that a live artifact''s payload points to waits until that has expired.) Fresh: exact at every moment. Cost: the rollup, lighter.storage_entries, and the artifacts of the one day in which each policy ends.';
 
 create or replace view lighter.pack_health as
   select kind,

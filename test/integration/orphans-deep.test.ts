@@ -165,19 +165,19 @@ test('an object that becomes known while it is looked at stays', async () => {
   await compare({
     deleteUnknown: true,
     batchSize: 500,
-    // Told before the deletion: now it comes onto record, as an upload that had only just begun.
-    onUnknown: () => {
-      if (registered) return
-      registered = true
-      void environment.admin.query(
-        `insert into lighter.objects (tenant_id, r2_key, kind, content_type, artifact_count, lease_until)
-         values ($1, $2, 'agent_trace', 'application/json', 1, now() + interval '1 hour')`,
-        [first.tenantId, found],
-      )
-    },
     store: {
       ...store,
-      // The ownership is proved in between: the insert is through by then.
+      // When all has been listed, and before anything is deleted, it comes onto record, as an upload that has only
+      // just begun.
+      async *list(prefix) {
+        yield* store.list(prefix)
+        registered = true
+        await environment.admin.query(
+          `insert into lighter.objects (tenant_id, r2_key, kind, content_type, artifact_count, lease_until)
+           values ($1, $2, 'agent_trace', 'application/json', 1, now() + interval '1 hour')`,
+          [first.tenantId, found],
+        )
+      },
       delete: async keys => {
         expect(keys).not.toContain(found)
         await store.delete(keys)
