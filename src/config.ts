@@ -234,6 +234,9 @@ export const environmentSchema = z.object({
   ),
   SWEEP_COMPACTION_CRON: cron('47 * * * *').describe('When small and half-dead packs are rewritten'),
   SWEEP_VERIFY_CRON: cron('7 5 * * *').describe('When a sample of payloads is read back and checked'),
+  SWEEP_VACUUM_CRON: cron('27 2 * * *').describe(
+    'When attached tables with many dead rows are vacuumed, unless they are busy',
+  ),
   SWEEP_ROLLUP_CRON: cron('*/15 * * * *').describe(
     'When what the reports are read from is added up; late or never, they are as exact and slower',
   ),
@@ -321,7 +324,7 @@ export interface OffloadConfig extends PackConfig {
   uploadConcurrency: number
 }
 
-export type SweepName = 'orphans' | 'retention' | 'release' | 'compaction' | 'verify' | 'rollup'
+export type SweepName = 'orphans' | 'retention' | 'release' | 'compaction' | 'verify' | 'rollup' | 'vacuum'
 
 export interface SweepConfig {
   /** Cron expressions in UTC; null: not by itself. */
@@ -484,6 +487,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
         compaction: scheduleOf(e.SWEEP_COMPACTION_CRON),
         verify: scheduleOf(e.SWEEP_VERIFY_CRON),
         rollup: scheduleOf(e.SWEEP_ROLLUP_CRON),
+        vacuum: scheduleOf(e.SWEEP_VACUUM_CRON),
       },
       batchSize: e.SWEEP_BATCH_SIZE,
       rate: e.SWEEP_RATE,

@@ -7,6 +7,7 @@ import type { Sweep } from '../sweeps/context.ts'
 import { type MissingObject, sweepOrphansDeep, type UnknownObject } from '../sweeps/orphans-deep.ts'
 import { type Expiring, sweepRetention } from '../sweeps/retention.ts'
 import { sweepRollup } from '../sweeps/rollup.ts'
+import { sweepVacuum } from '../sweeps/vacuum.ts'
 import { type DamagedArtifact, sweepVerify } from '../sweeps/verify.ts'
 import { formatBytes, formatCount, renderTable } from './output.ts'
 
@@ -59,6 +60,10 @@ export function chooseSweep(name: string, options: SweepOptions): Choice {
   if (name === 'verify') return verify(options)
   if (deep) return orphansDeep(options)
   if (name === 'retention') return retention()
+  // Whoever asks for it knows what the hour is.
+  if (name === 'vacuum') {
+    return { name, sweep: context => sweepVacuum(context, true), found: () => ({}), lines: () => [] }
+  }
   if (name === 'rollup' && options.full) {
     return {
       name,

@@ -6,6 +6,7 @@ import { sweepOrphans } from './orphans.ts'
 import { sweepRelease } from './release.ts'
 import { sweepRetention } from './retention.ts'
 import { sweepRollup } from './rollup.ts'
+import { sweepVacuum } from './vacuum.ts'
 import { sweepVerify } from './verify.ts'
 
 export const sweeps: Partial<Record<SweepName, Sweep>> = {
@@ -15,4 +16,5 @@ export const sweeps: Partial<Record<SweepName, Sweep>> = {
   compaction: sweepCompaction,
   verify: context => sweepVerify(context),
   rollup: context => sweepRollup(context),
+  vacuum: context => sweepVacuum(context, false),
 }

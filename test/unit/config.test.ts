@@ -336,6 +336,7 @@ describe('values', () => {
           compaction: '47 * * * *',
           verify: '7 5 * * *',
           rollup: '*/15 * * * *',
+          vacuum: '27 2 * * *',
         },
         batchSize: 500,
         rate: 2000,
