@@ -368,7 +368,7 @@ describe('a copy of the database deletes nothing of the original', () => {
   })
 })
 
-describe('what a review found', () => {
+describe('where data could be lost', () => {
   test('a payload is not expired while a newer one lies on it', async () => {
     const { conversationId } = await newConversation(environment)
     const heavy = `{"trace": "${'x'.repeat(9000)}"}`
