@@ -46,6 +46,8 @@ export function addDev(program: Command): void {
         )
         print('  SQL')
         const config = loadConfig({ ...withoutConnections(process.env), ...env })
+        // The API's check of the store looks at what is set.
+        Object.assign(process.env, env)
         const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime })
         await runUntilSignal(createDaemon({ config, log, api: true }), log, config.shutdownTimeoutMs)
       } finally {

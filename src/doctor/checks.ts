@@ -411,7 +411,7 @@ async function ownerCheck(config: Config, store: ObjectStore): Promise<Check> {
     await client.connect()
     return ok(
       'bucket owner',
-      (await checkOwnership(client, store)) === 'mine'
+      (await checkOwnership(client, store, false)) === 'mine'
         ? 'this installation'
         : 'nobody yet; the daemon claims it when it starts',
     )

@@ -56,8 +56,15 @@ export async function claimOwnership(db: Queryable, store: ObjectStore): Promise
     await remember(db, owner.epoch, owner.etag)
 }
 
-/** @returns whether the prefix is ours or nobody's. @throws {OwnershipError} it is another's */
-export async function checkOwnership(db: Queryable, store: ObjectStore): Promise<'mine' | 'nobody'> {
+/**
+ * @param mayObject whether a database that finds itself displaced says so in the bucket, see `contested`
+ * @returns whether the prefix is ours or nobody's. @throws {OwnershipError} it is another's
+ */
+export async function checkOwnership(
+  db: Queryable,
+  store: ObjectStore,
+  mayObject = true,
+): Promise<'mine' | 'nobody'> {
   const before = await readInstallation(db)
   const found = await readOwner(store)
   // A sweep may have advanced the epoch in between.
@@ -84,7 +91,7 @@ export async function checkOwnership(db: Queryable, store: ObjectStore): Promise
     return 'mine'
   }
   if (found.epoch !== mine.epoch) {
-    if (found.database === mine.database) await contest(store, found)
+    if (mayObject && found.database === mine.database) await contest(store, found)
     throw new OwnershipError(
       'stale_copy',
       `${store.bucket}/${store.prefix} is at epoch ${found.epoch}, this database remembers ${mine.epoch}: it is a copy of the one that owns the prefix`,
