@@ -5,7 +5,7 @@ declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of'],
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant'],
     'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of'],
     'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
@@ -58,9 +58,10 @@ begin
   grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
   grant insert, update, delete on lighter.sweep_cursors, lighter.gone_rows to lighter_daemon;
-  -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure.
+  grant insert, delete on lighter.moved_row_records to lighter_daemon;
+  -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure. See also forget_tenant.
   grant insert, update on lighter.erasures to lighter_daemon;
-  grant delete on lighter.idempotency_keys, lighter.tenants, lighter.retention_policies to lighter_daemon;
+  grant delete on lighter.idempotency_keys to lighter_daemon;
   grant insert, delete on lighter.pins to lighter_daemon;
   grant insert, update, delete on lighter.backfills to lighter_daemon;
   grant update (paused) on lighter.sources to lighter_daemon;
@@ -73,7 +74,7 @@ begin
   grant usage on schema lighter to lighter_reporter;
   grant select on lighter.storage_entries, lighter.storage_total_entries, lighter.storage_by_kind, lighter.storage_by_tenant, lighter.storage_by_day,
     lighter.queue_health, lighter.offload_latency, lighter.failures, lighter.savings, lighter.retention_due,
-    lighter.pack_health, lighter.sweep_history to lighter_reporter;
+    lighter.pack_health, lighter.sweep_history, lighter.moved_rows, lighter.overdue_deletions to lighter_reporter;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
   grant select on public.artifact_refs to lighter_tenant;

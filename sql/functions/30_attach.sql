@@ -340,6 +340,11 @@ begin
   delete from lighter.failed_jobs f where f.source_id = source.id;
   delete from lighter.pins p where p.source_id = source.id;
   delete from lighter.backfills b where b.source_id = source.id;
+  -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
+  -- that is gone.
+  insert into lighter.former_sources (id, relation, json_column, phase1_field)
+  select source.id, source.relation, source.json_column, source.phase1_field
+   where exists (select from pg_class c where c.oid = source.relation);
   delete from lighter.sources s where s.id = source.id;
 
   -- All rights away, then again those that other sources need.
@@ -367,5 +372,5 @@ begin
 end
 $$;
 comment on function lighter.detach(regclass, name, integer) is
-  'Stops watching a table''s jsonb column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
+  'Stops watching a table''s jsonb column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers; their artifacts are released again once the column is attached again. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
 revoke all on function lighter.detach(regclass, name, integer) from public;

@@ -67,10 +67,11 @@ begin
     return query
       with recursive kinds(k) as (
         (select case when of_kind is null
-                     then (select min(x.kind) from public.artifact_refs x where x.tenant_id = tenant)
+                     then (select min(x.kind) from public.artifact_refs x where x.tenant_id = tenant and x.deleted_at is null)
                      else of_kind end)
         union all
-        select (select min(x.kind) from public.artifact_refs x where x.tenant_id = tenant and x.kind > k)
+        select (select min(x.kind) from public.artifact_refs x
+                 where x.tenant_id = tenant and x.kind > k and x.deleted_at is null)
           from kinds where k is not null and of_kind is null
       )
       select page.*
@@ -131,7 +132,8 @@ returns table (source_id integer, row_id text, artifacts bigint, payload_bytes b
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select a.source_id, a.row_id, count(*), sum(a.size_bytes)::bigint,
+  select a.source_id, a.row_id, count(*),
+         case when count(a.size_bytes) > 0 then least(sum(a.size_bytes), 9223372036854775807)::bigint end,
          array_agg(distinct coalesce(a.field, '(whole)')), max(a.created_at)
     from public.artifact_refs a
    where a.tenant_id = tenant and a.entity_type = of_entity_type and a.entity_id = of_entity

@@ -2,6 +2,8 @@
 -- made from. They hold sums, and the names and errors of rows that were given up; grants.sql gives them to nobody
 -- who acts for a tenant. No function of ours is called in them: it would run with the reader's rights.
 
+-- Byte sums end at the largest bigint: a report must not fail over a size_bytes that somebody has made up.
+
 -- Rows to be added up. Each report adds them at once by what it shows, which a sum by day in between would double.
 create or replace view lighter.storage_entries as
   select tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes, objects, object_bytes, packs,
@@ -27,17 +29,17 @@ comment on view lighter.storage_total_entries is
 
 create or replace view lighter.storage_recount as
   select tenant_id, kind, day,
-         sum(artifacts)::bigint as artifacts, sum(payload_bytes)::bigint as payload_bytes,
-         sum(deleted_artifacts)::bigint as deleted_artifacts, sum(deleted_bytes)::bigint as deleted_bytes,
-         sum(objects)::bigint as objects, sum(object_bytes)::bigint as object_bytes, sum(packs)::bigint as packs,
-         sum(written_artifacts)::bigint as written_artifacts, sum(written_bytes)::bigint as written_bytes,
-         sum(live_artifacts)::bigint as live_artifacts, sum(live_bytes)::bigint as live_bytes
+         sum(artifacts)::bigint as artifacts, least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
+         sum(deleted_artifacts)::bigint as deleted_artifacts, least(coalesce(sum(deleted_bytes), 0), 9223372036854775807)::bigint as deleted_bytes,
+         sum(objects)::bigint as objects, least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes, sum(packs)::bigint as packs,
+         sum(written_artifacts)::bigint as written_artifacts, least(coalesce(sum(written_bytes), 0), 9223372036854775807)::bigint as written_bytes,
+         sum(live_artifacts)::bigint as live_artifacts, least(coalesce(sum(live_bytes), 0), 9223372036854775807)::bigint as live_bytes
     from (select coalesce(a.tenant_id, '00000000-0000-0000-0000-000000000000') as tenant_id, coalesce(a.kind, '') as kind,
                  coalesce((a.created_at at time zone 'UTC')::date, '-infinity') as day,
                  count(*) filter (where a.deleted_at is null) as artifacts,
-                 coalesce(sum(a.size_bytes) filter (where a.deleted_at is null), 0) as payload_bytes,
+                 coalesce(sum(least(greatest(a.size_bytes, 0), 8796093022208)) filter (where a.deleted_at is null), 0) as payload_bytes,
                  count(*) filter (where a.deleted_at is not null) as deleted_artifacts,
-                 coalesce(sum(a.size_bytes) filter (where a.deleted_at is not null), 0) as deleted_bytes,
+                 coalesce(sum(least(greatest(a.size_bytes, 0), 8796093022208)) filter (where a.deleted_at is not null), 0) as deleted_bytes,
                  0 as objects, 0 as object_bytes, 0 as packs, 0 as written_artifacts, 0 as written_bytes, 0 as live_artifacts,
                  0 as live_bytes
             from public.artifact_refs a
@@ -45,9 +47,10 @@ create or replace view lighter.storage_recount as
            group by 1, 2, 3
           union all
           select o.tenant_id, o.kind, (coalesce(o.stored_at, o.created_at) at time zone 'UTC')::date,
-                 0, 0, 0, 0, count(*), coalesce(sum(o.byte_length), 0), count(*) filter (where o.artifact_count > 1),
-                 sum(o.artifact_count), coalesce(sum(o.payload_bytes), 0), sum(coalesce(o.live_artifacts, o.artifact_count)),
-                 coalesce(sum(coalesce(o.live_bytes, o.payload_bytes)) filter (where o.payload_bytes is not null), 0)
+                 0, 0, 0, 0, count(*), coalesce(sum(least(greatest(o.byte_length, 0), 8796093022208)), 0),
+                 count(*) filter (where o.artifact_count > 1), sum(o.artifact_count),
+                 coalesce(sum(least(greatest(o.payload_bytes, 0), 8796093022208)), 0), sum(coalesce(o.live_artifacts, o.artifact_count)),
+                 coalesce(sum(least(greatest(coalesce(o.live_bytes, o.payload_bytes), 0), 8796093022208)) filter (where o.payload_bytes is not null), 0)
             from lighter.objects o
            where o.state = 'stored'
            group by 1, 2, 3) x
@@ -58,13 +61,13 @@ comment on view lighter.storage_recount is
 create or replace view lighter.storage_by_kind as
   select kind,
          sum(artifacts)::bigint as artifacts,
-         sum(payload_bytes)::bigint as payload_bytes,
+         least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
          min(day) filter (where artifacts > 0)::timestamp at time zone 'UTC' as oldest,
          max(day) filter (where artifacts > 0)::timestamp at time zone 'UTC' as newest,
          sum(objects)::bigint as objects,
-         sum(object_bytes)::bigint as object_bytes,
+         least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes,
          sum(deleted_artifacts)::bigint as deleted_artifacts,
-         sum(deleted_bytes)::bigint as deleted_bytes
+         least(coalesce(sum(deleted_bytes), 0), 9223372036854775807)::bigint as deleted_bytes
     from (select kind, day, coalesce(sum(artifacts), 0) as artifacts, coalesce(sum(payload_bytes), 0) as payload_bytes,
                  coalesce(sum(objects), 0) as objects, coalesce(sum(object_bytes), 0) as object_bytes,
                  coalesce(sum(deleted_artifacts), 0) as deleted_artifacts, coalesce(sum(deleted_bytes), 0) as deleted_bytes
@@ -85,9 +88,9 @@ create or replace view lighter.storage_by_tenant as
          s.deleted_artifacts,
          s.deleted_bytes,
          coalesce(t.legal_hold, false) as legal_hold
-    from (select tenant_id, coalesce(sum(artifacts), 0)::bigint as artifacts, coalesce(sum(payload_bytes), 0)::bigint as payload_bytes,
-                 coalesce(sum(objects), 0)::bigint as objects, coalesce(sum(object_bytes), 0)::bigint as object_bytes,
-                 coalesce(sum(deleted_artifacts), 0)::bigint as deleted_artifacts, coalesce(sum(deleted_bytes), 0)::bigint as deleted_bytes
+    from (select tenant_id, coalesce(sum(artifacts), 0)::bigint as artifacts, least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
+                 coalesce(sum(objects), 0)::bigint as objects, least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes,
+                 coalesce(sum(deleted_artifacts), 0)::bigint as deleted_artifacts, least(coalesce(sum(deleted_bytes), 0), 9223372036854775807)::bigint as deleted_bytes
             from lighter.storage_entries
            group by tenant_id) s
     left join lighter.tenants t using (tenant_id)
@@ -99,9 +102,9 @@ create or replace view lighter.storage_by_day as
   select day,
          kind,
          coalesce(sum(artifacts), 0)::bigint as artifacts,
-         coalesce(sum(payload_bytes), 0)::bigint as payload_bytes,
+         least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
          coalesce(sum(objects), 0)::bigint as objects,
-         coalesce(sum(object_bytes), 0)::bigint as object_bytes
+         least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes
     from lighter.storage_total_entries
    group by day, kind
   having coalesce(sum(artifacts), 0) <> 0 or coalesce(sum(objects), 0) <> 0;
@@ -202,8 +205,8 @@ comment on view lighter.failures is
 create or replace view lighter.savings as
   with totals as (
     select coalesce(sum(artifacts), 0)::bigint as artifacts,
-           coalesce(sum(payload_bytes), 0)::bigint as payload_bytes,
-           coalesce(sum(object_bytes), 0)::bigint as object_bytes,
+           least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
+           least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes,
            coalesce(sum(objects), 0)::bigint as objects
       from lighter.storage_total_entries
   ),
@@ -311,7 +314,7 @@ create or replace view lighter.retention_due as
                         where h.tenant_id = a.tenant_id and h.entity_type = a.entity_type and h.entity_id = a.entity_id)
      group by a.tenant_id, a.kind
   )
-  select tenant_id, kind, sum(artifacts)::bigint as artifacts, sum(payload_bytes)::bigint as payload_bytes,
+  select tenant_id, kind, sum(artifacts)::bigint as artifacts, least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
          min(day) filter (where artifacts > 0)::timestamp at time zone 'UTC' as oldest
     from parts
    group by tenant_id, kind
@@ -327,18 +330,18 @@ create or replace view lighter.pack_health as
          coalesce(s.object_bytes, 0) as object_bytes,
          round(s.object_bytes / nullif(s.objects, 0), 0)::bigint as avg_object_bytes,
          round(s.written_artifacts / nullif(s.objects, 0), 1) as artifacts_per_object,
-         coalesce(s.written_bytes, 0)::bigint as written_bytes,
-         coalesce(s.live_bytes, 0)::bigint as live_bytes,
+         least(coalesce(s.written_bytes, 0), 9223372036854775807)::bigint as written_bytes,
+         least(coalesce(s.live_bytes, 0), 9223372036854775807)::bigint as live_bytes,
          round(s.live_bytes / nullif(s.written_bytes, 0), 4) as live_share,
          coalesce(s.written_artifacts, 0)::bigint as written_artifacts,
          coalesce(s.live_artifacts, 0)::bigint as live_artifacts,
          coalesce(d.objects, 0) as partly_dead,
          coalesce(x.objects, 0) as deleting,
-         coalesce(x.bytes, 0)::bigint as deleting_bytes,
+         least(coalesce(x.bytes, 0), 9223372036854775807)::bigint as deleting_bytes,
          coalesce(u.objects, 0) as uploading,
          coalesce(u.orphans, 0) as orphans
     from (select kind, coalesce(sum(objects), 0)::bigint as objects, coalesce(sum(packs), 0)::bigint as packs,
-                 coalesce(sum(object_bytes), 0)::bigint as object_bytes,
+                 least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes,
                  coalesce(sum(written_artifacts), 0) as written_artifacts, coalesce(sum(written_bytes), 0) as written_bytes,
                  coalesce(sum(live_artifacts), 0) as live_artifacts, coalesce(sum(live_bytes), 0) as live_bytes
             from lighter.storage_total_entries group by kind having sum(objects) <> 0) s
@@ -361,3 +364,23 @@ create or replace view lighter.sweep_history as
     from lighter.sweep_runs r;
 comment on view lighter.sweep_history is
   'Runs of the sweeps, what each did, and its error. One whose process died is running until the sweep begins anew. Fresh: as it is; a run tells every few seconds how far it is. Cost: by the index on sweep and started_at. Kept for 90 days.';
+
+create or replace view lighter.moved_rows as
+  select r.source_id, s.relation::text as source, r.row_id, r.tenant_id, r.artifact_tenant_id, r.artifact_id, r.found_at
+    from lighter.moved_row_records r
+    left join lighter.sources s on s.id = r.source_id;
+comment on view lighter.moved_rows is
+  'Rows that do not hydrate, since they point to an artifact of another tenant (artifact_tenant_id): they were moved to tenant_id after their offload, or copied. Fresh: as the last release sweep found them, which looks at every row; lighter doctor looks at them again. Cost: a thousand rows at most.';
+
+create or replace view lighter.overdue_deletions as
+  select case when position('tenants/' || o.tenant_id || '/' in o.r2_key) > 0
+              then left(o.r2_key, position('tenants/' || o.tenant_id || '/' in o.r2_key) - 1) end as prefix,
+         count(*) as objects,
+         least(coalesce(sum(o.byte_length), 0), 9223372036854775807)::bigint as bytes,
+         min(o.delete_after) as oldest,
+         min(o.r2_key) as example
+    from lighter.objects o
+   where o.state = 'deleting' and o.delete_after < now() - interval '1 day'
+   group by 1;
+comment on view lighter.overdue_deletions is
+  'Objects that should have left the bucket more than a day ago, by the prefix (R2_PREFIX) under which their keys lie; null: not under tenants/<tenant>/. Of another prefix than the daemon''s nothing is ever deleted: what lies there can not be checked. Fresh: exact at every moment. Cost: the index entries of objects that are on their way out.';

@@ -7,6 +7,8 @@ import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
+import { findMovedRows } from './moved-rows.ts'
+import { findOverdueDeletions } from './overdue-deletions.ts'
 
 export interface Check {
   name: string
@@ -64,6 +66,8 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
     yield* sourceChecks(client, config)
     yield await apiCheck(client, config)
     yield await queueCheck(client)
+    yield await movedRowsCheck(client)
+    yield await deletionsCheck(client, config)
     yield await horizonCheck(client)
     yield await listenCheck(config, client)
   } catch (error) {
@@ -310,6 +314,44 @@ async function queueCheck(client: pg.Client): Promise<Check> {
     )
   if ((row.oldest ?? 0) > 300) return warn('queue', found, 'Is a daemon running? lighter start')
   return ok('queue', found)
+}
+
+async function movedRowsCheck(client: pg.Client): Promise<Check> {
+  const { rows, lookedAt, all } = await findMovedRows(client)
+  const where = `of ${lookedAt} artifacts looked at${all ? ', all there are' : ', a sample, and those that the last release sweep named'}`
+  if (rows.length === 0) return ok('moved rows', `none ${where}`)
+  const named = rows
+    .slice(0, 5)
+    .map(
+      row =>
+        `${row.table} ${row.rowId} (now ${row.tenantId ?? 'without a tenant'}, its payload ${row.artifactTenantId})`,
+    )
+  return warn(
+    'moved rows',
+    `${rows.length} row(s) point to artifacts of another tenant and can not be read, ${where}: ${named.join('; ')}${rows.length > named.length ? '; …' : ''}`,
+    'For each: move it back, lighter restore --row <id>, move it again, lighter unpin --row <id>. See "Rows that were moved" in docs/operations.md.',
+  )
+}
+
+async function deletionsCheck(client: pg.Client, config: Config): Promise<Check> {
+  const { ours, elsewhere } = await findOverdueDeletions(client, config.store.prefix)
+  const [first] = elsewhere
+  if (first !== undefined) {
+    const objects = elsewhere.reduce((sum, other) => sum + other.objects, 0)
+    return warn(
+      'deletions',
+      `${objects} object(s) that should be gone lie outside of ${config.store.prefix}tenants/, where nothing is deleted: ${elsewhere.map(e => (e.prefix === null ? `under no tenant, such as ${e.example}` : `under ${e.prefix}tenants/`)).join('; ')}`,
+      'Delete them with another tool, then forget them. See "Objects that stay" in docs/operations.md.',
+    )
+  }
+  if (ours > 0) {
+    return warn(
+      'deletions',
+      `${ours} object(s) should have left the bucket more than a day ago`,
+      'Does a daemon run, and do its sweeps? select * from lighter.sweep_history order by started_at desc; then: lighter sweep orphans',
+    )
+  }
+  return ok('deletions', 'none is overdue')
 }
 
 /** Old snapshots keep dead rows of the queue from being vacuumed. */

@@ -65,13 +65,12 @@ async function forgetTenant({ pool, config }: SweepContext, { tenantId }: EraseS
 
 async function removeSettings(db: Queryable, tenantId: string): Promise<number> {
   const { rows } = await db.query<{ n: number }>({
-    text: `with tenant as (delete from lighter.tenants where tenant_id = $1 and not legal_hold returning 1),
-                policies as (delete from lighter.retention_policies where tenant_id = $1 returning 1),
-                cursors as (delete from lighter.sweep_cursors where scope = $1::text returning 1),
+    text: `with cursors as (delete from lighter.sweep_cursors where scope = $1::uuid::text returning 1),
                 pins as (delete from lighter.pins where tenant_id = $1 returning 1),
-                backfills as (delete from lighter.backfills where tenant_id = $1 returning 1)
-           select ((select count(*) from tenant) + (select count(*) from policies) + (select count(*) from cursors)
-                   + (select count(*) from pins) + (select count(*) from backfills))::int as n`,
+                backfills as (delete from lighter.backfills where tenant_id = $1 returning 1),
+                moved as (delete from lighter.moved_row_records where $1 in (tenant_id, artifact_tenant_id) returning 1)
+           select (lighter.forget_tenant($1) + (select count(*) from cursors) + (select count(*) from pins)
+                   + (select count(*) from backfills) + (select count(*) from moved))::int as n`,
     values: [tenantId],
   })
   return rows[0]?.n ?? 0

@@ -371,6 +371,9 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
           ),
         )
         break
+      case 'lost-pointer':
+        releases.push(failure(row.job, lostPointer()))
+        break
       case 'too-large':
         releases.push(failure(row.job, payloadTooLarge(row.largestBytes, config.maxPayloadBytes).message))
         break
@@ -489,6 +492,10 @@ function failure(job: Job, error: string, final = false): Release {
 
 function rowsHidden(source: Source): string {
   return `row-level security of ${source.tableSql} hides its rows from lighter_daemon: attach the table again, which adds a policy, then lighter retry`
+}
+
+function lostPointer(): string {
+  return 'lost_pointer: the row points to an artifact that its tenant does not have: it was moved here from another tenant, or what it points to has expired, or the pointer was made up. What was put on top of it could not be read back, so the row stays as it is: take the pointer away, or move the row back and restore it, then lighter retry'
 }
 
 function notYet(job: Job, delayMs = 0): Release {

@@ -6,7 +6,16 @@ import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
 import { isPinnedSql } from './pins.ts'
-import { documentSql, fieldSql, fromSql, ident, pointerIdsSql, restSql, tenantSql } from './source-sql.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  lostPointerSql,
+  pointerIdsSql,
+  restSql,
+  tenantSql,
+} from './source-sql.ts'
 import type { Source } from './sources.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
@@ -28,10 +37,10 @@ export interface PlannedRow {
   source: Source
   /**
    * offload: has payloads · nothing: no longer heavy, or pinned · gone: the row does not exist ·
-   * no-tenant: its tenant can't be found · too-large: could not be read back · deferred: does not fit into
-   * this batch's bytes
+   * no-tenant: its tenant can't be found · lost-pointer: it points to what its tenant does not have ·
+   * too-large: could not be read back · deferred: does not fit into this batch's bytes
    */
-  outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'too-large' | 'deferred'
+  outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'lost-pointer' | 'too-large' | 'deferred'
   /** xmin of the version that was read; null when there is none. */
   version: string | null
   tenantId: TenantId | null
@@ -52,6 +61,7 @@ interface PlanRow {
   restText: string | null
   /** Separated by commas. */
   restRefs: string | null
+  lostPointer: boolean
   deferred: boolean
 }
 
@@ -143,9 +153,11 @@ function toPlannedRow(
       ? 'nothing'
       : row.tenantId === null
         ? 'no-tenant'
-        : largestBytes > maxPayloadBytes
-          ? 'too-large'
-          : 'offload'
+        : row.lostPointer
+          ? 'lost-pointer'
+          : largestBytes > maxPayloadBytes
+            ? 'too-large'
+            : 'offload'
   return {
     job,
     source,
@@ -206,12 +218,13 @@ function planSql(source: Source): string {
              case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge,
              case when not ${isHuge('r.field')} then r.field::text end as field_text,
              case when not ${isHuge('r.rest')} then r.rest::text end as rest_text,
-             ${pointerIdsSql(source, 'r.rest')} as rest_refs
+             ${pointerIdsSql(source, 'r.rest')} as rest_refs,
+             ${lostPointerSql(source, 'r.rest', 'r.field', 'r.tenant_id')} as lost_pointer
         from rests r
       offset 0
     ),
     sized as (
-      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.rest_refs,
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.rest_refs, t.lost_pointer,
              coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_huge end as rest_bytes,
@@ -225,7 +238,7 @@ function planSql(source: Source): string {
     ),
     -- what would be sent: nothing of a row that is to be streamed
     cut as (
-      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.rest_refs,
+      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.rest_refs, w.lost_pointer,
              case when not w.streamed and w.tenant_id is not null then w.field_text end as field_text,
              case when not w.streamed and w.tenant_id is not null then w.rest_text end as rest_text,
              case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
@@ -239,10 +252,11 @@ function planSql(source: Source): string {
     select d.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
            d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", d.over_budget as deferred,
            case when not d.over_budget then d.field_text end as "fieldText",
-           case when not d.over_budget then d.rest_text end as "restText", d.rest_refs as "restRefs"
+           case when not d.over_budget then d.rest_text end as "restText", d.rest_refs as "restRefs",
+           coalesce(d.lost_pointer, false) as "lostPointer"
       from decided d
     union all
-    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null
+    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, false
       from found f
      where f.stored_before >= $4`
 }

@@ -58,6 +58,20 @@ export function fieldSql(source: Source, doc: string, tenant: string): string {
     then ${doc} -> ${field} end`
 }
 
+/**
+ * True where `rest` carries a pointer that reading follows and that leads to nothing its tenant has: the row was
+ * moved here from another tenant, what it points to has expired, or the pointer was made up. Whatever is put on top
+ * of it could not be read either. A pointer beside a field that is inline, or is just being taken, is not followed.
+ */
+export function lostPointerSql(source: Source, rest: string, field: string, tenant: string): string {
+  const isLost = (name: string) => `lighter.as_uuid(${rest} ->> ${literal(name)}) is not null and not exists (
+    select from public.artifact_refs a
+     where a.tenant_id = ${tenant} and a.id = lighter.as_uuid(${rest} ->> ${literal(name)}) and a.purged_at is null)`
+  if (source.phase1Field === null) return `(${isLost(metadataRefKey)})`
+  return `(${isLost(metadataRefKey)}
+    or ${field} is null and not ${rest} ? ${literal(source.phase1Field)} and ${isLost(fieldRefKey(source.phase1Field))})`
+}
+
 /** The metadata that is left after phase 1: `doc` itself when `field` is null. */
 export function restSql(source: Source, doc: string, field: string, fieldArtifactId: string): string {
   if (source.phase1Field === null) return doc

@@ -3,6 +3,8 @@ import type { Queryable } from '../db/pool.ts'
 
 export interface Source {
   id: number
+  /** Ids under which the same column was attached before: artifacts of its rows have them too. */
+  formerIds: number[]
   /** Quoted and qualified, ready to stand in a statement; so are the other `…Sql` names. */
   tableSql: string
   jsonColumn: string
@@ -15,7 +17,10 @@ export interface Source {
   entityType: string | null
   entityColumn: string | null
   phase1Field: string | null
-  /** Names of pointers of this source and of all others: a row may have been copied with those of another one. */
+  /**
+   * Names of pointers of this source and of all others, those that were detached among them: a row may have been
+   * copied with those of another one, or still hold them from when its table was attached in another way.
+   */
   pointerNames: string[]
   phase1Kind: string
   phase2Kind: string
@@ -33,6 +38,8 @@ export interface Source {
 export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
   const { rows } = await db.query<Source>(`
     select s.id,
+           array(select f.id from lighter.former_sources f
+                  where f.relation = s.relation and f.json_column = s.json_column order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",
            s.json_column as "jsonColumn",
            s.key_column as "keyColumn",
@@ -45,7 +52,10 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            s.entity_type as "entityType",
            s.entity_column as "entityColumn",
            s.phase1_field as "phase1Field",
-           array(select distinct o.phase1_field || '_ref' from lighter.sources o where o.phase1_field is not null)
+           array(select o.phase1_field || '_ref' from lighter.sources o where o.phase1_field is not null
+                 union
+                 select f.phase1_field || '_ref' from lighter.former_sources f where f.phase1_field is not null
+                 order by 1)
              || array['artifact_metadata_ref'] as "pointerNames",
            s.phase1_kind as "phase1Kind",
            s.phase2_kind as "phase2Kind",

@@ -47,7 +47,8 @@ export async function findStored(
       select c.tenant_id as "tenantId", c.r2_key as key, a.row_id as "rowId"
         from counted c
         left join public.artifact_refs a
-          on a.tenant_id = c.tenant_id and a.r2_key = c.r2_key and a.source_id = ${source.id} and a.deleted_at is null
+          on a.tenant_id = c.tenant_id and a.r2_key = c.r2_key and a.source_id in (${[source.id, ...source.formerIds].join(', ')})
+         and a.deleted_at is null
        where c.before < $2
        order by c.tenant_id, c.r2_key, a.byte_offset, a.frame_offset`,
     values: [tenantId, limit, ...(after === null ? [] : [after.tenantId, after.key])],

@@ -101,7 +101,9 @@ export async function countLive(
            for update of o
       ),
       counted as (
-        select l.tenant_id, l.r2_key, count(a.id)::int as artifacts, coalesce(sum(a.size_bytes), 0)::bigint as bytes
+        select l.tenant_id, l.r2_key, count(a.id)::int as artifacts,
+                 -- (the application may have written any number)
+                 least(greatest(sum(a.size_bytes), 0), 9223372036854775807)::bigint as bytes
           from locked l
           left join public.artifact_refs a
             on a.tenant_id = l.tenant_id and a.r2_key = l.r2_key and a.purged_at is null

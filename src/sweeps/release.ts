@@ -10,10 +10,11 @@ import { lookupArtifacts } from '../artifacts/lookup.ts'
 import { rawKind, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
-import { ident, literal } from '../offload/source-sql.ts'
+import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
+import { findMovedRows, noTenantSql, recordMovedRows } from './moved-rows.ts'
 import { createPace } from './pace.ts'
 import { onHoldSql } from './purge.ts'
 
@@ -26,7 +27,7 @@ const learnAtOnce = 100
 const learnBytes = 64 * 1024 * 1024
 
 export async function sweepRelease(context: SweepContext): Promise<Counts> {
-  const counts: Counts = { pointers: 0, unused: 0, released: 0, found_again: 0, tombstoned: 0 }
+  const counts: Counts = { pointers: 0, moved: 0, unused: 0, released: 0, found_again: 0, tombstoned: 0 }
   // A session of its own, for its temporary tables, and without a limit on a statement's time.
   const { config, cut } = openSession(context.sessionUrl, 'pg-lighter release')
   const client = new pg.Client(config)
@@ -34,6 +35,7 @@ export async function sweepRelease(context: SweepContext): Promise<Counts> {
   try {
     await client.connect()
     await findUnused(context, client, counts)
+    if (!context.signal.aborted && !context.dryRun) await recordMovedRows(client)
     if (!context.signal.aborted) await settle(context, client, counts)
     if (!context.signal.aborted && !context.dryRun) await learnPointers(context, client, counts)
   } finally {
@@ -60,7 +62,8 @@ async function findUnused(context: SweepContext, client: pg.ClientBase, counts: 
     )
   }
   await client.query(`
-    create temporary table marked (id uuid primary key);
+    -- with the tenant on whose behalf the pointer is followed
+    create temporary table marked (id uuid not null, tenant_id uuid not null, primary key (id, tenant_id));
     create temporary table unused (tenant_id uuid not null, id uuid primary key)`)
   for (const source of sources) {
     if (context.signal.aborted) break
@@ -74,15 +77,16 @@ async function findUnused(context: SweepContext, client: pg.ClientBase, counts: 
     return
   }
   while ((await markReferredTo(client)) > 0) context.onProgress(counts)
+  counts.moved = await findMovedRows(client, sources)
   await findUnknown(client)
-  // Of sources that are attached: the rows of others can't be looked at, and may point to theirs.
+  // Of sources that are attached, or were and are again: the rows of others can't be looked at, and may point to theirs.
   const { rowCount } = await client.query({
     text: `insert into unused
            select a.tenant_id, a.id from public.artifact_refs a
             where a.source_id = any ($1::int[]) and a.deleted_at is null and a.created_at < now() - $2::interval
               and not exists (select from marked m where m.id = a.id)
               and not exists (select from unknown k where k.tenant_id = a.tenant_id)`,
-    values: [sources.map(s => s.id), minimumAge],
+    values: [sources.flatMap(s => [s.id, ...s.formerIds]), minimumAge],
   })
   counts.unused = rowCount ?? 0
   await client.query('commit')
@@ -93,8 +97,8 @@ function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryRe
   const list = source.pointerNames.map(literal)
   return client.query(`
     insert into marked
-    select distinct lighter.as_uuid(${column} ->> n.name)
-      from ${source.tableSql} m
+    select distinct lighter.as_uuid(${column} ->> n.name), coalesce(${tenantSql(source)}, ${noTenantSql})
+      from ${fromSql(source)}
      cross join unnest(array[${list.join(', ')}]) n(name)
      where ${column} ?| array[${list.join(', ')}]
        and lighter.as_uuid(${column} ->> n.name) is not null
@@ -105,7 +109,7 @@ function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryRe
 async function markReferredTo(client: pg.ClientBase): Promise<number> {
   const { rowCount } = await client.query(`
     insert into marked
-    select distinct r.id
+    select distinct r.id, m.tenant_id
       from marked m
       join public.artifact_refs a on a.id = m.id
      cross join lateral unnest(a.refers_to) as r(id)
@@ -120,7 +124,7 @@ async function markReferredTo(client: pg.ClientBase): Promise<number> {
 async function findUnknown(client: pg.ClientBase): Promise<void> {
   await client.query(`
     create temporary table unknown as
-    select a.tenant_id, a.id
+    select distinct a.tenant_id, a.id
       from marked m
       join public.artifact_refs a on a.id = m.id
      where a.refers_to is null and a.field is null and a.purged_at is null

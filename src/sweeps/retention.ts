@@ -115,12 +115,13 @@ async function expireByPolicy(
         counts.expired_bytes = (counts.expired_bytes ?? 0) + found.bytes
         continue
       }
-      for (;;) {
-        const { artifacts, bytes } = await expireBatch(context, group)
+      for (let from = '-infinity'; ; ) {
+        const { artifacts, bytes, last } = await expireBatch(context, group, from)
         counts.expired = (counts.expired ?? 0) + artifacts
         counts.expired_bytes = (counts.expired_bytes ?? 0) + bytes
         context.onProgress(counts)
-        if (artifacts < config.batchSize || signal.aborted) break
+        if (artifacts < config.batchSize || last === null || signal.aborted) break
+        from = last
         await pace(artifacts)
       }
     }
@@ -129,13 +130,16 @@ async function expireByPolicy(
   }
 }
 
-/** The next groups after one, each found by one look into the index, however many artifacts it has. */
+/**
+ * The next groups with something alive in them, each found by one look into the index, however many artifacts it has.
+ * Here and below `deleted_at is null` is also what makes the index do (artifact_refs_live): tombstones are not in it.
+ */
 async function nextGroups({ pool, config }: SweepContext, after: Group | null): Promise<Group[]> {
   const { rows } = await pool.query<Group>(
     `with recursive groups as (
        (select a.tenant_id, a.kind
           from public.artifact_refs a
-         where (a.tenant_id, a.kind) > ($1, $2)
+         where (a.tenant_id, a.kind) > ($1, $2) and a.deleted_at is null
          order by a.tenant_id, a.kind
          limit 1)
        union all
@@ -144,7 +148,7 @@ async function nextGroups({ pool, config }: SweepContext, after: Group | null): 
         cross join lateral (
           select a.tenant_id, a.kind
             from public.artifact_refs a
-           where (a.tenant_id, a.kind) > (g.tenant_id, g.kind)
+           where (a.tenant_id, a.kind) > (g.tenant_id, g.kind) and a.deleted_at is null
            order by a.tenant_id, a.kind
            limit 1) n
      ),
@@ -178,15 +182,23 @@ async function countExpiring({ pool }: SweepContext, group: Group): Promise<Expi
   }
 }
 
-async function expireBatch(
-  { pool, config }: SweepContext,
-  group: Group,
-): Promise<{ artifacts: number; bytes: number }> {
-  const { rows } = await pool.query<{ artifacts: number; bytes: number }>(
+interface Expired {
+  artifacts: number
+  bytes: number
+  /** Where the next batch begins; null when nothing was found. */
+  last: string | null
+}
+
+/**
+ * @param from of the batches before: what they left behind, dead versions and what must stay, is not walked past again
+ */
+async function expireBatch({ pool, config }: SweepContext, group: Group, from: string): Promise<Expired> {
+  const { rows } = await pool.query<Expired>(
     `with due as (
-       select a.tenant_id, a.id
+       select a.tenant_id, a.id, a.created_at
          from public.artifact_refs a
         where a.tenant_id = $1 and a.kind = $2 and a.created_at < now() - make_interval(days => $3)
+          and a.created_at >= $6::timestamptz
           and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
         order by a.created_at
         limit $4
@@ -198,10 +210,12 @@ async function expireBatch(
         where a.tenant_id = due.tenant_id and a.id = due.id
        returning a.size_bytes
      )
-     select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes from expired`,
-    [group.tenantId, group.kind, group.keepDays, config.batchSize, `expired: ${group.policy}`],
+     select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes,
+            (select max(created_at)::text from due) as last
+       from expired`,
+    [group.tenantId, group.kind, group.keepDays, config.batchSize, `expired: ${group.policy}`, from],
   )
-  return rows[0] ?? { artifacts: 0, bytes: 0 }
+  return rows[0] ?? { artifacts: 0, bytes: 0, last: null }
 }
 
 /** Those that have a date of their own. */
@@ -217,11 +231,12 @@ async function expireByDate(context: SweepContext, counts: Counts): Promise<void
     return
   }
   const pace = createPace(config.rate, signal)
-  while (!signal.aborted) {
-    const { rows } = await pool.query<{ n: number; bytes: number }>(
+  for (let from = '-infinity'; !signal.aborted; ) {
+    const { rows } = await pool.query<Expired>(
       `with due as (
-         select a.tenant_id, a.id from public.artifact_refs a
-          where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
+         select a.tenant_id, a.id, a.expires_at from public.artifact_refs a
+          where a.expires_at < now() and a.expires_at >= $2::timestamptz and a.deleted_at is null
+            and not ${onHoldSql} and not ${isReferredToSql}
           order by a.expires_at limit $1 for update of a skip locked
        ),
        expired as (
@@ -229,14 +244,17 @@ async function expireByDate(context: SweepContext, counts: Counts): Promise<void
            from due where a.tenant_id = due.tenant_id and a.id = due.id
          returning a.size_bytes
        )
-       select count(*)::int as n, coalesce(sum(size_bytes), 0)::float8 as bytes from expired`,
-      [config.batchSize],
+       select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes,
+              (select max(expires_at)::text from due) as last
+         from expired`,
+      [config.batchSize, from],
     )
-    const n = rows[0]?.n ?? 0
-    counts.expired = (counts.expired ?? 0) + n
-    counts.expired_bytes = (counts.expired_bytes ?? 0) + (rows[0]?.bytes ?? 0)
+    const { artifacts, bytes, last } = rows[0] ?? { artifacts: 0, bytes: 0, last: null }
+    counts.expired = (counts.expired ?? 0) + artifacts
+    counts.expired_bytes = (counts.expired_bytes ?? 0) + bytes
     context.onProgress(counts)
-    if (n < config.batchSize) return
-    await pace(n)
+    if (artifacts < config.batchSize || last === null) return
+    from = last
+    await pace(artifacts)
   }
 }

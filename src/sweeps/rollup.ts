@@ -27,6 +27,8 @@ const sums = [
   'live_bytes',
 ]
 const each = (of: (name: string) => string, separator = ', ') => sums.map(of).join(separator)
+/** A sum of bytes that somebody has made up may be any number: it ends where bigint does, and the rollup goes on. */
+const bounded = (sum: string) => `least(greatest(${sum}, -9223372036854775807), 9223372036854775807)::bigint`
 
 export interface RollupOptions {
   /** Counts all artifacts and objects anew and corrects what differs: after somebody has kept the triggers from firing. */
@@ -76,22 +78,22 @@ async function addStorage(db: Queryable): Promise<number> {
       ),
       added as (
         insert into lighter.storage_days as d (tenant_id, kind, day, ${each(name => name)})
-        select tenant_id, kind, day, ${each(name => `coalesce(sum(${name}), 0)`)}
+        select tenant_id, kind, day, ${each(name => bounded(`coalesce(sum(${name}), 0)`))}
           from taken
          group by tenant_id, kind, day
          order by tenant_id, kind, day
             on conflict (tenant_id, kind, day) do update
-           set ${each(name => `${name} = d.${name} + excluded.${name}`)}
+           set ${each(name => `${name} = ${bounded(`d.${name}::numeric + excluded.${name}`)}`)}
         returning ${each(name => `${name} = 0`, ' and ')} as empty
       ),
       totals as (
         insert into lighter.storage_totals as d (kind, day, ${each(name => name)})
-        select kind, day, ${each(name => `coalesce(sum(${name}), 0)`)}
+        select kind, day, ${each(name => bounded(`coalesce(sum(${name}), 0)`))}
           from taken
          group by kind, day
          order by kind, day
             on conflict (kind, day) do update
-           set ${each(name => `${name} = d.${name} + excluded.${name}`)}
+           set ${each(name => `${name} = ${bounded(`d.${name}::numeric + excluded.${name}`)}`)}
       ),
       requests as (
         insert into lighter.request_days as r (day, class_a)
@@ -167,7 +169,7 @@ async function correct({ pool, dryRun }: SweepContext): Promise<number> {
             full join known k using (tenant_id, kind, day)
         )
         insert into lighter.storage_changes (tenant_id, kind, day, ${each(name => name)})
-        select tenant_id, kind, day, ${each(name => name)}
+        select tenant_id, kind, day, ${each(bounded)}
           from missing
          where ${each(name => `${name} <> 0`, ' or ')}`,
     })

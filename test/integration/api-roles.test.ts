@@ -70,6 +70,8 @@ describe('privileges', () => {
     'lighter.erasures_id_seq': {},
     'lighter.failed_jobs': { service_role: write, lighter_daemon: write },
     'lighter.failures': reports,
+    // What release trusts: only detach, which is the owner's, writes it.
+    'lighter.former_sources': readers,
     'lighter.gone_rows': daemonWrites,
     // An erasure takes the tenant's.
     'lighter.idempotency_keys': { service_role: 'SELECT', lighter_daemon: 'SELECT DELETE' },
@@ -85,8 +87,11 @@ describe('privileges', () => {
     'lighter.latency_hours': daemonWrites,
     // The back end decides, the sweeps obey.
     'lighter.legal_holds': { service_role: write, lighter_daemon: 'SELECT' },
+    'lighter.moved_row_records': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
+    'lighter.moved_rows': reports,
     'lighter.objects': daemonWrites,
     'lighter.offload_latency': reports,
+    'lighter.overdue_deletions': reports,
     'lighter.pack_health': reports,
     'lighter.pins': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
     // What savings says of them is in that view.
@@ -95,8 +100,8 @@ describe('privileges', () => {
     // Kept: they were paid for.
     'lighter.request_days': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT UPDATE' },
     'lighter.retention_due': reports,
-    // An erasure takes the tenant's, as of lighter.tenants.
-    'lighter.retention_policies': { service_role: write, lighter_daemon: 'SELECT DELETE' },
+    // An erasure takes the tenant's, by forget_tenant.
+    'lighter.retention_policies': { service_role: write, lighter_daemon: 'SELECT' },
     'lighter.retention_policies_id_seq': {},
     'lighter.savings': reports,
     'lighter.schema_migrations': readers,
@@ -119,7 +124,7 @@ describe('privileges', () => {
     'lighter.sweep_history': reports,
     'lighter.sweep_runs': daemonWrites,
     'lighter.sweep_runs_id_seq': {},
-    'lighter.tenants': { service_role: write, lighter_daemon: 'SELECT DELETE' },
+    'lighter.tenants': { service_role: write, lighter_daemon: 'SELECT' },
   }
 
   const everybody = ['service_role', 'lighter_tenant', 'lighter_daemon']
@@ -152,6 +157,7 @@ describe('privileges', () => {
     'enqueue_1()': [],
     'envelope_value_limit(lighter.sources)': backEnd,
     'foreign_keys(regclass)': [],
+    'forget_tenant(uuid)': ['lighter_daemon'],
     'grant_source(lighter.sources)': [],
     'offloaded_rows(uuid,text,uuid,integer)': everybody,
     'requeue(regclass,text[],name,integer)': backEnd,
@@ -229,6 +235,7 @@ describe('privileges', () => {
       'api_store_artifact',
       'api_touch_object',
       'enqueue_1',
+      'forget_tenant',
       'set_threshold',
     ])
     for (const { name, owner, config } of rows) {
@@ -260,6 +267,52 @@ describe('privileges', () => {
           and (rolsuper or rolcreaterole or rolcreatedb or rolcanlogin or rolreplication or rolbypassrls)`,
     )
     expect(attributes).toEqual([])
+  })
+
+  test('let the daemon take away what was decided about one tenant, never a hold, nor a policy of others', async () => {
+    const [gone, held, partly] = [randomUUID(), randomUUID(), randomUUID()]
+    await admin.query(
+      `insert into lighter.tenants (tenant_id, plan, legal_hold) select t, 'premium', t = $2 from unnest(array[$1::uuid, $2, $3]) t`,
+      [gone, held, partly],
+    )
+    await admin.query(
+      `insert into lighter.retention_policies (tenant_id, keep_days) select t, 5 from unnest(array[$1::uuid, $2, $3]) t`,
+      [gone, held, partly],
+    )
+    await admin.query(
+      `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', gen_random_uuid(), 'case')`,
+      [partly],
+    )
+    try {
+      await asRole(environment.admin, 'lighter_daemon', async db => {
+        expect(await value(db, 'select lighter.forget_tenant($1)', [gone])).toBe(2)
+        expect(await value(db, 'select lighter.forget_tenant($1)', [gone])).toBe(0)
+      })
+      for (const refused of [
+        `select lighter.forget_tenant('${held}')`,
+        `select lighter.forget_tenant('${partly}')`,
+        `delete from lighter.tenants where tenant_id = '${held}'`,
+        `update lighter.tenants set legal_hold = false where tenant_id = '${held}'`,
+        `delete from lighter.retention_policies where tenant_id is null`,
+        `delete from lighter.legal_holds`,
+      ]) {
+        const { code } = await errorOf(asRole(environment.admin, 'lighter_daemon', db => db.query(refused)))
+        expect(code, refused).toBe(refused.startsWith('select') ? '55006' : '42501')
+      }
+      expect(
+        await column(
+          admin,
+          `select coalesce(tenant_id::text, plan) from lighter.retention_policies order by tenant_id is null, tenant_id, plan`,
+        ),
+      ).toEqual([...[held, partly].sort(), 'premium', 'standard'])
+      expect(await column(admin, 'select tenant_id from lighter.tenants order by 1')).toEqual(
+        [held, partly].sort(),
+      )
+    } finally {
+      await admin.query('delete from lighter.legal_holds')
+      await admin.query('delete from lighter.tenants')
+      await admin.query('delete from lighter.retention_policies where tenant_id is not null')
+    }
   })
 
   // A trigger runs with the rights of whoever fires it: of the owner, where one of the functions above does.

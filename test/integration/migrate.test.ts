@@ -83,6 +83,7 @@ describe('an empty database', () => {
         'lighter.backfills',
         'lighter.erasures',
         'lighter.failed_jobs',
+        'lighter.former_sources',
         'lighter.gone_rows',
         'lighter.idempotency_keys',
         'lighter.installation',
@@ -90,6 +91,7 @@ describe('an empty database', () => {
         'lighter.latency_changes',
         'lighter.latency_hours',
         'lighter.legal_holds',
+        'lighter.moved_row_records',
         'lighter.objects',
         'lighter.pins',
         'lighter.prices',
@@ -433,6 +435,7 @@ describe('a migrated database', () => {
       'awake_lock_key',
       'effective_threshold',
       'envelope_value_limit',
+      'forget_tenant',
       'offloaded_rows',
       'requeue',
       'retention_policy_of',
@@ -475,13 +478,18 @@ describe('a migrated database', () => {
     }
   })
 
-  test('has no function with the rights of its owner but those of the API, set_threshold and the triggers', async () => {
+  test('has no function with the rights of its owner but those of the API, forget_tenant, set_threshold and the triggers', async () => {
     const definers = await column(
       client,
       `select proname::text from pg_proc
         where pronamespace = 'lighter'::regnamespace and prosecdef and proname !~ '^enqueue_[0-9]+$'`,
     )
-    expect(definers.sort()).toEqual([...accountingTriggers, ...apiFunctions, 'set_threshold'])
+    expect(definers.sort()).toEqual([
+      ...accountingTriggers,
+      ...apiFunctions,
+      'forget_tenant',
+      'set_threshold',
+    ])
   })
 
   test('does not let the daemon write what functions with more rights trust', async () => {

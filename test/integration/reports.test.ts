@@ -290,6 +290,91 @@ describe('storage reports are exact', () => {
     await expectExact()
   })
 
+  test('of sizes that nothing has, which fail no write, no sweep and no report', async () => {
+    const { tenantId } = await messages(3)
+    await runNow(environment, 'rollup')
+    const largest = '9223372036854775807'
+    const smallest = '-9223372036854775808'
+    const terabytes = 2 ** 43
+    const payloadBytes = () =>
+      value<number>(
+        environment.admin,
+        `select payload_bytes::float8 from lighter.storage_by_kind where kind = 'chat_transcript'`,
+      )
+    // Two of a statement are more than there is, one taken back is less than there is.
+    await environment.admin.query(
+      `insert into artifact_refs (tenant_id, kind, r2_key, size_bytes, byte_offset, byte_length, frame_offset)
+       select $1, 'chat_transcript', 'tenants/' || $1::uuid || '/own', b, n, 1, 0
+         from unnest($2::bigint[]) with ordinality s(b, n)`,
+      [tenantId, [largest, largest, smallest, smallest, '7']],
+    )
+    expect(await payloadBytes()).toBe(2 * terabytes + 7)
+    await runNow(environment, 'rollup')
+    expect(await payloadBytes()).toBe(2 * terabytes + 7)
+    expect(
+      (await runNow(environment, 'rollup', { sweep: c => sweepRollup(c, { full: true }) })).counts,
+    ).toMatchObject({
+      corrected: 0,
+    })
+    for (const report of ['storage_by_tenant', 'storage_by_day', 'savings', 'pack_health', 'retention_due'])
+      await environment.admin.query(`select * from lighter.${report}`)
+    expect(
+      await value(
+        environment.admin,
+        `select count(*)::int from lighter.artifact_list($1, of_kind => 'chat_transcript')`,
+        [tenantId],
+      ),
+    ).toBe(5)
+    // Expired, purged, and the account of their object with them.
+    await environment.admin.query(
+      `update artifact_refs set size_bytes = case size_bytes when $1 then $2::bigint when $2 then $1::bigint else size_bytes end
+        where kind = 'chat_transcript'`,
+      [largest, smallest],
+    )
+    expect(await payloadBytes()).toBe(2 * terabytes + 7)
+    await environment.admin.query(
+      `update artifact_refs set deleted_at = now() - interval '8 days' where kind = 'chat_transcript' and byte_offset < 3`,
+    )
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ purged: 2 })
+    await environment.admin.query(
+      `update artifact_refs set deleted_at = now() - interval '8 days' where kind = 'chat_transcript'`,
+    )
+    expect((await runNow(environment, 'retention')).counts).toMatchObject({ purged: 3, objects_emptied: 1 })
+    await environment.admin.query(`delete from artifact_refs where kind = 'chat_transcript'`)
+    await runNow(environment, 'rollup')
+    await expectExact()
+
+    // So many that even what each counts as is too much together: a sum ends where numbers do.
+    await environment.admin.query(`alter table lighter.storage_changes alter column id restart with 1000000`)
+    for (let n = 0; n < 3; n++) {
+      await environment.admin.query(
+        `insert into lighter.storage_changes (tenant_id, kind, day, artifacts, payload_bytes) values ($1, 'chat_transcript', current_date, 1, $2)`,
+        [tenantId, largest],
+      )
+      await environment.admin.query('select * from lighter.storage_by_tenant')
+      await runNow(environment, 'rollup')
+    }
+    expect(await payloadBytes()).toBe(Number(largest))
+    await environment.admin.query('truncate artifact_refs')
+    await environment.admin.query('select * from lighter.storage_by_kind')
+  })
+
+  test('of objects of a size that nothing has', async () => {
+    const { tenantId } = await messages(3)
+    await environment.admin.query(
+      'update lighter.objects set byte_length = $2, payload_bytes = $2, live_bytes = $2 where tenant_id = $1',
+      [tenantId, '-9223372036854775808'],
+    )
+    await environment.admin.query(
+      'update lighter.objects set byte_length = $2, payload_bytes = $2, live_bytes = $2 where tenant_id = $1',
+      [tenantId, '9223372036854775807'],
+    )
+    await runNow(environment, 'rollup')
+    await environment.admin.query('delete from lighter.objects')
+    await runNow(environment, 'rollup')
+    expect(await column(environment.admin, 'select kind from lighter.pack_health')).toEqual([])
+  })
+
   test('at every moment while a daemon, an application and rollups are at work', async () => {
     const busy = new AbortController()
     const tenants = Array.from({ length: 4 }, () => randomUUID())

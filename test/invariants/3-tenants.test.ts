@@ -7,6 +7,7 @@ import type { Daemon } from '../../src/daemon.ts'
 import { ArtifactError } from '../../src/errors.ts'
 import { asArtifactId, asTenantId } from '../../src/ids.ts'
 import {
+  asJsonbText,
   createEnvironment,
   createSignals,
   drained,
@@ -27,7 +28,10 @@ let theirs: typeof mine
 
 beforeAll(async () => {
   environment = await createEnvironment()
-  daemon = await startDaemon(environment, { signal: signals.signal })
+  daemon = await startDaemon(environment, {
+    signal: signals.signal,
+    env: { OFFLOAD_MAX_ATTEMPTS: '1' }, // what is to be given up is so at once
+  })
   const write = async (text: string) => {
     const conversation = await newConversation(environment)
     const rowId = await insertMessage(
@@ -70,9 +74,26 @@ describe('a pointer to another tenant’s artifact', () => {
     expect(foreign).toBe(await refusal(forge, randomUUID()))
   })
 
-  test('stays refused when the row is offloaded with it', async () => {
-    const forge = (id: string) => `{"tool_interactions_ref": "${id}", "fill": "${'~'.repeat(9000)}"}`
-    expect(await refusal(forge, theirs.artifactId)).toBe(await refusal(forge, randomUUID()))
+  test.for<[string, (id: string) => string]>([
+    ['phase 1', id => `{"tool_interactions_ref": "${id}", "fill": "${'~'.repeat(9000)}"}`],
+    ['phase 2', id => `{"artifact_metadata_ref": "${id}", "fill": "${'~'.repeat(9000)}"}`],
+    ['phase 2, under a field', id => `{"artifact_metadata_ref": "${id}", "tool_interactions": ["own"]}`],
+  ])('%s has nothing put on top of it, in the words used for one that does not exist', async ([, forge]) => {
+    const letters: string[] = []
+    for (const id of [theirs.artifactId, randomUUID()]) {
+      const rowId = await insertMessage(environment, mine.conversationId, forge(id))
+      await drained(environment)
+      // What was written is where it was written.
+      expect(await rawMetadata(environment, rowId)).toBe(await asJsonbText(environment, forge(id)))
+      const { rows } = await environment.admin.query<{ last_error: string }>(
+        'select last_error from lighter.failed_jobs where row_id = $1',
+        [rowId],
+      )
+      letters.push(rows[0]?.last_error ?? '')
+    }
+    expect(letters[0]).toMatch(/^lost_pointer: /)
+    expect(letters[0]).toBe(letters[1])
+    await environment.admin.query('delete from lighter.failed_jobs')
   })
 
   test('beside tool_interactions of the row’s own is not taken for a pointer, nor lost', async () => {

@@ -1,0 +1,88 @@
+// Rows that were moved to another tenant after their offload, and can't be read there.
+import type { Queryable } from '../db/pool.ts'
+import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
+import { loadSources, type Source } from '../offload/sources.ts'
+
+export interface MovedRow {
+  /** Of its source. */
+  table: string
+  rowId: string
+  /** Null: it has none any more. */
+  tenantId: string | null
+  /** Of the artifact that it points to. */
+  artifactTenantId: string
+}
+
+export interface MovedRows {
+  rows: MovedRow[]
+  /** Artifacts whose rows were looked at, and whether these were all there are. */
+  lookedAt: number
+  all: boolean
+}
+
+/** Of artifact_refs so many pages are read: all of a table of 8 MB, some 20,000 artifacts, else chosen at random. */
+const samplePages = 1000
+const mostArtifacts = 100_000
+const mostRows = 1000
+
+/**
+ * Looks at the rows of a sample of artifacts, each found by its primary key, and again at those that the last
+ * release sweep has named: that one sees every row. What was put right since is not among them.
+ */
+export async function findMovedRows(db: Queryable): Promise<MovedRows> {
+  const { rows: sizes } = await db.query<{ pages: number }>(
+    `select coalesce(sum(pg_relation_size(relid)) / current_setting('block_size')::int, 0)::float8 as pages
+       from pg_partition_tree('public.artifact_refs')`,
+  )
+  const percent = Math.min(100, (100 * samplePages) / Math.max(1, sizes[0]?.pages ?? 1))
+  const found: MovedRows = { rows: [], lookedAt: 0, all: percent === 100 }
+  for (const source of (await loadSources(db)).values()) {
+    const { rows } = await db.query<MovedRow & { lookedAt: number }>({
+      text: findSql(source),
+      values: [percent, [source.id, ...source.formerIds]],
+    })
+    found.lookedAt += rows[0]?.lookedAt ?? 0
+    if (rows[0]?.lookedAt === mostArtifacts) found.all = false
+    found.rows.push(...rows.filter(row => row.rowId !== null))
+  }
+  return found
+}
+
+function findSql(source: Source): string {
+  const column = `m.${ident(source.jsonColumn)}`
+  const names = `array[${source.pointerNames.map(literal).join(', ')}]`
+  // Whoever else writes artifact_refs may have written any row_id.
+  const key =
+    source.keyType === 'uuid'
+      ? 'lighter.as_uuid(c.row_id)'
+      : `case when c.row_id ~ '^-?[0-9]{1,18}$' then c.row_id::bigint end`
+  return `
+    with sampled as materialized (
+      select a.row_id, a.tenant_id as artifact_tenant_id, a.id as artifact_id
+        from public.artifact_refs a tablesample system ($1::float4)
+       where a.source_id = any ($2::int[]) and a.row_id is not null and a.purged_at is null
+       limit ${mostArtifacts}
+    ),
+    candidates as (
+      select row_id, artifact_tenant_id, artifact_id from sampled
+      union
+      select r.row_id, r.artifact_tenant_id, r.artifact_id
+        from lighter.moved_row_records r
+        join public.artifact_refs a on a.tenant_id = r.artifact_tenant_id and a.id = r.artifact_id and a.purged_at is null
+       where r.source_id = ${source.id}
+    ),
+    moved as (
+      select distinct on (c.row_id) c.row_id, ${tenantSql(source)} as tenant_id, c.artifact_tenant_id
+        from candidates c
+        join ${fromSql(source)} on m.${ident(source.keyColumn)} = ${key}
+       where ${tenantSql(source)} is distinct from c.artifact_tenant_id
+         and exists (select from unnest(${names}) n(name) where lighter.as_uuid(${column} ->> n.name) = c.artifact_id)
+         and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.id = c.artifact_id)
+       order by c.row_id
+       limit ${mostRows}
+    )
+    select s.n as "lookedAt", ${literal(source.tableSql)} as table, v.row_id as "rowId", v.tenant_id as "tenantId",
+           v.artifact_tenant_id as "artifactTenantId"
+      from (select count(*)::int as n from sampled) s
+      left join moved v on true`
+}
