@@ -2,6 +2,7 @@
 import type { Queryable } from '../db/pool.ts'
 import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
+import { samplePercent } from '../offload/table-size.ts'
 
 export interface MovedRow {
   /** Of its source. */
@@ -30,11 +31,7 @@ const mostRows = 1000
  * release sweep has named: that one sees every row. What was put right since is not among them.
  */
 export async function findMovedRows(db: Queryable): Promise<MovedRows> {
-  const { rows: sizes } = await db.query<{ pages: number }>(
-    `select coalesce(sum(pg_relation_size(relid)) / current_setting('block_size')::int, 0)::float8 as pages
-       from pg_partition_tree('public.artifact_refs')`,
-  )
-  const percent = Math.min(100, (100 * samplePages) / Math.max(1, sizes[0]?.pages ?? 1))
+  const percent = await samplePercent(db, 'public.artifact_refs', samplePages)
   const found: MovedRows = { rows: [], lookedAt: 0, all: percent === 100 }
   for (const source of (await loadSources(db)).values()) {
     const { rows } = await db.query<MovedRow & { lookedAt: number }>({

@@ -1,6 +1,7 @@
 // Which artifacts are read back: a random sample, or all of them page by page.
 import type { Artifact } from '../artifacts/lookup.ts'
 import type { TenantId } from '../ids.ts'
+import { samplePercent } from '../offload/table-size.ts'
 import type { SweepContext } from './context.ts'
 
 /** `deletedAt` is always null: a tombstone does not keep a payload from being checked. */
@@ -17,16 +18,14 @@ const columns = `a.id, a.tenant_id as "tenantId", a.kind, a.r2_key as key, a.con
  * `tablesample system` reads as many pages, chosen at random, as there are to be artifacts in the sample, and of what
  * is on them a random part is taken: at most so many page reads however large the table, and every artifact is about
  * as likely as any other. `bernoulli` would read all pages. Random probes into the primary key would be skewed: ids
- * begin with the time, so nearly all of a random uuid's range is empty, and its neighbour is always the same. The
- * number of pages is asked of the file, since `reltuples` knows nothing until the first analyze.
+ * begin with the time, so nearly all of a random uuid's range is empty, and its neighbour is always the same.
  */
-export async function sampleArtifacts({ pool, config }: SweepContext): Promise<Checkable[]> {
+export async function sampleArtifacts({
+  pool,
+  config,
+}: Pick<SweepContext, 'pool' | 'config'>): Promise<Checkable[]> {
   if (config.verifySample === 0) return []
-  const { rows: sizes } = await pool.query<{ pages: number }>(
-    `select coalesce(sum(pg_relation_size(relid)) / current_setting('block_size')::int, 0)::float8 as pages
-       from pg_partition_tree('public.artifact_refs')`,
-  )
-  const percent = Math.min(100, (100 * config.verifySample) / Math.max(1, sizes[0]?.pages ?? 1))
+  const percent = await samplePercent(pool, 'public.artifact_refs', config.verifySample)
   const { rows } = await pool.query<Checkable>(
     `select * from (
        select ${columns}

@@ -1,10 +1,13 @@
 // Verify: damage is found, put on record, and taken off it again; an outage is not damage.
+import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
+import { createPool } from '../../src/db/pool.ts'
 import { asTenantId } from '../../src/ids.ts'
 import { openStore } from '../../src/store/object-store.ts'
 import type { Counts } from '../../src/sweeps/context.ts'
 import { type DamagedArtifact, sweepVerify, type VerifyOptions } from '../../src/sweeps/verify.ts'
+import { sampleArtifacts } from '../../src/sweeps/verify-choose.ts'
 import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
 import {
   createEnvironment,
@@ -16,6 +19,7 @@ import {
 } from '../support/environment.ts'
 import { runCli } from '../support/process.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
+import { value } from '../support/sql.ts'
 import { runNow } from '../support/sweep.ts'
 
 let environment: TestEnvironment
@@ -221,6 +225,29 @@ test('the scheduled sample is random, of the size that was asked for, and leaves
     damaged: 0,
   })
   expect((await runNow(environment, 'verify', { config: { verifySample: 0 } })).counts.checked).toBe(0)
+})
+
+test('the sample of a large table reads some of its pages, not all of them', async () => {
+  await environment.admin.query(
+    `insert into artifact_refs (tenant_id, kind, r2_key, sha256)
+     select $1, 'agent_trace', 'elsewhere/' || n, repeat('0', 64) from generate_series(1, 20000) n`,
+    [randomUUID()],
+  )
+  const read = () =>
+    value<number>(
+      environment.admin,
+      `select seq_tup_read::int from pg_stat_user_tables where relid = 'public.artifact_refs'::regclass`,
+    )
+  const pool = createPool(environment.urls.daemon, 1, () => undefined)
+  const config = { ...environment.config().sweeps, verifySample: 20 }
+  const before = await read()
+  const sampled = await sampleArtifacts({ pool, config })
+  await pool.query('select pg_stat_force_next_flush()')
+  await pool.end()
+  expect(sampled.length).toBeGreaterThan(0)
+  await expect.poll(read, { timeout: 10_000 }).toBeGreaterThan(before)
+  // Twenty of some five hundred pages, give or take.
+  expect((await read()) - before).toBeLessThan(5000)
 })
 
 test('long payloads are streamed, and the command says what is damaged', async () => {
