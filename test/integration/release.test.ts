@@ -12,6 +12,7 @@ import {
   startDaemon,
   type TestEnvironment,
 } from '../support/environment.ts'
+import { column, value } from '../support/sql.ts'
 import { age, runNow } from '../support/sweep.ts'
 
 let environment: TestEnvironment
@@ -147,6 +148,95 @@ test('artifacts of a detached table, of the API and on hold are left alone', asy
   await environment.admin.query(`select lighter.detach('public.conversation_messages')`)
   expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
   expect(await live()).toBe(3)
+})
+
+const detach = () => environment.admin.query(`select lighter.detach('public.conversation_messages')`)
+const attach = (settings = '') =>
+  environment.admin.query(`select lighter.attach('public.conversation_messages'${settings})`)
+
+test('what came off a table before it was detached is released once it is attached again', async () => {
+  const { conversationId } = await newConversation(environment)
+  const [deleted, before, kept] = await Promise.all(
+    ['deleted', 'before', 'kept'].map(note => insertMessage(environment, conversationId, heavy(note))),
+  )
+  await drained(environment)
+  await environment.app.query('delete from conversation_messages where id = $1', [before])
+  await detach()
+  await environment.app.query('delete from conversation_messages where id = $1', [deleted])
+  // Not while nobody can look at the rows.
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  await attach()
+  expect(
+    await column(environment.worker, 'select f.id = s.id from lighter.former_sources f, lighter.sources s'),
+  ).toEqual([false])
+  expect((await releaseTwice()).counts).toMatchObject({ tombstoned: 4, released: 0 })
+  expect(await live()).toBe(2)
+  expect(await hydrated(environment, kept ?? '')).toBe(await asJsonbText(environment, heavy('kept')))
+  // However often.
+  for (let n = 0; n < 2; n++) {
+    await detach()
+    await attach()
+  }
+  await environment.app.query('delete from conversation_messages where id = $1', [kept])
+  expect((await releaseTwice()).counts).toMatchObject({ tombstoned: 2 })
+  expect(await live()).toBe(0)
+})
+
+test('pointers from when a table was attached in another way keep what they lead to', async () => {
+  const { conversationId } = await newConversation(environment)
+  const id = await insertMessage(environment, conversationId, '{"tool_interactions": [1]}')
+  await drained(environment)
+  await detach()
+  // Nobody who looks at the sources that there are now would take tool_interactions_ref for a pointer.
+  await attach(`, phase1_field => 'steps'`)
+  expect((await releaseTwice()).counts).toMatchObject({ pointers: 1, released: 0, tombstoned: 0 })
+  // Nor in a payload that is put on top of it.
+  await environment.app.query(
+    `update conversation_messages set metadata = metadata || jsonb_build_object('trace', repeat('x', 9000)) where id = $1`,
+    [id],
+  )
+  await drained(environment)
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await live()).toBe(2)
+  await detach()
+  await attach()
+  expect(JSON.parse((await hydrated(environment, id)) ?? '')).toEqual({
+    tool_interactions: [1],
+    trace: 'x'.repeat(9000),
+  })
+})
+
+test('a table that is gone, another column, and a table of the same name are no reason to release anything', async () => {
+  const { conversationId } = await newConversation(environment)
+  await environment.admin.query(`
+    create table notes (id uuid primary key default gen_random_uuid(), tenant_id uuid not null, metadata jsonb, other jsonb);
+    grant all on notes to example_app;
+    select lighter.attach('notes')`)
+  const note = `insert into notes (tenant_id, metadata) values (gen_random_uuid(), '{"tool_interactions": [1]}')`
+  await environment.app.query(note)
+  await drained(environment)
+  await environment.admin.query(`select lighter.detach('notes'); select lighter.attach('notes', 'other')`)
+  await environment.app.query('delete from notes')
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  await environment.admin.query(`
+    drop table notes;
+    create table notes (id uuid primary key default gen_random_uuid(), tenant_id uuid not null, metadata jsonb);
+    select lighter.attach('notes')`)
+  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+  expect(await live()).toBe(1)
+  // Detached when it was gone already: nobody can attach it again.
+  const gone = await value<number>(environment.admin, `select max(relation::oid::int) from lighter.sources`)
+  await environment.admin.query('drop table notes')
+  await environment.admin.query('select lighter.detach($1::oid::regclass)', [gone])
+  expect(
+    await value(
+      environment.admin,
+      'select count(*)::int from lighter.former_sources where relation = $1::oid',
+      [gone],
+    ),
+  ).toBe(0)
+  await insertMessage(environment, conversationId, heavy('goes on'))
+  await drained(environment)
 })
 
 test('nothing is released while row-level security may hide rows', async () => {

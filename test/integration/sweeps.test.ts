@@ -16,6 +16,7 @@ import {
   startDaemon,
   type TestEnvironment,
 } from '../support/environment.ts'
+import { column, value } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
 let environment: TestEnvironment
@@ -199,6 +200,65 @@ describe('retention', () => {
     expect(first.counts.expired).toBeLessThan(30)
     const second = await runNow(environment, 'retention', { config: { batchSize: 7 } })
     expect((first.counts.expired ?? 0) + (second.counts.expired ?? 0)).toBe(30)
+  })
+
+  test('walks past no tombstone, however many are remembered, and what must stay is looked at once a night', async () => {
+    const { tenantId, conversationId } = await messages(6)
+    const held = await newConversation(environment, tenantId)
+    await environment.admin.query(
+      `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', $2, 'case')`,
+      [tenantId, held.conversationId],
+    )
+    const insert = (count: number, columns: string, values: string) =>
+      environment.admin.query(
+        `insert into artifact_refs (tenant_id, kind, r2_key, created_at, ${columns})
+         select $1, 'assistant_message_tool_interactions', 'x/' || gen_random_uuid(), now() - interval '150 days' - n * interval '1 s', ${values}
+           from generate_series(1, $2::int) n`,
+        [tenantId, count],
+      )
+    await insert(20_000, 'deleted_at, purged_at', `now() - interval '10 days', now() - interval '2 days'`)
+    await insert(40, 'entity_type, entity_id', `'conversation', '${held.conversationId}'`)
+    await insert(90, 'entity_type, entity_id', `'conversation', '${conversationId}'`)
+    await age(environment, '1 hour')
+    await environment.admin.query('vacuum analyze artifact_refs')
+    const seen = () =>
+      value<number>(
+        environment.admin,
+        `select coalesce(sum(idx_tup_read), 0)::int from pg_stat_user_indexes
+          where relid = 'public.artifact_refs'::regclass and indexrelid not in (select indexrelid from pg_index where indisprimary)`,
+      )
+    const scans = () =>
+      value<number>(
+        environment.admin,
+        `select idx_scan::int from pg_stat_user_indexes where indexrelname = 'artifact_refs_live'`,
+      )
+    const [seenBefore, scansBefore] = [await seen(), await scans()]
+    const { counts } = await runNow(environment, 'retention', {
+      config: { batchSize: 10, deleteDelayMs: 60_000 },
+    })
+    expect(counts).toMatchObject({ expired: 90, groups: 1 })
+    // Statistics come with the end of the sweep's sessions.
+    await expect.poll(scans, { timeout: 10_000 }).toBeGreaterThan(scansBefore)
+    await expect.poll(async () => (await seen()) - seenBefore, { timeout: 10_000 }).toBeGreaterThan(130)
+    expect((await seen()) - seenBefore).toBeLessThan(250)
+  })
+
+  test('costs an insert no index more than before, where the table is ours', async () => {
+    expect(
+      await column(
+        environment.admin,
+        `select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
+          where i.indrelid = 'public.artifact_refs'::regclass
+            -- not in those of what is deleted, damaged, has a date of its own or lies on others
+            and (i.indpred is null or c.relname = 'artifact_refs_live')
+          order by 1`,
+      ),
+    ).toEqual([
+      'artifact_refs_live',
+      'artifact_refs_location',
+      'artifact_refs_pkey',
+      'idx_artifact_refs_entity',
+    ])
   })
 
   test("an object of the application's own, from before us, goes too; one outside our prefix does not", async () => {
