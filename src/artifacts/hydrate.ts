@@ -5,7 +5,8 @@ import { ArtifactError, LighterError } from '../errors.ts'
 import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
 import { fieldCountKey, fieldRefKey, metadataKindKey, metadataRefKey } from '../offload/source-sql.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { defaultFetchOptions, type FetchOptions, fetchPayloads } from './fetch.ts'
+import { defaultFetchOptions, type FetchOptions } from './fetch.ts'
+import { fetchCurrent } from './fetch-current.ts'
 import { type Artifact, lookupArtifacts } from './lookup.ts'
 import { checkJson, joinObject, overlay, rawKind, splitObject, uuidOf } from './raw-json.ts'
 
@@ -124,7 +125,12 @@ async function hydrateOpened(
     }
   }
   context.signal?.throwIfAborted()
-  const payloads = await fetchPayloads(context.store, [...wanted], context.fetch ?? defaultFetchOptions)
+  const payloads = await fetchCurrent(
+    context.db,
+    context.store,
+    [...wanted],
+    context.fetch ?? defaultFetchOptions,
+  )
   // Of an artifact that many rows point to there is one text.
   const texts = new Map<Artifact, string>()
   const payloadOf = (open: Opened, id: ArtifactId): string => {

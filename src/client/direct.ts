@@ -2,7 +2,8 @@
 // row-level security decides what it sees; the pool's login needs to be a member of that role and nothing else.
 import type { Readable } from 'node:stream'
 import type pg from 'pg'
-import { fetchPayloads, streamPayload } from '../artifacts/fetch.ts'
+import { streamPayload } from '../artifacts/fetch.ts'
+import { fetchCurrent } from '../artifacts/fetch-current.ts'
 import { hydrateMany } from '../artifacts/hydrate.ts'
 import { requireKind } from '../artifacts/kinds.ts'
 import type { Artifact } from '../artifacts/lookup.ts'
@@ -82,7 +83,7 @@ export function createDirectClient(options: DirectClientOptions): LighterClient 
     get: (id, { signal } = {}) =>
       run(signal, async () => {
         const { artifact, record } = await requireArtifact(db, tenantId, id)
-        const bytes = (await fetchPayloads(store, [artifact])).get(artifact)
+        const bytes = (await fetchCurrent(db, store, [artifact])).get(artifact)
         if (bytes === undefined) throw new Error('the payload was not fetched')
         if (bytes instanceof LighterError) throw bytes
         return { artifact: artifactOf(record), payload: payloadOf(bytes) }

@@ -150,27 +150,52 @@ async function nextShared(
   return rows
 }
 
-/** A reader that looked a pack up just before it was written anew has this long to begin reading it. */
+/**
+ * A reader that looked a pack up just before it was written anew has this long to begin reading it; one that comes
+ * later looks it up again (src/artifacts/fetch-current.ts), unless it has a URL.
+ */
 const readerMs = 5000
 
+/** An artifact is committed with its object; between the two the database may have come to another machine's clock. */
+const clockSkew = '1 hour'
+
 /**
- * What of the tenant is on its way out goes now: rewritten packs that would stay for their readers, for erased bytes
- * are in them. And uploads of which nothing was heard for too long.
+ * What is on its way out and may hold bytes of the scope goes now, though it would stay for its readers, and for who
+ * restores the database to an earlier moment. Of an entity: packs that name it, and those out of which it may have
+ * been moved before, of which nothing tells any more what was in them: of its kinds, and no older than it is. What
+ * can't hold anything of it keeps its time. And uploads of which nothing was heard for too long.
  */
 export async function hastenDeletion(
   context: SweepContext,
   scope: EraseScope,
   counts: Counts,
 ): Promise<void> {
-  if ((counts.packs_rewritten ?? 0) > 0) {
-    await setTimeout(readerMs, undefined, { signal: context.signal }).catch(() => undefined)
+  const { pool, signal } = context
+  const where = inScope(scope)
+  const staying = `o.tenant_id = $1 and o.state = 'deleting' and o.first_deleted_at is null and o.delete_after > now()
+    and ${
+      scope.entity === null
+        ? 'true'
+        : `exists (select from public.artifact_refs a
+                    where ${where.sql}
+                      and (a.r2_key = o.r2_key
+                           or a.kind = o.kind and coalesce(o.stored_at, o.created_at) > a.created_at - interval '${clockSkew}'))`
+    }`
+  if (scope.entity !== null) {
+    const { rowCount } = await pool.query(
+      `select from lighter.objects o where ${staying} limit 1`,
+      where.values,
+    )
+    if (rowCount !== 0) await setTimeout(readerMs, undefined, { signal }).catch(() => undefined)
   }
-  await context.pool.query(
-    `update lighter.objects o
-        set state = 'deleting', delete_after = now(), lease_until = null
-      where o.tenant_id = $1
-        and (o.state = 'deleting' and o.first_deleted_at is null and o.delete_after > now()
-             or o.state = 'uploading' and o.lease_until < now())`,
+  const { rowCount } = await pool.query(
+    `update lighter.objects o set delete_after = now() where ${staying}`,
+    where.values,
+  )
+  counts.objects_hastened = (counts.objects_hastened ?? 0) + (rowCount ?? 0)
+  await pool.query(
+    `update lighter.objects o set state = 'deleting', delete_after = now(), lease_until = null
+      where o.tenant_id = $1 and o.state = 'uploading' and o.lease_until < now()`,
     [scope.tenantId],
   )
 }

@@ -20,7 +20,7 @@ export interface Proof {
 }
 
 const headsAtOnce = 8
-const maxHeads = 10_000
+const headsPerPage = 1000
 
 /** The bucket first: what comes into being after the look at it is found in the account. */
 export async function proveErased(
@@ -33,14 +33,20 @@ export async function proveErased(
     const keys = store.list(tenantPrefix(store.prefix, scope.tenantId))
     while ((await keys.next()).done !== true) listed++
   } else {
-    const { rows } = await pool.query<{ key: string }>(
-      `select r2_key as key from lighter.objects
-        where tenant_id = $1 and state = 'deleting' and first_deleted_at >= $2 limit $3`,
-      [scope.tenantId, since, maxHeads],
-    )
     const limit = pLimit(headsAtOnce)
-    const heads = await Promise.all(rows.map(({ key }) => limit(() => store.head(key))))
-    listed = heads.filter(head => head !== null).length
+    for (let after = ''; ; ) {
+      const { rows } = await pool.query<{ key: string }>(
+        `select r2_key as key from lighter.objects
+          where tenant_id = $1 and r2_key > $2 and state = 'deleting' and first_deleted_at >= $3
+          order by r2_key limit $4`,
+        [scope.tenantId, after, since, headsPerPage],
+      )
+      const heads = await Promise.all(rows.map(({ key }) => limit(() => store.head(key))))
+      listed += heads.filter(head => head !== null).length
+      const last = rows.at(-1)
+      if (last === undefined) break
+      after = last.key
+    }
   }
   const where = inScope(scope)
   const { rows } = await pool.query<{

@@ -45,16 +45,18 @@ export async function sweepCompaction(context: SweepContext): Promise<Counts> {
   }
   const pace = createPace(context.config.rate, context.signal)
   const work = async (old: OldObject[], count: string) => {
-    const bytes = old.reduce((sum, o) => sum + o.byteLength, 0)
     if (context.dryRun) {
       counts[count] = (counts[count] ?? 0) + old.length
       return
     }
     try {
-      const { moved, written, writtenBytes } = await rewriteObjects(context, old)
-      counts[count] = (counts[count] ?? 0) + old.length
+      const { rewritten, moved, written, writtenBytes } = await rewriteObjects(context, old)
+      counts[count] = (counts[count] ?? 0) + rewritten.length
+      const left = old.length - rewritten.length
+      if (left > 0) counts.failed = (counts.failed ?? 0) + left
       counts.artifacts_moved = (counts.artifacts_moved ?? 0) + moved
       counts.objects_written = (counts.objects_written ?? 0) + written
+      const bytes = rewritten.reduce((sum, o) => sum + o.byteLength, 0)
       counts.bytes_freed = (counts.bytes_freed ?? 0) + bytes - writtenBytes
       await pace(moved)
     } catch (error) {
@@ -140,15 +142,17 @@ async function* smallObjects({ pool, config }: SweepContext, pack: PackConfig): 
       pack.maxPackBytes / smallFraction,
       Math.max(pack.maxPackArtifacts / smallFraction, 2),
       foldAtLeast,
-      config.batchSize * 100,
+      Math.max(config.batchSize, foldAtLeast) * 100,
     ],
   )
+  // Of a batch that is smaller than what is worth folding nothing would ever be.
+  const most = Math.max(config.batchSize, foldAtLeast)
   let group: OldObject[] = []
   let bytes = 0
   let name = ''
   for (const row of rows) {
     const itsName = `${row.tenantId} ${row.kind} ${row.day}`
-    if (itsName !== name || bytes + row.liveBytes > pack.maxPackBytes || group.length >= config.batchSize) {
+    if (itsName !== name || bytes + row.liveBytes > pack.maxPackBytes || group.length >= most) {
       if (group.length >= foldAtLeast) yield group
       group = []
       bytes = 0
@@ -163,20 +167,31 @@ async function* smallObjects({ pool, config }: SweepContext, pack: PackConfig): 
 /**
  * Reads what is alive in the objects, writes it into new ones, and moves the artifacts there. Only one process may do
  * so at a time, the one that has the lock of the sweep `compaction`.
+ *
+ * Of many objects those in which something can't be read are left as they are, as long as enough others are together.
  * @throws {LighterError} one of the artifacts can't be read: then nothing was moved
  */
 export async function rewriteObjects(
   context: SweepContext,
-  old: OldObject[],
-): Promise<{ moved: number; written: number; writtenBytes: number }> {
+  objects: OldObject[],
+): Promise<{ rewritten: OldObject[]; moved: number; written: number; writtenBytes: number }> {
   const { pool, store, offload } = context
-  const artifacts = await liveArtifacts(context, old)
-  const payloads = await fetchPayloads(store, artifacts.map(readable))
+  const found = await liveArtifacts(context, objects)
+  const payloads = await fetchPayloads(store, found.map(readable))
   const byId = new Map([...payloads].map(([artifact, payload]) => [artifact.id, payload]))
+  const damaged = new Set<string>()
+  for (const { id, key } of found) {
+    const payload = byId.get(id)
+    if (!(payload instanceof LighterError)) continue
+    damaged.add(key)
+    if (payload.retryable || objects.length - damaged.size < foldAtLeast) throw payload
+  }
+  const old = objects.filter(o => !damaged.has(o.key))
+  const artifacts = found.filter(a => !damaged.has(a.key))
   const items: PackItem[] = artifacts.map(artifact => {
     const payload = byId.get(artifact.id)
-    if (payload instanceof LighterError) throw payload
-    if (payload === undefined) throw new Error(`artifact ${artifact.id} was not read`)
+    if (payload instanceof LighterError || payload === undefined)
+      throw new Error(`artifact ${artifact.id} was not read`)
     return { tenantId: artifact.tenantId, kind: artifact.kind, artifactId: artifact.id, bytes: payload }
   })
   const built = await buildObjects(items, { ...offload, packing: true }, store.prefix, new Date())
@@ -198,6 +213,7 @@ export async function rewriteObjects(
   }
   const moved = await move(context, old, built, new Map(artifacts.map(a => [a.id, a])))
   return {
+    rewritten: old,
     moved,
     written: built.length,
     writtenBytes: built.reduce((sum, o) => sum + o.body.length, 0),

@@ -133,6 +133,45 @@ test('small objects of one tenant, kind and day become one pack', async () => {
   expect(rows).toEqual([{ packs: 1 }])
 })
 
+/** Each in an object of its own. */
+async function looseMessages(count: number) {
+  const { conversationId } = await newConversation(environment)
+  const ids: string[] = []
+  for (let n = 0; n < count; n++) {
+    ids.push(await insertMessage(environment, conversationId, metadata(n)))
+    await drained(environment)
+  }
+  await age(environment, '2 hours')
+  return ids
+}
+
+test.each([1, 7, 9])('small objects are folded with SWEEP_BATCH_SIZE=%d too', async batchSize => {
+  const ids = await looseMessages(18)
+  const { counts } = await runNow(environment, 'compaction', { config: { batchSize } })
+  const packs = Math.floor(18 / Math.max(batchSize, 8))
+  expect(counts).toMatchObject({ objects_folded: packs * Math.max(batchSize, 8), objects_written: packs })
+  await expectAllHydrate(ids)
+})
+
+test('a small object that is damaged is left out, and keeps no others from being folded', async () => {
+  const ids = await looseMessages(12)
+  const { rows } = await environment.admin.query<{ key: string; size: number; row: string }>(
+    `select a.r2_key as key, o.byte_length::int as size, a.row_id as row
+       from artifact_refs a join lighter.objects o using (tenant_id, r2_key) order by a.id limit 2`,
+  )
+  for (const { key, size } of rows)
+    await environment.store.put(key, Buffer.alloc(size), { contentType: 'application/json' })
+  const { counts } = await runNow(environment, 'compaction')
+  expect(counts).toMatchObject({ objects_folded: 10, objects_written: 1, artifacts_moved: 10, failed: 2 })
+  const damaged = new Set(rows.map(row => row.row))
+  await expectAllHydrate(ids.filter(id => !damaged.has(id)))
+  const { rows: left } = await environment.admin.query(
+    'select state from lighter.objects where r2_key = any ($1)',
+    [rows.map(row => row.key)],
+  )
+  expect(left).toEqual([{ state: 'stored' }, { state: 'stored' }])
+})
+
 test('readers, deletions and a purge go on while packs are rewritten', async () => {
   const { tenantId, ids } = await messages(400)
   await purge(tenantId, 0.6)

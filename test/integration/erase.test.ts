@@ -8,13 +8,15 @@ import { runErasure } from '../../src/erase/run.ts'
 import type { EraseScope } from '../../src/erase/scope.ts'
 import { surveyErasure } from '../../src/erase/survey.ts'
 import { asTenantId } from '../../src/ids.ts'
-import { openStore } from '../../src/store/object-store.ts'
+import { type ObjectStore, openStore } from '../../src/store/object-store.ts'
 import type { Counts } from '../../src/sweeps/context.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
 import {
   createEnvironment,
+  drained,
   hydratedMany,
+  newConversation,
   rawMetadata,
   startDaemon,
   type TestEnvironment,
@@ -222,6 +224,105 @@ test('an entity: its bytes leave shared packs at once, and everything else in th
   expect((await runNow(environment, 'verify', { config: { verifySample: 10_000 } })).counts).toMatchObject({
     damaged: 0,
   })
+})
+
+/** Messages of two conversations of one tenant, offloaded together. */
+async function neighbours(metadata: (n: number) => string) {
+  const erased = await newConversation(environment)
+  const kept = await newConversation(environment, erased.tenantId)
+  const { rows } = await environment.app.query<{ id: string; conversation: string }>(
+    `insert into conversation_messages (conversation_id, role, content, metadata)
+     select case when o % 2 = 0 then $1::uuid else $2 end, 'assistant', '', m::jsonb
+       from unnest($3::text[]) with ordinality u(m, o) returning id, conversation_id as conversation`,
+    [erased.conversationId, kept.conversationId, Array.from({ length: 40 }, (_, n) => metadata(n))],
+  )
+  await drained(environment)
+  const scope: EraseScope = {
+    tenantId: asTenantId(erased.tenantId),
+    entity: { type: 'conversation', id: erased.conversationId },
+  }
+  return { scope, kept: rows.filter(row => row.conversation === kept.conversationId).map(row => row.id) }
+}
+
+const toolCalls = (n: number) => `{"tool_interactions": [{"n": ${n}}]}`
+
+test('a reader that had looked its payload up before reads it where it is afterwards', async () => {
+  const { scope, kept } = await neighbours(toolCalls)
+  const expected = await hydratedMany(environment, kept)
+  let release = () => {}
+  const erased = new Promise<void>(resolve => {
+    release = resolve
+  })
+  let asked = 0
+  const slow: ObjectStore = {
+    ...environment.store,
+    get: async (...get) => {
+      asked++
+      await erased
+      return environment.store.get(...get)
+    },
+  }
+  const reading = hydratedMany({ ...environment, store: slow }, kept)
+  await expect.poll(() => asked).toBeGreaterThan(0)
+  const { counts, proof } = await eraseNow(scope)
+  expect(proof).toMatchObject({ complete: true, objects_listed: 0 })
+  expect(counts.packs_rewritten).toBeGreaterThan(0)
+  release()
+  expect(await reading).toEqual(expected)
+})
+
+test('what was moved out of a pack before the erasure leaves that pack too; others keep their grace', async () => {
+  // Only what is kept has a trace, which is of another kind.
+  const { scope, kept } = await neighbours(n =>
+    n % 2 === 0 ? JSON.stringify({ ...JSON.parse(toolCalls(n)), trace: 'x'.repeat(9000) }) : toolCalls(n),
+  )
+  // Most of each dies, and compaction moves the rest, of both.
+  await environment.admin.query(
+    `update artifact_refs set deleted_at = now() - interval '30 days', deleted_reason = 'deleted'
+      where tenant_id = $1 and id in (
+        select id from (select id, row_number() over (partition by kind, entity_id order by id) as n
+                          from artifact_refs where tenant_id = $1) x where n > 3)`,
+    [scope.tenantId],
+  )
+  await runNow(environment, 'retention', { config: { deleteDelayMs: 86_400_000 } })
+  await runNow(environment, 'compaction')
+  // Left by a compaction from before there was anything of the entity.
+  const earlier = `${environment.store.prefix}tenants/${scope.tenantId}/assistant_message_tool_interactions/2026/01/01/${randomUUID()}.jsonl`
+  await environment.store.put(earlier, Buffer.from('{}'), { contentType: 'application/x-ndjson' })
+  await environment.admin.query(
+    `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, byte_length, created_at, stored_at, delete_after)
+     values ($1, $2, 'assistant_message_tool_interactions', 'deleting', 'application/x-ndjson', 5, 2, now() - interval '2 days',
+             now() - interval '2 days', now() + interval '5 days')`,
+    [scope.tenantId, earlier],
+  )
+  const leaving = async () => {
+    const { rows } = await environment.admin.query<{ key: string; kind: string; hours: number }>(
+      `select r2_key as key, kind, round(extract(epoch from delete_after - now()) / 3600)::int as hours from lighter.objects
+        where tenant_id = $1 and state = 'deleting' order by r2_key`,
+      [scope.tenantId],
+    )
+    return rows
+  }
+  const before = await leaving()
+  const expected = before.map(o => ({
+    ...o,
+    isErased: o.kind.endsWith('tool_interactions') && o.key !== earlier,
+  }))
+  expect(expected.filter(o => o.isErased).length).toBeGreaterThan(0)
+  expect(expected.filter(o => !o.isErased).length).toBeGreaterThan(1)
+  const whole = await hydratedMany(environment, kept)
+
+  const { proof, counts } = await eraseNow(scope)
+  expect(proof).toMatchObject({ complete: true, objects_listed: 0 })
+  const after = new Map((await leaving()).map(o => [o.key, o.hours]))
+  for (const { key, hours, isErased } of expected) {
+    expect([key, (await environment.store.head(key)) !== null]).toEqual([key, !isErased])
+    if (!isErased) expect(after.get(key)).toBe(hours)
+  }
+  expect(counts.objects_hastened).toBe(
+    expected.filter(o => o.isErased).length + (counts.packs_rewritten ?? 0),
+  )
+  expect(await hydratedMany(environment, kept)).toEqual(whole)
 })
 
 test('a pack in which others have something damaged stays as it is, and the proof says so', async () => {

@@ -5,7 +5,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import { dispositionOf } from '../../artifacts/disposition.ts'
-import { fetchPayloads, requireReadable, streamPayload } from '../../artifacts/fetch.ts'
+import { requireReadable, streamPayload } from '../../artifacts/fetch.ts'
+import { fetchCurrent } from '../../artifacts/fetch-current.ts'
 import type { Artifact } from '../../artifacts/lookup.ts'
 import { streamRange } from '../../artifacts/range.ts'
 import { checkJson } from '../../artifacts/raw-json.ts'
@@ -245,7 +246,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
   /** The whole payload, its hash checked. */
   async function fetchOne(reply: FastifyReply, artifact: Artifact): Promise<Buffer> {
     await held(reply, context.gates.whole, artifact)
-    const payload = (await fetchPayloads(context.store, [artifact])).get(artifact)
+    const db = tenantDatabase(context.pool, artifact.tenantId)
+    const payload = (await fetchCurrent(db, context.store, [artifact])).get(artifact)
     if (payload === undefined) throw new Error('the payload was not fetched')
     if (payload instanceof LighterError) throw payload
     return payload
