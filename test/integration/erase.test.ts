@@ -276,16 +276,17 @@ test('what was moved out of a pack before the erasure leaves that pack too; othe
   const { scope, kept } = await neighbours(n =>
     n % 2 === 0 ? JSON.stringify({ ...JSON.parse(toolCalls(n)), trace: 'x'.repeat(9000) }) : toolCalls(n),
   )
-  // Most of each dies, and compaction moves the rest, of both.
+  // Most of what is kept dies, and compaction moves the rest, and all that is erased, of which then nothing tells
+  // where it was before.
   await environment.admin.query(
     `update artifact_refs set deleted_at = now() - interval '30 days', deleted_reason = 'deleted'
       where tenant_id = $1 and id in (
-        select id from (select id, row_number() over (partition by kind, entity_id order by id) as n
-                          from artifact_refs where tenant_id = $1) x where n > 3)`,
-    [scope.tenantId],
+        select id from (select id, row_number() over (partition by kind order by id) as n
+                          from artifact_refs where tenant_id = $1 and entity_id <> $2) x where n > 3)`,
+    [scope.tenantId, scope.entity?.id],
   )
   await runNow(environment, 'retention', { config: { deleteDelayMs: 86_400_000 } })
-  await runNow(environment, 'compaction')
+  await runNow(environment, 'compaction', { config: { compactLiveShare: 0.99 } })
   // Left by a compaction from before there was anything of the entity.
   const earlier = `${environment.store.prefix}tenants/${scope.tenantId}/assistant_message_tool_interactions/2026/01/01/${randomUUID()}.jsonl`
   await environment.store.put(earlier, Buffer.from('{}'), { contentType: 'application/x-ndjson' })
