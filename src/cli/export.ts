@@ -62,12 +62,19 @@ export function addExport(program: Command): void {
             files: manifest.files.length,
             blobs: manifest.blobs.length,
             damaged: manifest.damaged.length,
+            gone: manifest.gone,
           }
-          if (options.json) printJson({ tenant: options.tenant, to: target.name, outcome, counts })
+          const asOf = manifest.list?.as_of ?? null
+          if (options.json)
+            printJson({ tenant: options.tenant, to: target.name, outcome, as_of: asOf, counts })
           else {
             print(
               `${formatCount(counts.artifacts)} artifact(s), ${formatBytes(counts.payload_bytes)}, in ${formatCount(counts.files + counts.blobs)} file(s) at ${target.name}`,
             )
+            if (asOf !== null)
+              print(
+                `all that was committed by ${asOf}${counts.gone > 0 ? `, but for ${formatCount(counts.gone)} that went meanwhile` : ''}`,
+              )
             if (counts.damaged > 0)
               print(`${formatCount(counts.damaged)} damaged artifact(s) are not in it: see manifest.json`)
             if (outcome === 'stopped') print('stopped in the middle; run it again to go on')

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { TenantId } from '../ids.ts'
 import { type ExportedArtifact, exportLines, type LinesContext } from './lines.ts'
+import { writeList } from './list.ts'
 import { type Manifest, openManifest, saveManifest } from './manifest.ts'
 
 export interface ExportContext extends LinesContext {
@@ -15,25 +16,23 @@ export interface ExportContext extends LinesContext {
 class Stopped extends Error {}
 
 /**
- * Files are written one after another, each with the artifacts of one kind in the order of their creation. One that
- * is finished is in the manifest and is not written again: an interrupted export goes on from there.
+ * What is to be in it is listed first, in one snapshot. Then files are written one after another, each with the
+ * artifacts of one kind in the order of the list. One that is finished is in the manifest and is not written again:
+ * an interrupted export goes on from there, with the same list.
  * Memory: the payloads of one batch.
  * @returns the manifest; its `finished_at` is null when the export was stopped
  * @throws {LighterError} `export_target`: something else is there; {StoreError}
  */
 export async function exportTenant(context: ExportContext, tenantId: TenantId): Promise<Manifest> {
   const { pool, target } = context
-  const { rows: times } = await pool.query<{ now: string }>(
-    `select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
-  )
-  const manifest = await openManifest(target, tenantId, times[0]?.now ?? '')
+  const manifest = await openManifest(target, tenantId)
   if (manifest.finished_at !== null) return manifest
-  const { rows: kinds } = await pool.query<{ kind: string }>(
-    'select distinct kind from public.artifact_refs where tenant_id = $1 order by kind',
-    [tenantId],
-  )
+  if (manifest.list === null) {
+    manifest.list = await writeList(pool, target, tenantId)
+    await saveManifest(target, manifest)
+  }
   try {
-    for (const { kind } of kinds) await exportKind(context, tenantId, kind, manifest)
+    await exportListed(context, tenantId, manifest)
   } catch (error) {
     if (error instanceof Stopped) return manifest
     throw error
@@ -43,28 +42,41 @@ export async function exportTenant(context: ExportContext, tenantId: TenantId): 
   return manifest
 }
 
-async function exportKind(
-  context: ExportContext,
-  tenantId: TenantId,
-  kind: string,
-  manifest: Manifest,
-): Promise<void> {
-  const { target, maxFileBytes, signal } = context
-  const before = manifest.files.filter(file => file.kind === kind)
-  let number = before.length
-  const artifacts = exportLines(context, tenantId, kind, manifest.as_of, before.at(-1)?.last ?? null)
+async function exportListed(context: ExportContext, tenantId: TenantId, manifest: Manifest): Promise<void> {
+  const artifacts = exportLines(context, tenantId, manifest.position)
   let next = await artifacts.next()
   while (next.done !== true) {
-    const name = `${fileName(kind)}-${String(++number).padStart(5, '0')}.jsonl`
+    if (context.signal.aborted) throw new Stopped()
+    const { kind } = next.value
+    if (kind === null) {
+      // Nothing to begin a file with.
+      manifest.gone++
+      manifest.position = next.value.position
+      next = await artifacts.next()
+      continue
+    }
+    const taken = { artifacts: 0, payloadBytes: 0, gone: 0 }
+    const found: Pick<Manifest, 'blobs' | 'damaged'> = { blobs: [], damaged: [] }
     const hash = createHash('sha256')
-    const taken: ExportedArtifact[] = []
+    let position = manifest.position
     let bytes = 0
+    const take = ({ id, blob, damage, ...artifact }: ExportedArtifact) => {
+      position = artifact.position
+      if (artifact.kind === null) taken.gone++
+      else if (damage !== null) found.damaged.push({ id, kind: artifact.kind, damage })
+      else {
+        taken.artifacts++
+        taken.payloadBytes += artifact.payloadBytes
+      }
+      if (blob !== null) found.blobs.push(blob)
+    }
     async function* body(): AsyncGenerator<Buffer> {
       while (next.done !== true) {
-        if (signal.aborted) throw new Stopped()
-        const { line, ...artifact } = next.value
-        if (line !== null && bytes > 0 && bytes + line.length > maxFileBytes) return
-        taken.push({ ...artifact, line: null })
+        if (context.signal.aborted) throw new Stopped()
+        const { line } = next.value
+        if (next.value.kind !== null && next.value.kind !== kind) return
+        if (line !== null && bytes > 0 && bytes + line.length > context.maxFileBytes) return
+        take(next.value)
         if (line !== null) {
           bytes += line.length
           hash.update(line)
@@ -72,31 +84,23 @@ async function exportKind(
         }
         context.onProgress({
           files: manifest.files.length,
-          artifacts: manifest.artifacts + taken.length,
-          payload_bytes: manifest.payload_bytes + bytes,
+          artifacts: manifest.artifacts + taken.artifacts,
+          payload_bytes: manifest.payload_bytes + taken.payloadBytes,
         })
         next = await artifacts.next()
       }
     }
-    await target.write(name, body())
-    const last = taken.at(-1)
-    if (last === undefined) throw new Error('a file without artifacts')
-    const whole = taken.filter(artifact => artifact.damage === null)
-    manifest.files.push({
-      name,
-      kind,
-      artifacts: whole.length,
-      bytes,
-      sha256: hash.digest('hex'),
-      last: last.position,
-    })
-    manifest.artifacts += whole.length
-    manifest.payload_bytes += whole.reduce((sum, artifact) => sum + artifact.payloadBytes, 0)
-    for (const { position, blob, damage } of taken) {
-      if (blob !== null) manifest.blobs.push(blob)
-      if (damage !== null) manifest.damaged.push({ id: position.id, kind, damage })
-    }
-    await saveManifest(target, manifest)
+    const number = manifest.files.filter(file => file.kind === kind).length + 1
+    const name = `${fileName(kind)}-${String(number).padStart(5, '0')}.jsonl`
+    await context.target.write(name, body())
+    manifest.files.push({ name, kind, artifacts: taken.artifacts, bytes, sha256: hash.digest('hex') })
+    manifest.artifacts += taken.artifacts
+    manifest.payload_bytes += taken.payloadBytes
+    manifest.gone += taken.gone
+    manifest.position = position
+    manifest.blobs.push(...found.blobs)
+    manifest.damaged.push(...found.damaged)
+    await saveManifest(context.target, manifest)
   }
 }
 

@@ -1,24 +1,25 @@
 // One line of JSON for each artifact: its row under the documented names, and its payload as it is.
 import type pg from 'pg'
-import { fetchPayloads, streamPayload } from '../artifacts/fetch.ts'
-import type { Artifact } from '../artifacts/lookup.ts'
-import { ArtifactError, LighterError } from '../errors.ts'
-import { asArtifactId, asTenantId, type TenantId } from '../ids.ts'
+import { streamPayload } from '../artifacts/fetch.ts'
+import { fetchCurrent } from '../artifacts/fetch-current.ts'
+import { type Artifact, lookupArtifacts } from '../artifacts/lookup.ts'
+import { LighterError } from '../errors.ts'
+import { type ArtifactId, asTenantId, type TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { requireOwnership } from '../store/ownership.ts'
 import { isDamage } from '../sweeps/verify-read.ts'
+import { readList } from './list.ts'
 import type { ExportTarget } from './target.ts'
 
-export interface Position {
-  created_at: string
-  id: string
-}
-
-/** What became of one artifact. */
+/** What became of one artifact of the list. */
 export interface ExportedArtifact {
-  position: Position
+  id: ArtifactId
+  /** How many of the list are dealt with, this one among them. */
+  position: number
+  /** Null: it is gone since it was listed, and nothing of it is exported. */
+  kind: string | null
   payloadBytes: number
-  /** Null when it is damaged. */
+  /** Null when it is damaged, or gone. */
   line: Buffer | null
   blob: { name: string; bytes: number; sha256: string } | null
   damage: string | null
@@ -37,7 +38,8 @@ export interface LinesContext {
 const maxInlineBytes = 64 * 1024 * 1024
 const concurrency = 8
 
-interface Row extends Position {
+interface Row {
+  id: ArtifactId
   tenant_id: string
   kind: string
   entity_type: string | null
@@ -47,6 +49,7 @@ interface Row extends Position {
   size_bytes: number | null
   sha256: string | null
   created_by: string | null
+  created_at: string
   byte_offset: number | null
   byte_length: number | null
   frame_offset: number | null
@@ -55,32 +58,31 @@ interface Row extends Position {
 }
 
 /**
- * The tenant's live artifacts of one kind, in the order of their creation, each verified.
+ * The artifacts of the list from the `from`-th on, each verified.
  * @throws {StoreError} the store is down; {OwnershipError} objects are missing, since this is another bucket
  */
 export async function* exportLines(
   context: LinesContext,
   tenantId: TenantId,
-  kind: string,
-  asOf: string,
-  from: Position | null,
+  from: number,
 ): AsyncGenerator<ExportedArtifact> {
-  for (let after = from; ; ) {
-    const rows = await nextRows(context, tenantId, kind, asOf, after)
-    for (const chunk of chunksOf(rows, context.batchBytes)) yield* exportChunk(context, chunk)
-    const last = rows.at(-1)
-    if (last === undefined) return
-    after = { created_at: last.created_at, id: last.id }
+  for (let position = from; ; ) {
+    const ids = await readList(context.target, position, context.batchSize)
+    if (ids.length === 0) return
+    const rows = await readRows(context, tenantId, ids)
+    for (const chunk of chunksOf(ids, rows, context.batchBytes)) {
+      for await (const exported of exportChunk(context, tenantId, chunk, rows))
+        yield { ...exported, position: ++position }
+    }
   }
 }
 
-async function nextRows(
-  { pool, batchSize }: LinesContext,
+/** Those of them that are still there; where their payloads are by now, too. */
+async function readRows(
+  { pool }: LinesContext,
   tenantId: TenantId,
-  kind: string,
-  asOf: string,
-  after: Position | null,
-): Promise<Row[]> {
+  ids: ArtifactId[],
+): Promise<Map<ArtifactId, Row>> {
   // Times as text: they have microseconds, a Date has not.
   const { rows } = await pool.query<Row>(
     `select a.id, a.tenant_id, a.kind, a.entity_type, a.entity_id, a.r2_key, a.content_type,
@@ -89,65 +91,76 @@ async function nextRows(
             a.byte_offset::float8 as byte_offset, a.byte_length::float8 as byte_length,
             a.frame_offset::float8 as frame_offset, a.content_encoding, a.source_id is not null as from_row
        from public.artifact_refs a
-      where a.tenant_id = $1 and a.kind = $2 and a.deleted_at is null and a.created_at <= $3
-        and (a.created_at, a.id) > ($4::timestamptz, $5::uuid)
-      order by a.created_at, a.id
-      limit $6`,
-    [
-      tenantId,
-      kind,
-      asOf,
-      after?.created_at ?? '-infinity',
-      after?.id ?? '00000000-0000-0000-0000-000000000000',
-      batchSize,
-    ],
+      where a.tenant_id = $1 and a.id = any ($2::uuid[]) and a.deleted_at is null`,
+    [tenantId, ids],
   )
-  return rows
+  return new Map(rows.map(row => [row.id, row]))
 }
 
 const isInline = (row: Row) => row.size_bytes !== null && row.size_bytes <= maxInlineBytes
 
-function* chunksOf(rows: Row[], maxBytes: number): Generator<Row[]> {
-  let chunk: Row[] = []
+function* chunksOf(ids: ArtifactId[], rows: Map<ArtifactId, Row>, maxBytes: number): Generator<ArtifactId[]> {
+  let chunk: ArtifactId[] = []
   let bytes = 0
-  for (const row of rows) {
-    const rowBytes = isInline(row) ? (row.size_bytes ?? 0) : 0
+  for (const id of ids) {
+    const row = rows.get(id)
+    const rowBytes = row !== undefined && isInline(row) ? (row.size_bytes ?? 0) : 0
     if (chunk.length > 0 && bytes + rowBytes > maxBytes) {
       yield chunk
       chunk = []
       bytes = 0
     }
-    chunk.push(row)
+    chunk.push(id)
     bytes += rowBytes
   }
   if (chunk.length > 0) yield chunk
 }
 
-async function* exportChunk(context: LinesContext, rows: Row[]): AsyncGenerator<ExportedArtifact> {
-  const inline = new Map(rows.filter(isInline).map(row => [row, artifactOf(row)]))
-  const payloads = await fetchPayloads(context.store, [...inline.values()], {
+async function* exportChunk(
+  context: LinesContext,
+  tenantId: TenantId,
+  ids: ArtifactId[],
+  rows: Map<ArtifactId, Row>,
+): AsyncGenerator<Omit<ExportedArtifact, 'position'>> {
+  const { pool, store } = context
+  const inline = new Map(
+    ids.flatMap(id => {
+      const row = rows.get(id)
+      return row !== undefined && isInline(row) ? [[id, artifactOf(row)] as const] : []
+    }),
+  )
+  const payloads = await fetchCurrent(pool, store, [...inline.values()], {
     concurrency,
     maxPayloadBytes: maxInlineBytes,
   })
-  for (const row of rows) {
-    const artifact = inline.get(row)
+  for (const id of ids) {
+    const row = rows.get(id)
+    const nothing = { id, payloadBytes: 0, line: null, blob: null, damage: null }
+    if (row === undefined) {
+      yield { ...nothing, kind: null }
+      continue
+    }
+    const artifact = inline.get(id)
     const payload = artifact === undefined ? null : payloads.get(artifact)
-    const position = { created_at: row.created_at, id: row.id }
     try {
       if (payload instanceof LighterError) throw payload
       if (Buffer.isBuffer(payload)) {
         const line = lineOf(row, payload)
-        yield { position, payloadBytes: payload.length, line, blob: null, damage: null }
+        yield { id, kind: row.kind, payloadBytes: payload.length, line, blob: null, damage: null }
         continue
       }
       const blob = await exportBlob(context, row)
       const line = textLine(row, `"payload_file":${JSON.stringify(blob.name)}`)
-      yield { position, payloadBytes: blob.bytes, line, blob, damage: null }
+      yield { id, kind: row.kind, payloadBytes: blob.bytes, line, blob, damage: null }
     } catch (error) {
-      if (!(error instanceof LighterError) || !isDamage(error)) throw error
-      if (error instanceof ArtifactError && error.code === 'artifact_object_missing')
-        await requireOwnership(context.pool, context.store)
-      yield { position, payloadBytes: 0, line: null, blob: null, damage: `${error.code}: ${error.message}` }
+      if (!(error instanceof LighterError && (isDamage(error) || error.code === 'artifact_gone'))) throw error
+      const now = (await lookupArtifacts(pool, tenantId, [id])).get(id)
+      if (now === undefined || now.deletedAt !== null) {
+        yield { ...nothing, kind: null }
+        continue
+      }
+      if (error.code === 'artifact_object_missing') await requireOwnership(pool, store)
+      yield { ...nothing, kind: row.kind, damage: `${error.code}: ${error.message}` }
     }
   }
 }
@@ -208,7 +221,7 @@ function recordOf(row: Row): string {
 
 function artifactOf(row: Row): Artifact {
   return {
-    id: asArtifactId(row.id),
+    id: row.id,
     tenantId: asTenantId(row.tenant_id),
     kind: row.kind,
     key: row.r2_key,

@@ -7,13 +7,17 @@ import type { ExportTarget } from './target.ts'
 
 const manifestSchema = z.object({
   format: z.literal('pg-lighter-export'),
-  version: z.literal(1),
+  version: z.literal(2),
   tenant: z.string(),
-  /** Artifacts created later are not in it. */
-  as_of: z.string(),
+  /** What it is to hold (list.ts); null as long as the list is not complete. */
+  list: z.object({ as_of: z.string(), artifacts: z.number(), sha256: z.string() }).nullable(),
+  /** How many of the list are dealt with: they are in the files, damaged, or gone. */
+  position: z.number(),
   finished_at: z.string().nullable(),
   artifacts: z.number(),
   payload_bytes: z.number(),
+  /** Artifacts of the list that were deleted, or expired, before they were read. */
+  gone: z.number(),
   files: z.array(
     z.object({
       name: z.string(),
@@ -21,8 +25,6 @@ const manifestSchema = z.object({
       artifacts: z.number(),
       bytes: z.number(),
       sha256: z.string(),
-      /** The last artifact that was looked at for it. */
-      last: z.object({ created_at: z.string(), id: z.string() }),
     }),
   ),
   /** Payloads in files of their own; their hash is the artifact's. */
@@ -30,6 +32,8 @@ const manifestSchema = z.object({
   /** Artifacts that are not in it, since they could not be read back as they were stored. */
   damaged: z.array(z.object({ id: z.string(), kind: z.string(), damage: z.string() })),
 })
+
+const earlierSchema = z.object({ format: z.literal('pg-lighter-export'), version: z.literal(1) })
 
 export type Manifest = z.infer<typeof manifestSchema>
 
@@ -39,22 +43,20 @@ const manifestName = 'manifest.json'
  * The manifest of an export of the same tenant that was interrupted or is finished, or a new one.
  * @throws {LighterError} `export_target`: there is something else
  */
-export async function openManifest(
-  target: ExportTarget,
-  tenantId: TenantId,
-  asOf: string,
-): Promise<Manifest> {
+export async function openManifest(target: ExportTarget, tenantId: TenantId): Promise<Manifest> {
   const text = await target.read(manifestName)
   if (text === null) {
     if (!(await target.isEmpty())) throw foreign(target, 'is not empty and has no manifest.json of an export')
     const manifest: Manifest = {
       format: 'pg-lighter-export',
-      version: 1,
+      version: 2,
       tenant: tenantId,
-      as_of: asOf,
+      list: null,
+      position: 0,
       finished_at: null,
       artifacts: 0,
       payload_bytes: 0,
+      gone: 0,
       files: [],
       blobs: [],
       damaged: [],
@@ -63,7 +65,10 @@ export async function openManifest(
     await saveManifest(target, manifest)
     return manifest
   }
-  const parsed = manifestSchema.safeParse(parseJson(text.toString('utf8')))
+  const json = parseJson(text.toString('utf8'))
+  if (earlierSchema.safeParse(json).success)
+    throw foreign(target, 'holds an export by an earlier version, which had no list of what is to be in it')
+  const parsed = manifestSchema.safeParse(json)
   if (!parsed.success) throw foreign(target, 'has a manifest.json that is not one of an export')
   if (parsed.data.tenant !== tenantId)
     throw foreign(target, `holds an export of tenant ${parsed.data.tenant}`)

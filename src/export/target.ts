@@ -14,6 +14,8 @@ export interface ExportTarget {
   isEmpty(): Promise<boolean>
   /** Null when there is no such file. */
   read(name: string): Promise<Buffer | null>
+  /** Of a file that is there; shorter at its end, and empty after it. */
+  readRange(name: string, offset: number, length: number): Promise<Buffer>
   /** Replaces it if it is there. @throws what the body throws; then the file is not there, or still the old one */
   write(name: string, body: AsyncIterable<Buffer>): Promise<void>
   close(): void
@@ -48,6 +50,15 @@ function directory(folder: string): ExportTarget {
     },
     read: name =>
       readFile(path.join(folder, name)).catch(error => (isMissing(error) ? null : Promise.reject(error))),
+    readRange: async (name, offset, length) => {
+      const file = await open(path.join(folder, name))
+      try {
+        const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, offset)
+        return buffer.subarray(0, bytesRead)
+      } finally {
+        await file.close()
+      }
+    },
     write: async (name, body) => {
       const file = path.join(folder, name)
       const part = `${file}.part`
@@ -82,12 +93,22 @@ function bucketPrefix(config: StoreConfig, partBytes: number): ExportTarget {
         throw error
       }
     },
+    readRange: async (name, offset, length) => {
+      try {
+        return (await store.get(`${config.prefix}${name}`, { offset, length })).body
+      } catch (error) {
+        if (error instanceof StoreError && error.code === 'range_not_satisfiable') return Buffer.alloc(0)
+        throw error
+      }
+    },
     write: async (name, body) => {
-      const contentType = name.endsWith('.json')
-        ? 'application/json'
-        : name.endsWith('.jsonl')
-          ? 'application/x-ndjson'
-          : 'application/octet-stream'
+      const contentType = name.endsWith('.txt')
+        ? 'text/plain'
+        : name.endsWith('.json')
+          ? 'application/json'
+          : name.endsWith('.jsonl')
+            ? 'application/x-ndjson'
+            : 'application/octet-stream'
       await sendParts(store, `${config.prefix}${name}`, { contentType }, body, {
         partBytes,
         // Of an upload that is broken off by a crash the store's own rule takes the parts away.

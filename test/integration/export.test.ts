@@ -24,7 +24,8 @@ import {
 } from '../support/environment.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
-import { errorOf } from '../support/sql.ts'
+import { column, errorOf, value } from '../support/sql.ts'
+import { runNow } from '../support/sweep.ts'
 
 let environment: TestEnvironment
 let daemon: Daemon
@@ -82,6 +83,11 @@ interface Exported {
 /** All artifacts of an export in a directory, read with nothing of ours; checks every file against the manifest. */
 async function readExport(directory: string): Promise<Map<string, Exported>> {
   const manifest: Manifest = JSON.parse(await readFile(path.join(directory, 'manifest.json'), 'utf8'))
+  const list = await readFile(path.join(directory, 'artifacts.txt'))
+  expect(sha256(list)).toBe(manifest.list?.sha256)
+  const listed = list.toString().split('\n').slice(0, -1)
+  expect(manifest).toMatchObject({ list: { artifacts: listed.length }, position: listed.length })
+  expect(listed).toHaveLength(manifest.artifacts + manifest.damaged.length + manifest.gone)
   const found = new Map<string, Exported>()
   for (const file of manifest.files) {
     const bytes = await readFile(path.join(directory, file.name))
@@ -102,6 +108,7 @@ async function readExport(directory: string): Promise<Map<string, Exported>> {
             ? await readFile(path.join(directory, JSON.parse(name)))
             : Buffer.from(members.get('payload') ?? '')
       expect(found.has(artifact.id)).toBe(false)
+      expect(listed).toContain(artifact.id)
       found.set(artifact.id, { artifact, payload })
     }
   }
@@ -211,6 +218,90 @@ test('files are of the size that was asked for; stopped at any point, it goes on
   expect((await stat(path.join(other, 'manifest.json'))).mtimeMs).toBe(before.mtimeMs)
 })
 
+test('it holds what was committed when it began, whatever is committed, moved or deleted while it runs', async () => {
+  const [tenant] = await tenants()
+  const { tenantId } = tenant
+  const before = await column<string>(
+    environment.admin,
+    'select id from artifact_refs where tenant_id = $1 order by kind, created_at, id',
+    [tenantId],
+  )
+  // Begun before the export, committed in the middle of it: older than all that it has not come to yet.
+  const late = await environment.admin.connect()
+  await late.query('begin')
+  const insert = (kind: string) =>
+    late.query(
+      `insert into artifact_refs (tenant_id, kind, r2_key, size_bytes, created_at)
+       values ($1, $2, 'tenants/' || $1::uuid || '/late/' || gen_random_uuid(), 1, now() - interval '1 hour')`,
+      [tenantId, kind],
+    )
+  await insert('assistant_message_metadata')
+  await insert('a_kind_of_its_own')
+  await insert('zz_the_last_kind')
+  const [deleted, forgotten] = before.slice(-2)
+  let middle: Promise<unknown> | null = null
+  const manifest = await exportTo(folder, tenantId, {
+    batchSize: 5,
+    maxFileBytes: 20_000,
+    onProgress: ({ artifacts }) => {
+      if (artifacts < 20 || middle !== null) return
+      middle = late
+        .query('commit')
+        .then(() => insert('assistant_message_tool_interactions'))
+        .then(() =>
+          environment.admin.query('update artifact_refs set deleted_at = now() where id = $1', [deleted]),
+        )
+        .then(() => environment.admin.query('delete from artifact_refs where id = $1', [forgotten]))
+    },
+    // What it reads next waits until that is done, so that it is in the middle.
+    store: {
+      ...environment.store,
+      get: async (...get) => {
+        await middle
+        return environment.store.get(...get)
+      },
+    },
+  })
+  late.release()
+  expect(middle).not.toBeNull()
+  const found = await readExport(folder)
+  expect([...found.keys()].sort()).toEqual(before.slice(0, -2).sort())
+  expect(manifest).toMatchObject({ gone: 2, damaged: [] })
+  const asOf = await value(environment.admin, `select $1::timestamptz < now()`, [manifest.list?.as_of])
+  expect(asOf).toBe(true)
+  // The next one has them, and those only, beside.
+  await environment.admin.query(`update artifact_refs set deleted_at = now() where r2_key like '%/late/%'`)
+  expect((await exportTo(path.join(folder, 'next'), tenantId)).artifacts).toBe(before.length - 2)
+})
+
+test('what moves while it runs is read where it is then, and is not said to be damaged', async () => {
+  const [tenant] = await tenants()
+  let moving: Promise<unknown> | null = null
+  const old = await column<string>(
+    environment.admin,
+    'select distinct r2_key from artifact_refs where tenant_id = $1',
+    [tenant.tenantId],
+  )
+  const manifest = await exportTo(folder, tenant.tenantId, {
+    store: {
+      ...environment.store,
+      get: async (...get) => {
+        moving ??= environment.admin
+          .query(
+            `update lighter.objects set dead_since = now() - interval '1 year', live_artifacts = artifact_count where artifact_count > 1`,
+          )
+          .then(() => runNow(environment, 'compaction', { config: { compactLiveShare: 2 } }))
+          .then(() => environment.store.delete(old.filter(key => !key.endsWith('.json'))))
+        await moving
+        return environment.store.get(...get)
+      },
+    },
+  })
+  expect(manifest.damaged).toEqual([])
+  await expectWhole(await readExport(folder), tenant.tenantId)
+  expect(manifest.artifacts).toBeGreaterThan(20)
+})
+
 test('a directory that holds something else, or another tenant, is refused', async () => {
   const [tenant, other] = await tenants(200)
   await writeFile(path.join(folder, 'notes.txt'), 'mine')
@@ -218,6 +309,14 @@ test('a directory that holds something else, or another tenant, is refused', asy
   const mine = path.join(folder, 'mine')
   await exportTo(mine, tenant.tenantId)
   expect(await errorOf(exportTo(mine, other.tenantId))).toMatchObject({ code: 'export_target' })
+  await writeFile(
+    path.join(mine, 'manifest.json'),
+    '{"format": "pg-lighter-export", "version": 1, "files": []}',
+  )
+  expect(await errorOf(exportTo(mine, tenant.tenantId))).toMatchObject({
+    code: 'export_target',
+    message: expect.stringContaining('an earlier version'),
+  })
   await writeFile(path.join(mine, 'manifest.json'), '{}')
   expect(await errorOf(exportTo(mine, tenant.tenantId))).toMatchObject({ code: 'export_target' })
   const { bucket, prefix } = environment.store
@@ -239,6 +338,13 @@ test('to a bucket, with the same files as to a directory', async () => {
     expect(sha256(body)).toBe(file.sha256)
   }
   expect((await exportTo(to, tenant.tenantId)).finished_at).toBe(manifest.finished_at)
+  // Of a tenant that has nothing, too.
+  for (const nowhere of [`${to}/empty`, path.join(folder, 'empty')])
+    expect(await exportTo(nowhere, randomUUID())).toMatchObject({
+      list: { artifacts: 0 },
+      files: [],
+      finished_at: expect.any(String),
+    })
   const keys: string[] = []
   for await (const { key } of environment.store.list(base)) keys.push(key)
   await environment.store.delete(keys)
