@@ -16,7 +16,16 @@ import { type PlannedRow, planRows } from './plan.ts'
 import { registerForDeletion, registerObjects } from './register.ts'
 import { backoffMs, type Release, releaseJobs } from './release.ts'
 import type { Signal } from './signals.ts'
-import { documentSql, fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  isVersionSql,
+  literal,
+  restSql,
+  tenantSql,
+} from './source-sql.ts'
 import type { Source } from './sources.ts'
 import { payloadTooLarge, streamPayload } from './stream.ts'
 import { uploadObjects } from './upload.ts'
@@ -514,7 +523,7 @@ function keepLease(
   objects: { tenantId: string; key: string }[],
 ): () => void {
   const timer = setInterval(() => {
-    // A lost lease is no harm: another daemon does the work again, and xmin lets only one of them commit.
+    // A lost lease is no harm: another daemon does the work again, and the row's version lets only one of them commit.
     extendLease(context.pool, jobs, objects, context.config.leaseMs).catch(() => undefined)
   }, context.config.leaseMs / 3)
   return () => clearInterval(timer)
@@ -537,7 +546,7 @@ function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
               from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
                       from ${fromSql(source)}
                      where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
-                       and m.xmin = ${literal(row.version ?? '')}::xid
+                       and ${isVersionSql('m', literal(row.version ?? ''))}
                     offset 0) d
             offset 0) f`
 }

@@ -6,7 +6,16 @@ import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
 import { isPinnedSql } from './pins.ts'
-import { documentSql, fieldSql, fromSql, ident, pointerIdsSql, restSql, tenantSql } from './source-sql.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  pointerIdsSql,
+  restSql,
+  tenantSql,
+  versionSql,
+} from './source-sql.ts'
 import type { Source } from './sources.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
@@ -32,7 +41,7 @@ export interface PlannedRow {
    * this batch's bytes
    */
   outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'too-large' | 'deferred'
-  /** xmin of the version that was read; null when there is none. */
+  /** Which version was read, see `versionSql`; null when there is none. */
   version: string | null
   tenantId: TenantId | null
   entityId: string | null
@@ -174,7 +183,7 @@ function planSql(source: Source): string {
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
     found as (
-      select c.ord, c.row_id, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
+      select c.ord, c.row_id, c.phase1_id, ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
              ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
              ${column} as stored,
              coalesce(sum(pg_column_size(${column}))
