@@ -2,7 +2,7 @@
 import pg from 'pg'
 import { isSession } from '../db/prepared.ts'
 import { LighterError } from '../errors.ts'
-import { keepsSession, openSession, within } from '../wake/session.ts'
+import { keepsSession, noticeDeadClient, openSession, within } from '../wake/session.ts'
 
 /** With the sweep's name as the second key. */
 const lockSpace = 78096
@@ -48,6 +48,7 @@ export async function takeSweepLock(url: string, sweep: string): Promise<SweepLo
         },
       )
     }
+    await noticeDeadClient(client)
     const { rows } = await client.query<{ taken: boolean }>(
       'select pg_try_advisory_lock($1, hashtext($2)) as taken',
       [lockSpace, sweep],

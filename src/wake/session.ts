@@ -26,6 +26,22 @@ export function openSession(url: string, applicationName: string): Session {
   }
 }
 
+/** How long the server waits for a client that takes nothing in, or has gone without a word. */
+export const deadClientMs = 30_000
+
+/**
+ * Has the server find out that we are gone, or frozen. By itself it takes hours, and meanwhile keeps our locks; and of
+ * a listener that does not read it keeps vacuum back, once the notifications no longer fit into the buffers between.
+ * For a session of our own only: the settings stay on the connection.
+ */
+export async function noticeDeadClient(client: pg.ClientBase): Promise<void> {
+  await client.query(`
+    set tcp_user_timeout = ${deadClientMs};
+    set tcp_keepalives_idle = ${deadClientMs / 2000};
+    set tcp_keepalives_interval = ${deadClientMs / 6000};
+    set tcp_keepalives_count = 3`)
+}
+
 /** @throws {Error} naming `what`, when the promise has not settled within `ms` */
 export async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
