@@ -63,12 +63,14 @@ export function createDaemon(options: DaemonOptions): Daemon {
     onStoreRequest,
   )
   const stopped = new AbortController()
-  const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
+  const awakeLock = openAwakeLock(config.listenDatabaseUrl, error => {
     log.debug(
       { error: messageOf(error) },
       'the advisory locks are not to be had: triggers do not notify, and jobs are found by polling',
-    ),
-  )
+    )
+    // It goes the same way.
+    listener.doubt()
+  })
   const listener = createListener({
     url: config.listenDatabaseUrl,
     db: pool,

@@ -83,18 +83,32 @@ export function sqlState(error: unknown): string | undefined {
 }
 
 /**
- * True when the database, not the statement, is at fault: connection lost, shutting down, out of
- * connections, memory or disk (SQLSTATE classes 08, 53, 57P and 58), or an error of the socket.
+ * True when the database, not the statement, is at fault: connection lost or refused, shutting down, read-only, out of
+ * connections, memory or disk (SQLSTATE classes 08, 28, 53, 57P and 58), or an error of the socket.
  */
 export function isDatabaseOutage(error: unknown): boolean {
   const state = sqlState(error)
-  if (state !== undefined) return /^(08|53|57P|58|25006)/.test(state)
+  if (state !== undefined) return /^(08|28|3D|53|57P|58|25006)/.test(state)
   if (typeof error !== 'object' || error === null) return false
   const code = 'code' in error && typeof error.code === 'string' ? error.code : ''
   if (/^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH|ENETUNREACH|EAI_)/.test(code)) return true
   return /connection terminated|timeout exceeded when trying to connect|query read timeout|client has encountered a connection error|connection error and is not queryable/i.test(
     messageOf(error),
   )
+}
+
+/**
+ * True of trouble that no row can have caused: out of disk or connections, a login refused, a read-only server, a lock
+ * that somebody else holds, a lost conflict. (A connection that is lost may have been lost on a row.)
+ */
+export function isNoRowsFault(error: unknown): boolean {
+  const state = sqlState(error)
+  return state !== undefined && /^(28|3D|40|53[^2]|57P03|25006|55P03)/.test(state)
+}
+
+/** A lock was waited for in vain: of a table that is being altered, as a rule. */
+export function isLockTimeout(error: unknown): boolean {
+  return sqlState(error) === '55P03'
 }
 
 /** Deadlock or serialization failure: the same transaction may well succeed when run again. */

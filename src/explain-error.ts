@@ -24,6 +24,10 @@ function databaseHint(error: pg.DatabaseError): string | undefined {
     case '28P01':
     case '28000':
       return 'Check user and password in DATABASE_URL (or ADMIN_DATABASE_URL).'
+    case '25006':
+      return 'The server is read-only (a standby, or a primary that was demoted): point DATABASE_URL at the primary.'
+    case '53300':
+      return 'The server, the database or the login is out of connections: raise the limit, or lower DATABASE_POOL_SIZE.'
     case '3D000':
       return 'Create the database, or correct its name in DATABASE_URL (or ADMIN_DATABASE_URL).'
     default:

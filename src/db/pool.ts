@@ -2,7 +2,7 @@
 // of statements are for proven sessions, so that a pooler in transaction mode may stand in between.
 import pg from 'pg'
 import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
-import { PreparingClient, proveSession, type Statement } from './prepared.ts'
+import { lockTimeoutMs, PreparingClient, proveSession, type Statement } from './prepared.ts'
 
 /**
  * Longest wait for the answer to one statement. Ours take well under a second; what takes this long has
@@ -38,7 +38,7 @@ export function createPool(
   onError: (error: Error) => void,
   options: { unlimited?: boolean } = {},
 ): pg.Pool {
-  const pool = new pg.Pool({
+  const pool = new RetryingPool({
     connectionString: url,
     max: size,
     Client: PreparingClient,
@@ -57,9 +57,29 @@ export function createPool(
   return pool
 }
 
+/** A statement outside a transaction that lost a conflict has done nothing, and is run again. */
+class RetryingPool extends pg.Pool {
+  // The overloads of the driver's query can not be repeated by an override; the arguments pass through as they are.
+  // biome-ignore lint/suspicious/noExplicitAny: see above
+  override query(...args: any[]): any {
+    return retryConflicts(() => Reflect.apply(super.query, this, args))
+  }
+}
+
+/** 5 times at most. */
+async function retryConflicts<T>(run: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await run()
+    } catch (error) {
+      if (attempt === 5 || !isTransactionConflict(error)) throw error
+    }
+  }
+}
+
 /**
- * Runs `work` in one transaction. A connection on which anything failed in a way that leaves its state
- * unknown is thrown away, not returned to the pool.
+ * Runs `work` in one transaction, READ COMMITTED whatever the login's default is: what we do is built on it. A
+ * connection on which anything failed in a way that leaves its state unknown is thrown away, not returned to the pool.
  */
 async function inTransaction<T>(
   pool: pg.Pool,
@@ -70,7 +90,7 @@ async function inTransaction<T>(
   let broken: Error | undefined
   try {
     await client.query(
-      `begin; set local statement_timeout = ${serverTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}${first === undefined ? '' : `; ${first}`}`,
+      `begin isolation level read committed; set local statement_timeout = ${serverTimeoutMs}; set local lock_timeout = ${lockTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}${first === undefined ? '' : `; ${first}`}`,
     )
     const result = await work(client)
     await client.query('commit')
@@ -93,16 +113,10 @@ function asError(thrown: unknown): Error {
  * `inTransaction`, run again when it lost a deadlock or serialization conflict; 5 times at most.
  * @param first a statement without parameters that begins it, at no round trip of its own
  */
-export async function inTransactionWithRetry<T>(
+export function inTransactionWithRetry<T>(
   pool: pg.Pool,
   work: (db: pg.PoolClient) => Promise<T>,
   first?: string,
 ): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await inTransaction(pool, work, first)
-    } catch (error) {
-      if (attempt === 5 || !isTransactionConflict(error)) throw error
-    }
-  }
+  return retryConflicts(() => inTransaction(pool, work, first))
 }

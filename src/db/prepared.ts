@@ -47,29 +47,47 @@ function nameOf(text: string): string {
   return name
 }
 
+/** Longest wait for a lock, of a table that is being altered, say: told apart from a statement that is slow. */
+export const lockTimeoutMs = 10_000
+
+/**
+ * What holds on a session of ours, whatever the login's defaults are.
+ *
+ * A plan is kept while the table may grow from nothing to millions of rows before its next ANALYZE, so a session
+ * does without sequential scans: all we do in bulk is look up keys. The price of one that is "off" would have the
+ * statement compiled, before Postgres 18.
+ */
+const sessionSettings = {
+  enable_seqscan: 'off',
+  jit: 'off',
+  default_transaction_isolation: 'read committed',
+  lock_timeout: String(lockTimeoutMs),
+}
+
 /**
  * Finds out whether the connection is a server session of its own: then the process id that the server gave
  * for cancelling is that of the backend. A pooler gives one that it made up.
  * (PostgreSQL, "Message Formats", BackendKeyData; PgBouncer hands out a random one.)
  *
- * A plan is kept while the table may grow from nothing to millions of rows before its next ANALYZE, so a session
- * does without sequential scans. All we do in bulk is look up keys.
+ * One that is, is given the settings above, and may use names.
  */
 export async function proveSession(client: pg.ClientBase): Promise<void> {
-  await isSession(client)
+  const settings = Object.entries(sessionSettings).map(
+    ([name, setting]) => `set_config('${name}', '${setting}', false)`,
+  )
+  if (await isOwnBackend(client, settings.join(' || '))) sessions.add(client)
 }
 
-/** As `proveSession`, and says what was found. */
-export async function isSession(client: pg.ClientBase): Promise<boolean> {
+/** As `proveSession` finds it out, and changes nothing. */
+export function isSession(client: pg.ClientBase): Promise<boolean> {
+  return isOwnBackend(client, 'null')
+}
+
+async function isOwnBackend(client: pg.ClientBase, thenSql: string): Promise<boolean> {
   if (!('processID' in client) || typeof client.processID !== 'number') return false
   const { rows } = await client.query<{ own: boolean }>(
-    // The price of a sequential scan that is "off" would have the statement compiled, before Postgres 18.
-    `select pid = $1 as own,
-            case when pid = $1 then set_config('enable_seqscan', 'off', false) || set_config('jit', 'off', false) end
-       from pg_backend_pid() pid`,
+    `select pid = $1 as own, case when pid = $1 then ${thenSql} end from pg_backend_pid() pid`,
     [client.processID],
   )
-  if (rows[0]?.own !== true) return false
-  sessions.add(client)
-  return true
+  return rows[0]?.own === true
 }

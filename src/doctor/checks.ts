@@ -7,6 +7,7 @@ import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
+import { keepsSession } from '../wake/session.ts'
 import { findMovedRows } from './moved-rows.ts'
 import { findOverdueDeletions } from './overdue-deletions.ts'
 
@@ -380,7 +381,6 @@ async function horizonCheck(client: pg.Client): Promise<Check> {
   return ok('vacuum horizon', found)
 }
 
-/** A pooler in transaction mode takes LISTEN and delivers nothing, so only a notification that arrives proves it. */
 async function listenCheck(config: Config, sender: pg.Client): Promise<Check> {
   const listener = new pg.Client({
     connectionString: config.listenDatabaseUrl,
@@ -389,18 +389,9 @@ async function listenCheck(config: Config, sender: pg.Client): Promise<Check> {
     query_timeout: 5000,
   })
   listener.on('error', () => undefined) // shows as a notification that does not arrive
-  const ours = newArtifactId()
   try {
     await listener.connect()
-    await listener.query('listen lighter_doctor')
-    const heard = new Promise<boolean>(resolve => {
-      listener.on('notification', message => {
-        if (message.payload === ours) resolve(true)
-      })
-      setTimeout(() => resolve(false), 2000).unref()
-    })
-    await sender.query('select pg_notify($1, $2)', ['lighter_doctor', ours])
-    if (await heard) return ok('LISTEN', 'a notification arrived')
+    if (await keepsSession(listener, sender)) return ok('LISTEN', 'a notification arrived')
     return warn(
       'LISTEN',
       'no notification arrived within 2 s; jobs are found by polling',

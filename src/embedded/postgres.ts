@@ -161,7 +161,8 @@ async function launch(
   const deadline = Date.now() + startTimeoutMs
   while (end === undefined) {
     const file = await readPostmasterFile(dataDir)
-    if (file?.pid === pid && file.status === 'ready') return { child, pid, ended }
+    // A server in recovery accepts connections too.
+    if (file?.pid === pid && /^(ready|standby)$/.test(file.status)) return { child, pid, ended }
     if (Date.now() > deadline) {
       child.kill('SIGQUIT')
       await Promise.race([ended, sleep(immediateStopMs, undefined, { ref: false })])

@@ -15,6 +15,7 @@ import {
   fieldSql,
   fromSql,
   ident,
+  isVersionSql,
   pointersSql,
   restSql,
   tenantSql,
@@ -32,7 +33,7 @@ export interface CommitResult {
  * Commits a batch: rows with all payloads uploaded, rows with nothing to do, rows that are gone.
  *
  * Never waits for a row that the application holds (SKIP LOCKED), so it can't deadlock with it, and touches
- * only rows whose xmin is the one that was read. Rows of a source are locked before any job is deleted:
+ * only rows whose version is the one that was read. Rows of a source are locked before any job is deleted:
  * a job may only go when no write to its row can be under way, since that write's trigger, seeing the job,
  * adds none.
  *
@@ -126,7 +127,7 @@ function rewriteSql(source: Source): string {
       select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id as planned_tenant_id,
              ${tenantSql(source)} as tenant_id, m.${column} as stored
         from ${fromSql(source)}
-        join read r on m.${key} = r.row_id::${source.keyType} and m.xmin = r.version::xid
+        join read r on m.${key} = r.row_id::${source.keyType} and ${isVersionSql('m', 'r.version')}
        where exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)
          and (r.phase1_id is null and r.phase2_id is null or not ${isPinnedSql(source, 'r.row_id', tenantSql(source))})
          for no key update of m skip locked

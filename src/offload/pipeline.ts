@@ -6,7 +6,7 @@
 import type { LimitFunction } from 'p-limit'
 import type pg from 'pg'
 import type { OffloadConfig } from '../config.ts'
-import { isDatabaseOutage, isTransactionConflict, messageOf, RowError, StoreError } from '../errors.ts'
+import { isDatabaseOutage, isLockTimeout, isNoRowsFault, messageOf, RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { extendLease, type Job, jobKey } from './claim.ts'
@@ -16,7 +16,16 @@ import { type PlannedRow, planRows } from './plan.ts'
 import { registerForDeletion, registerObjects } from './register.ts'
 import { backoffMs, type Release, releaseJobs } from './release.ts'
 import type { Signal } from './signals.ts'
-import { documentSql, fieldSql, fromSql, ident, literal, restSql, tenantSql } from './source-sql.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  isVersionSql,
+  literal,
+  restSql,
+  tenantSql,
+} from './source-sql.ts'
 import type { Source } from './sources.ts'
 import { payloadTooLarge, streamPayload } from './stream.ts'
 import { uploadObjects } from './upload.ts'
@@ -45,6 +54,9 @@ const suspectAttempts = 3
 /** Rows with large payloads that may wait for their stream, per stream; others go back into the queue meanwhile. */
 const waitingPerStream = 2
 const largeRetryMs = 2000
+
+/** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
+const lockedRetryMs = 30_000
 
 /** What became of a batch, for the log and the metrics. */
 export interface BatchResult {
@@ -101,7 +113,7 @@ function emptyResult(claimed: number): BatchResult {
 
 /**
  * Works off one claimed batch but for its large rows, whose jobs stay claimed.
- * @throws only when the database is out of reach; the jobs come back when their lease runs out
+ * @throws only when the database is in trouble; the jobs come back when their lease runs out, if not sooner
  */
 export async function runBatch(
   context: PipelineContext,
@@ -132,8 +144,15 @@ export async function runBatch(
   outcome.result.failed = exhausted.length
   outcome.result.deadLetters = exhausted.length
   outcome.result.deferred = suspects.length
-  for (const part of [others, alone]) {
-    if (part.length > 0) addOutcome(outcome, await runTogether(context, sources, part))
+  const parts = [others, alone]
+  for (const [i, part] of parts.entries()) {
+    if (part.length === 0) continue
+    try {
+      addOutcome(outcome, await runTogether(context, sources, part))
+    } catch (error) {
+      await giveBack(context, parts.slice(i).flat(), error)
+      throw error
+    }
   }
   return outcome
 }
@@ -247,7 +266,7 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
         if (error instanceof RowError && error.code === 'row_changed') {
           // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
           outcome = [{ ...row, outcome: 'nothing', payloads: [] }]
-        } else if (isDatabaseOutage(error)) {
+        } else if (isDatabaseOutage(error) || isNoRowsFault(error)) {
           throw error
         } else {
           outcome = []
@@ -273,6 +292,9 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
     })
     await finish(context, releases, result)
     return result
+  } catch (error) {
+    await giveBack(context, [row.job], error)
+    throw error
   } finally {
     stopHeartbeat()
   }
@@ -303,17 +325,25 @@ async function planAll(
       releases.push(...sourceJobs.map(job => notYet(job)))
       continue
     }
-    const planned = await narrowDown(
-      sourceJobs,
-      async part => {
-        const limits = { ...context.config, budgetBytes: Math.max(budgetBytes, 0) }
-        const partRows = await planRows(context.pool, source, part, limits)
-        for (const row of partRows) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
-        return partRows
-      },
-      (job, error) => releases.push(failure(job, messageOf(error))),
-    )
-    rows.push(...planned)
+    const failures: Release[] = []
+    try {
+      const planned = await narrowDown(
+        sourceJobs,
+        async part => {
+          const limits = { ...context.config, budgetBytes: Math.max(budgetBytes, 0) }
+          const partRows = await planRows(context.pool, source, part, limits)
+          for (const row of partRows) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
+          return partRows
+        },
+        (job, error) => failures.push(failure(job, messageOf(error))),
+      )
+      rows.push(...planned)
+      releases.push(...failures)
+    } catch (error) {
+      if (!isLockTimeout(error)) throw error
+      // Rows of other tables go on.
+      releases.push(...sourceJobs.map(job => blameless(job, error, lockedRetryMs)))
+    }
   }
   return rows
 }
@@ -330,7 +360,7 @@ async function narrowDown<T, R>(
   try {
     return await work(items)
   } catch (error) {
-    if (isDatabaseOutage(error) || isTransactionConflict(error)) throw error
+    if (isDatabaseOutage(error) || isNoRowsFault(error)) throw error
     const [only] = items
     if (items.length === 1 && only !== undefined) {
       onFailure(only, error)
@@ -502,16 +532,24 @@ function notYet(job: Job, delayMs = 0): Release {
   return { job, error: null, countsAsAttempt: false, final: false, delayMs }
 }
 
+function blameless(job: Job, error: unknown, delayMs: number): Release {
+  return { ...notYet(job, delayMs), error: messageOf(error).slice(0, 2000) }
+}
+
+/**
+ * Trouble that is no row's fault uses up no attempts. Where that can't be written either, the leases run out, and it
+ * does: as when the connection was lost, which a row may have done.
+ */
+async function giveBack(context: PipelineContext, jobs: Job[], error: unknown): Promise<void> {
+  if (!isNoRowsFault(error)) return
+  const releases = jobs.map(job => blameless(job, error, backoffMs(1)))
+  await releaseJobs(context.pool, releases, context.config.maxAttempts).catch(() => undefined)
+}
+
 function storeFailure(job: Job, error: StoreError, result: BatchResult): Release {
   if (!error.retryable) return failure(job, error.message)
   result.outage = error
-  return {
-    job,
-    error: error.message.slice(0, 2000),
-    countsAsAttempt: false,
-    final: false,
-    delayMs: backoffMs(1),
-  }
+  return blameless(job, error, backoffMs(1))
 }
 
 /** Extends the lease of jobs and objects three times per lease for as long as the work goes on. */
@@ -521,7 +559,7 @@ function keepLease(
   objects: { tenantId: string; key: string }[],
 ): () => void {
   const timer = setInterval(() => {
-    // A lost lease is no harm: another daemon does the work again, and xmin lets only one of them commit.
+    // A lost lease is no harm: another daemon does the work again, and the row's version lets only one of them commit.
     extendLease(context.pool, jobs, objects, context.config.leaseMs).catch(() => undefined)
   }, context.config.leaseMs / 3)
   return () => clearInterval(timer)
@@ -544,7 +582,7 @@ function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
               from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
                       from ${fromSql(source)}
                      where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
-                       and m.xmin = ${literal(row.version ?? '')}::xid
+                       and ${isVersionSql('m', literal(row.version ?? ''))}
                     offset 0) d
             offset 0) f`
 }

@@ -15,6 +15,7 @@ import {
   pointerIdsSql,
   restSql,
   tenantSql,
+  versionSql,
 } from './source-sql.ts'
 import type { Source } from './sources.ts'
 
@@ -41,7 +42,7 @@ export interface PlannedRow {
    * too-large: could not be read back · deferred: does not fit into this batch's bytes
    */
   outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'lost-pointer' | 'too-large' | 'deferred'
-  /** xmin of the version that was read; null when there is none. */
+  /** Which version was read, see `versionSql`; null when there is none. */
   version: string | null
   tenantId: TenantId | null
   entityId: string | null
@@ -186,7 +187,7 @@ function planSql(source: Source): string {
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
     found as (
-      select c.ord, c.row_id, c.phase1_id, m.xmin::text as version, ${tenantSql(source)} as tenant_id,
+      select c.ord, c.row_id, c.phase1_id, ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
              ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
              ${column} as stored,
              coalesce(sum(pg_column_size(${column}))

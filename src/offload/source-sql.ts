@@ -31,6 +31,18 @@ export function documentSql(column: string): string {
   return `(${column} #> '{}')`
 }
 
+/**
+ * Which version of a row this is, as text: the transaction that wrote it, and the server that was asked. A number of a
+ * transaction alone does not tell: a replica that takes over without the last of them gives their numbers out again.
+ */
+export const versionSql = (alias: string) => `${alias}.xmin::text || ' ' || ${serverSql}`
+
+/** True of the version that `versionSql` named; never when another server was asked then. */
+export const isVersionSql = (alias: string, version: string) =>
+  `${alias}.xmin = split_part(${version}, ' ', 1)::xid and ${serverSql} = split_part(${version}, ' ', 2)`
+
+const serverSql = 'extract(epoch from pg_postmaster_start_time())::text'
+
 export function tenantSql(source: Source): string {
   return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
 }

@@ -5,6 +5,7 @@ import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type pg from 'pg'
 import type { Codec } from '../config.ts'
+import { lockTimeoutMs } from '../db/prepared.ts'
 import { RowError } from '../errors.ts'
 import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
@@ -89,7 +90,9 @@ export async function streamPayload(
   let complete = false
   try {
     // The role's time-outs are meant for queries; this one lasts as long as the store takes.
-    await client.query('begin read only; set local statement_timeout = 0')
+    await client.query(
+      `begin isolation level read committed read only; set local statement_timeout = 0; set local lock_timeout = ${lockTimeoutMs}`,
+    )
     const sending = sendParts(store, key, headers, compressor, {
       partBytes: options.partBytes,
       onUploadId: uploadId => recordUploadId(pool, request.tenantId, key, uploadId),

@@ -7,7 +7,7 @@ import { hydrateMany } from '../artifacts/hydrate.ts'
 import type { OffloadConfig } from '../config.ts'
 import { isDatabaseOutage, isTransactionConflict, LighterError, messageOf, RowError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
-import { fromSql, ident, tenantSql } from '../offload/source-sql.ts'
+import { fromSql, ident, tenantSql, versionSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 import { createPageSize } from '../page-size.ts'
 import type { ObjectStore } from '../store/object-store.ts'
@@ -311,7 +311,7 @@ async function hydrateRows(run: Run, rowIds: string[]): Promise<{ ready: Restore
 async function readStored(pool: pg.Pool, source: Source, rowIds: string[]): Promise<StoredRow[]> {
   const key = `m.${ident(source.keyColumn)}`
   const { rows } = await pool.query<StoredRow>({
-    text: `select ${key}::text as "rowId", m.xmin::text as version, ${tenantSql(source)} as "tenantId",
+    text: `select ${key}::text as "rowId", ${versionSql('m')} as version, ${tenantSql(source)} as "tenantId",
                   m.${ident(source.jsonColumn)}::text as metadata
              from ${fromSql(source)}
             where ${key} = any ($1::${source.keyType}[])`,

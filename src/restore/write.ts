@@ -3,12 +3,12 @@ import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
-import { ident } from '../offload/source-sql.ts'
+import { ident, isVersionSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 
 export interface RestoredRow {
   rowId: string
-  /** xmin of the version whose pointers were followed. */
+  /** Which version it was whose pointers were followed, see `versionSql`. */
   version: string
   /** JSON text, cast in Postgres and nowhere else. */
   document: string
@@ -78,7 +78,7 @@ function writeSql(source: Source, single: boolean): string {
     locked as (
       select m.${key} as key, w.row_id, w.document
         from ${source.tableSql} m
-        join wanted w on m.${key} = w.row_id::${source.keyType} and m.xmin = w.version::xid
+        join wanted w on m.${key} = w.row_id::${source.keyType} and ${isVersionSql('m', 'w.version')}
          for no key update of m skip locked
     ),
     targets as materialized (

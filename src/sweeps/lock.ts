@@ -2,7 +2,7 @@
 import pg from 'pg'
 import { isSession } from '../db/prepared.ts'
 import { LighterError } from '../errors.ts'
-import { openSession, within } from '../wake/session.ts'
+import { keepsSession, noticeDeadClient, openSession, within } from '../wake/session.ts'
 
 /** With the sweep's name as the second key. */
 const lockSpace = 78096
@@ -39,15 +39,16 @@ export async function takeSweepLock(url: string, sweep: string): Promise<SweepLo
   }
   try {
     await client.connect()
-    if (!(await isSession(client))) {
+    if (!(await isSession(client)) && !(await hearsAnother(client, url))) {
       throw new LighterError(
         'no_session',
-        'sweeps need a connection of their own, and a pooler is in between',
+        'sweeps need a session of their own, and a pooler in transaction mode is in between',
         {
           hint: 'Set LISTEN_DATABASE_URL to a direct connection, or to a pooler in session mode.',
         },
       )
     }
+    await noticeDeadClient(client)
     const { rows } = await client.query<{ taken: boolean }>(
       'select pg_try_advisory_lock($1, hashtext($2)) as taken',
       [lockSpace, sweep],
@@ -76,5 +77,19 @@ export async function takeSweepLock(url: string, sweep: string): Promise<SweepLo
     },
     isHeld: () => held,
     release,
+  }
+}
+
+/** Behind a pooler: whether it is one in session mode. */
+async function hearsAnother(client: pg.Client, url: string): Promise<boolean> {
+  const { config, cut } = openSession(url, 'pg-lighter probe')
+  const sender = new pg.Client({ ...config, query_timeout: answerMs })
+  sender.on('error', cut)
+  try {
+    await sender.connect()
+    return await keepsSession(client, sender)
+  } finally {
+    await within(1000, 'closing', sender.end()).catch(() => undefined)
+    cut()
   }
 }

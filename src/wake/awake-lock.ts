@@ -2,7 +2,7 @@
 // awake it holds one, and finds the job by itself; while it sleeps and can hear, it holds the other. With nobody
 // awake and somebody asleep a trigger notifies; with nobody at all it does not, and writes just queue.
 import pg from 'pg'
-import { openSession, type Session, within } from './session.ts'
+import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
 /** Also in sql/functions/10_identifiers.sql. */
 const awakeKey = '7809632190518'
@@ -55,6 +55,7 @@ export function openAwakeLock(url: string, onError: (error: unknown) => void): A
       if (!stopped) onError(error)
     })
     await client.connect()
+    await noticeDeadClient(client)
     return client
   }
 

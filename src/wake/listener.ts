@@ -1,16 +1,15 @@
 // Hears NOTIFY. A hint only: the queue is the truth and is polled all the same.
-import pgListen from 'pg-listen'
+import pg from 'pg'
 import type { Queryable } from '../db/pool.ts'
 import { messageOf } from '../errors.ts'
-import { openSession, within } from './session.ts'
-
-// A CommonJS module: its default export is a property of what Node imports.
-const createSubscriber = pgListen.default
+import { noticeDeadClient, openSession, within } from './session.ts'
 
 const jobsChannel = 'lighter_jobs'
 const pingChannel = 'lighter_ping'
 
 const answerMs = 5000
+const defaultPingIntervalMs = 30_000
+const defaultPingTimeoutMs = 2000
 /** Between attempts to connect; the first comes at once, for a connection that was just terminated. */
 const firstPauseMs = 100
 const longestPauseMs = 5000
@@ -32,6 +31,8 @@ export interface Listener {
   start(): Promise<void>
   stop(): Promise<void>
   isListening(): boolean
+  /** Something else on the same way has failed: finds out at once whether we still hear. */
+  doubt(): void
 }
 
 /**
@@ -42,8 +43,8 @@ export interface Listener {
  * a ping that was sent and is not heard within `pingTimeoutMs` means deaf, and the connection is replaced.
  */
 export function createListener(options: ListenerOptions): Listener {
-  const pingIntervalMs = options.pingIntervalMs ?? 30_000
-  const pingTimeoutMs = options.pingTimeoutMs ?? 2000
+  const pingIntervalMs = options.pingIntervalMs ?? defaultPingIntervalMs
+  const pingTimeoutMs = options.pingTimeoutMs ?? defaultPingTimeoutMs
   const identity = `${process.pid}-${Math.random().toString(36).slice(2)}`
   let ear: Ear | null = null
   let listening: boolean | null = null
@@ -90,9 +91,13 @@ export function createListener(options: ListenerOptions): Listener {
 
   const listen = async (through: Ear, onHearing: () => void) => {
     await through.open()
+    let proved = false
     while (!stopped) {
       const notSent = await ping(through)
       if (notSent === null) {
+        // Not before: a pooler in transaction mode would keep the settings for somebody else.
+        if (!proved) await through.orLost(within(answerMs, 'a setting', through.settle()))
+        proved = true
         onHearing()
         report(true, 'LISTEN works')
       } else if (listening === null) report(false, notSent)
@@ -129,6 +134,7 @@ export function createListener(options: ListenerOptions): Listener {
       await decided.promise
     },
     isListening: () => listening === true,
+    doubt: () => rouse?.(),
     stop: async () => {
       stopped = true
       listening = null
@@ -142,6 +148,8 @@ export function createListener(options: ListenerOptions): Listener {
 interface Ear {
   open(): Promise<void>
   wasOpened(): boolean
+  /** Once it is proved to be a session of ours. */
+  settle(): Promise<void>
   /** Resolves when our own ping arrives. */
   nextPing(): Promise<void>
   /** Settles as `promise`, or rejects when the connection is lost first. */
@@ -155,15 +163,7 @@ interface Ear {
 /** One connection that listens. It is not mended: whoever owns it opens another. */
 function openEar(url: string, identity: string, onWake: () => void): Ear {
   const session = openSession(url, 'pg-lighter listen')
-  const subscriber = createSubscriber(session.config, {
-    // It must not reconnect by itself (retryTimeout: Infinity would): that loop can't be stopped, not by
-    // close() either, and would open a connection that nobody owns once the server is back.
-    retryLimit: 1,
-    // Its check has no time-out of its own; our ping does that job.
-    paranoidChecking: false,
-    // JSON.parse would turn anybody's malformed payload into an error.
-    parse: payload => payload,
-  })
+  const client = new pg.Client(session.config)
   let lost: Error | null = null
   let opened = false
   let onLost: ((error: Error) => void) | null = null
@@ -173,11 +173,12 @@ function openEar(url: string, identity: string, onWake: () => void): Ear {
     lost ??= error
     onLost?.(lost)
   }
-  subscriber.notifications.on(jobsChannel, () => onWake())
-  subscriber.notifications.on(pingChannel, (payload: unknown) => {
-    if (payload === identity) onPing?.()
+  client.on('notification', ({ channel, payload }) => {
+    if (channel === jobsChannel) onWake()
+    else if (payload === identity) onPing?.()
   })
-  subscriber.events.on('error', () => lose(new Error('the connection was lost')))
+  client.on('error', () => lose(new Error('the connection was lost')))
+  client.on('end', () => lose(new Error('the connection was lost')))
 
   const orLost = <T>(promise: Promise<T>) =>
     new Promise<T>((resolve, reject) => {
@@ -191,12 +192,13 @@ function openEar(url: string, identity: string, onWake: () => void): Ear {
 
   return {
     open: async () => {
-      await orLost(within(answerMs + 1000, 'connecting', subscriber.connect()))
+      await orLost(within(answerMs + 1000, 'connecting', client.connect()))
       for (const channel of [jobsChannel, pingChannel])
-        await orLost(within(answerMs, 'LISTEN', Promise.resolve(subscriber.listenTo(channel))))
+        await orLost(within(answerMs, 'LISTEN', client.query(`listen ${channel}`)))
       opened = true
     },
     wasOpened: () => opened,
+    settle: () => noticeDeadClient(client),
     nextPing: () =>
       new Promise(resolve => {
         onPing = resolve
@@ -206,7 +208,7 @@ function openEar(url: string, identity: string, onWake: () => void): Ear {
     lose,
     close: async () => {
       lose(new Error('closed'))
-      await within(1000, 'closing', subscriber.close()).catch(() => undefined)
+      await within(1000, 'closing', client.end()).catch(() => undefined)
       session.cut()
     },
   }

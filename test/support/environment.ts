@@ -11,6 +11,7 @@ import type { BatchResult } from '../../src/offload/pipeline.ts'
 import type { Signal } from '../../src/offload/signals.ts'
 import { loadSources } from '../../src/offload/sources.ts'
 import { type ObjectStore, openStore } from '../../src/store/object-store.ts'
+import type { Servers } from './global-setup.ts'
 
 export interface TestEnvironment {
   database: string
@@ -31,13 +32,28 @@ export interface TestEnvironment {
 export interface EnvironmentOptions {
   /** An empty database, not a clone of the migrated one with the example tables. */
   empty?: boolean
+  /** Other servers than those that all test files share. */
+  servers?: Servers
 }
 
 export async function createEnvironment(options: EnvironmentOptions = {}): Promise<TestEnvironment> {
-  const servers = inject('servers')
+  const servers = options.servers ?? inject('servers')
   const database = `test_${randomUUID().replaceAll('-', '')}`
   const template = options.empty ? 'template0' : servers.templateDatabase
-  await onServer(`create database ${database} template ${template}`)
+  await onServer(servers, `create database ${database} template ${template}`)
+  const environment = environmentOn(servers, database)
+  if (!options.empty) await environment.admin.query('update lighter.installation set id = gen_random_uuid()')
+  return {
+    ...environment,
+    close: async () => {
+      await environment.close()
+      await onServer(servers, `drop database ${database} with (force)`)
+    },
+  }
+}
+
+/** On a database that is there, such as a replica's. It stays when this is closed. */
+export function environmentOn(servers: Servers, database: string): TestEnvironment {
   const inDatabase = (url: string) => url.replace(/[^/]+$/, database)
   const urls = {
     admin: inDatabase(servers.urls.admin),
@@ -64,7 +80,6 @@ export async function createEnvironment(options: EnvironmentOptions = {}): Promi
   }
   for (const pool of Object.values(pools)) pool.on('error', () => undefined) // tests kill the server's backends
   const store = openStore(config().store)
-  if (!options.empty) await pools.admin.query('update lighter.installation set id = gen_random_uuid()')
   return {
     database,
     ...pools,
@@ -75,14 +90,13 @@ export async function createEnvironment(options: EnvironmentOptions = {}): Promi
     close: async () => {
       await Promise.all(Object.values(pools).map(pool => pool.end()))
       store.close()
-      await onServer(`drop database ${database} with (force)`)
     },
   }
 }
 
-async function onServer(sql: string): Promise<void> {
+async function onServer(servers: Servers, sql: string): Promise<void> {
   const client = new pg.Client({
-    connectionString: inject('servers').urls.admin.replace(/[^/]+$/, 'postgres'),
+    connectionString: servers.urls.admin.replace(/[^/]+$/, 'postgres'),
   })
   await client.connect()
   try {

@@ -18,6 +18,8 @@ export interface TcpProxy {
   blackHole(): void
   /** New connections work. */
   recover(): Promise<void>
+  /** What is connected is cut, and new connections lead to this server: a failover. */
+  retarget(target: string): void
 }
 
 /** BackendKeyData: 'K', its length of 12, process id, secret. */
@@ -43,7 +45,7 @@ function maskProcessId(): Transform {
  * @param options.pooler hides the server's process ids
  */
 export async function startTcpProxy(target: string, options: { pooler?: boolean } = {}): Promise<TcpProxy> {
-  const { hostname, port: targetPort } = new URL(target)
+  let { hostname, port: targetPort } = new URL(target)
   const sockets = new Set<Socket>()
   let silent = false
   let accepted = 0
@@ -112,6 +114,10 @@ export async function startTcpProxy(target: string, options: { pooler?: boolean 
     recover: async () => {
       silent = false
       server ??= await listen(port)
+    },
+    retarget: url => {
+      ;({ hostname, port: targetPort } = new URL(url))
+      sever()
     },
   }
 }
