@@ -20,6 +20,7 @@ import { value } from '../support/sql.ts'
 let environment: TestEnvironment
 let store: FaultyStore
 let conversations: string[]
+let daemons: Daemon[]
 const settings = () => ({
   R2_ENDPOINT: store.endpoint,
   STREAM_THRESHOLD_BYTES: '65536',
@@ -29,13 +30,22 @@ const settings = () => ({
   OFFLOAD_LEASE_MS: '1000',
 })
 
+/** Stopped when the test ends, however it ends. */
+async function start(log?: (line: Record<string, unknown>) => void): Promise<Daemon> {
+  const daemon = await startDaemon(environment, { env: settings(), ...(log && { log }) })
+  daemons.push(daemon)
+  return daemon
+}
+
 beforeEach(async () => {
   environment = await createEnvironment()
   store = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
   conversations = []
+  daemons = []
   for (let n = 0; n < 3; n++) conversations.push((await newConversation(environment)).conversationId)
 })
 afterEach(async () => {
+  await Promise.all(daemons.map(daemon => daemon.stop()))
   await store.close()
   await environment.close()
 })
@@ -71,7 +81,7 @@ test.for(kinds)(
   '%s: the circuit opens, nothing is claimed, no attempt is used up, and work goes on',
   async ([, fault]) => {
     const lines: Record<string, unknown>[] = []
-    const daemon = await startDaemon(environment, { env: settings(), log: line => lines.push(line) })
+    const daemon = await start(line => lines.push(line))
     const said = (text: string) => lines.filter(line => String(line.msg).includes(text)).length
     let written: Map<string, string>
     try {
@@ -104,6 +114,7 @@ test.for(kinds)(
 
 test('the state is on show: /readyz, /metrics', async () => {
   const api = await startApi(environment, { env: settings() })
+  daemons.push(api.daemon)
   const circuit = async () => (await api.call(null, 'GET', '/readyz')).json.circuit
   const gauge = async () =>
     /^lighter_store_circuit_open (\d)$/m.exec((await api.call(null, 'GET', '/metrics')).text)?.[1]
@@ -120,7 +131,7 @@ test('the state is on show: /readyz, /metrics', async () => {
 })
 
 test('an outage that begins within a large upload is no fault of its row', async () => {
-  const daemon = await startDaemon(environment, { env: settings() })
+  const daemon = await start()
   let down = false
   store.fault = (method, path) => {
     if (method === 'PUT' && path.includes('partNumber=2')) down = true
@@ -144,7 +155,7 @@ test('an outage that begins within a large upload is no fault of its row', async
 })
 
 test('daemons killed again and again while the store hangs use up no attempts', async () => {
-  await (await startDaemon(environment, { env: settings() })).stop()
+  await (await start()).stop()
   const written = await write(20)
   store.fault = method => (method === 'PUT' ? 'hang' : null)
   for (let n = 0; n < 5; n++) {
@@ -156,7 +167,7 @@ test('daemons killed again and again while the store hangs use up no attempts', 
   }
   expect(await value<number>(environment.admin, 'select max(attempts) from lighter.jobs')).toBe(0)
   store.fault = () => null
-  const daemon: Daemon = await startDaemon(environment, { env: settings() })
+  const daemon = await start()
   await drained(environment)
   await daemon.stop()
   expect(await deadLetters()).toBe(0)
@@ -166,10 +177,7 @@ test('daemons killed again and again while the store hangs use up no attempts', 
 test('a store that fails for one tenant only is used for all others', async () => {
   const bad = await newConversation(environment)
   const lines: string[] = []
-  const daemon = await startDaemon(environment, {
-    env: settings(),
-    log: line => lines.push(String(line.msg)),
-  })
+  const daemon = await start(line => lines.push(String(line.msg)))
   const hold = await environment.app.connect()
   await hold.query('begin')
   const badId = await insertMessage(environment, bad.conversationId, '{"tool_interactions": ["bad"]}', hold)
