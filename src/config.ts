@@ -94,7 +94,14 @@ export const environmentSchema = z.object({
     .describe('Payload text of one batch in memory, in bytes; the rest waits for the next batch'),
   OFFLOAD_BATCHES_IN_FLIGHT: integer(1, 16)
     .default(3)
-    .describe('Batches worked on at once: one fetched while others upload'),
+    .describe(
+      'Batches worked on at once: one fetched while others upload. Under a backlog one more, of a quarter of the bytes',
+    ),
+  OFFLOAD_FAIR_LOOK_MS: integer(50, 1000)
+    .default(500)
+    .describe(
+      'Under a backlog, how often the newest jobs are looked at, so that each tenant gets its turn; twice as often when there are several',
+    ),
   OFFLOAD_LINGER_MS: integer(0, 60_000)
     .default(0)
     .describe('How long a quiet daemon waits after waking, for fuller packs'),
@@ -314,6 +321,7 @@ export interface OffloadConfig extends PackConfig {
   batchRows: number
   batchBytes: number
   batchesInFlight: number
+  fairLookMs: number
   lingerMs: number
   maxAttempts: number
   leaseMs: number
@@ -450,6 +458,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       batchRows: e.OFFLOAD_BATCH_ROWS,
       batchBytes: Math.max(e.OFFLOAD_BATCH_BYTES, e.STREAM_THRESHOLD_BYTES),
       batchesInFlight: e.OFFLOAD_BATCHES_IN_FLIGHT,
+      fairLookMs: e.OFFLOAD_FAIR_LOOK_MS,
       lingerMs: e.OFFLOAD_LINGER_MS,
       maxAttempts: e.OFFLOAD_MAX_ATTEMPTS,
       leaseMs: e.OFFLOAD_LEASE_MS,

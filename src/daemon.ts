@@ -11,10 +11,12 @@ import { LighterError, messageOf, sqlState } from './errors.ts'
 import { createMetrics } from './metrics.ts'
 import type { BatchResult } from './offload/pipeline.ts'
 import type { Signal } from './offload/signals.ts'
+import { createTurns } from './offload/turns.ts'
 import { openStore } from './store/object-store.ts'
 import { claimOwnership } from './store/ownership.ts'
 import { createSchedule } from './sweeps/schedule.ts'
 import { openAwakeLock } from './wake/awake-lock.ts'
+import { createCircuitBreaker } from './wake/circuit-breaker.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
 import { createListener } from './wake/listener.ts'
 
@@ -84,6 +86,16 @@ export function createDaemon(options: DaemonOptions): Daemon {
         )
     },
   })
+  const breaker = createCircuitBreaker(pool, store, (state, reason) => {
+    metrics.circuit(state)
+    if (state === 'open')
+      log.error(
+        { error: reason?.message, hint: reason?.hint },
+        'the store fails: nothing is claimed until it is well again; rows stay as they are, jobs wait',
+      )
+    else
+      log.info({ state }, state === 'closed' ? 'the store is well again' : 'the store answers: one row tries')
+  })
   const loop = createDrainLoop({
     context: {
       pool,
@@ -91,11 +103,12 @@ export function createDaemon(options: DaemonOptions): Daemon {
       store,
       config: config.offload,
       uploadLimit: pLimit(config.offload.uploadConcurrency),
-      streamLimit: pLimit(config.offload.streamConcurrency),
+      turns: createTurns(config.offload.streamConcurrency),
       signal,
       stopping: stopped.signal,
     },
     db: pool,
+    breaker,
     awakeLock,
     mayHoldLock: () => listener.isListening(),
     pollIntervalMs: config.pollIntervalMs,
@@ -133,6 +146,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
         if (stopped.signal.aborted) return
         await listener.start()
+        await breaker.probe()
         if (stopped.signal.aborted) return
         loop.start()
         schedule.start()
@@ -148,6 +162,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
           pool: apiPool,
           store: apiStore,
           checkBucket: () => store.check(),
+          circuit: worker ? breaker.state : () => 'off',
           log,
           metrics,
         })

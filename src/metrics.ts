@@ -1,6 +1,7 @@
 // Counters for Prometheus. None has a label per tenant.
-import { Counter, collectDefaultMetrics, Histogram, Registry } from 'prom-client'
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { BatchResult } from './offload/pipeline.ts'
+import type { CircuitState } from './wake/circuit-breaker.ts'
 
 export interface Metrics {
   registry: Registry
@@ -8,6 +9,7 @@ export interface Metrics {
   /** A payload that could not be answered as it was stored: damaged, missing. */
   readError(code: string): void
   batch(result: BatchResult): void
+  circuit(state: CircuitState): void
   /** A sweep that ended: done, stopped, busy or failed. */
   sweep(name: string, outcome: string, seconds: number): void
   /** Artifacts that a verify sweep found damaged. */
@@ -54,6 +56,16 @@ export function createMetrics(): Metrics {
     buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30],
     registers: [registry],
   })
+  const circuitOpen = new Gauge({
+    name: 'lighter_store_circuit_open',
+    help: '1 while the store fails and this daemon claims nothing.',
+    registers: [registry],
+  })
+  const circuitOpened = new Counter({
+    name: 'lighter_store_circuit_opened_total',
+    help: 'How often the store failed this daemon, failed probes apart.',
+    registers: [registry],
+  })
   const sweepRuns = new Histogram({
     name: 'lighter_sweep_duration_seconds',
     help: 'Sweeps by name and outcome, and how long they took.',
@@ -68,6 +80,10 @@ export function createMetrics(): Metrics {
   })
   return {
     registry,
+    circuit: state => {
+      circuitOpen.set(state === 'open' ? 1 : 0)
+      if (state === 'open') circuitOpened.inc()
+    },
     damaged: artifacts => damaged.inc(artifacts),
     sweep: (sweep, outcome, seconds) => sweepRuns.observe({ sweep, outcome }, seconds),
     request: (route, method, status, seconds) =>

@@ -6,6 +6,7 @@ import type { ApiConfig, OffloadConfig } from '../config.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import type { Metrics } from '../metrics.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import type { CircuitState } from '../wake/circuit-breaker.ts'
 import type { Authenticate } from './auth.ts'
 import type { Gate } from './gate.ts'
 import type { UrlSigner } from './signed-url.ts'
@@ -22,6 +23,8 @@ export interface ApiContext {
   gates: { uploads: Gate; hydrations: Gate; whole: Gate; streams: Gate }
   /** Whether the bucket can be reached, over the worker's connections: a crowd of readers says nothing of it. */
   checkBucket: () => Promise<unknown>
+  /** Of the worker in this process. */
+  circuit: () => CircuitState | 'off'
   signer: UrlSigner
   verified: VerifiedObjects
   /** Where clients reach this API, without a slash at the end; known once it listens. */

@@ -62,6 +62,7 @@ export async function createApi(parts: {
   /** Its connections are the API's own: see `storeRequests`. */
   store: ObjectStore
   checkBucket?: () => Promise<unknown>
+  circuit?: ApiContext['circuit']
   log: Logger
   metrics: Metrics
 }): Promise<Api> {
@@ -74,6 +75,7 @@ export async function createApi(parts: {
     config: api,
     offload: config.offload,
     checkBucket: parts.checkBucket ?? (() => parts.store.check()),
+    circuit: parts.circuit ?? (() => 'off'),
     authenticate: createAuthenticator(api),
     gates: createGates(api),
     signer: createUrlSigner(config.store.secretAccessKey),

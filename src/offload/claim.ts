@@ -54,6 +54,31 @@ export async function claimJobs(
   return rows
 }
 
+/** As `claimJobs`, of given jobs those that are still due and that nobody else is just claiming, in the order given. */
+export async function claimKeys(db: Queryable, keys: JobKey[], leaseMs: number): Promise<Job[]> {
+  const { rows } = await db.query<Job>({
+    text: `
+      with lazy as materialized (
+        select set_config('synchronous_commit', 'off', true)
+      ),
+      due as (
+        select j.source_id, j.row_id
+          from lighter.jobs j
+          join unnest($1::int[], $2::text[]) k(source_id, row_id) using (source_id, row_id)
+         where j.available_at <= now()
+           for update of j skip locked
+      )
+      update lighter.jobs j
+         set available_at = now() + $3 * interval '1 ms', attempts = j.attempts + 1
+        from due, lazy
+       where j.source_id = due.source_id and j.row_id = due.row_id
+      returning j.source_id as "sourceId", j.row_id as "rowId", j.attempts`,
+    values: [keys.map(key => key.sourceId), keys.map(key => key.rowId), leaseMs],
+  })
+  const claimed = new Map(rows.map(job => [jobKey(job), job]))
+  return keys.flatMap(key => claimed.get(jobKey(key)) ?? [])
+}
+
 /** True if a claim would find something. */
 export async function hasDueJobs(db: Queryable, sourceIds: number[]): Promise<boolean> {
   const { rows } = await db.query<{ due: boolean }>({

@@ -9,7 +9,7 @@ import type { OffloadConfig } from '../config.ts'
 import { isDatabaseOutage, isLockTimeout, isNoRowsFault, messageOf, RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { extendLease, type Job, jobKey } from './claim.ts'
+import { claimKeys, extendLease, type Job, jobKey } from './claim.ts'
 import { type CommitResult, commitBatch } from './commit.ts'
 import { type BuiltObject, buildObjects, type Location } from './pack.ts'
 import { type PlannedRow, planRows } from './plan.ts'
@@ -28,6 +28,7 @@ import {
 } from './source-sql.ts'
 import type { Source } from './sources.ts'
 import { payloadTooLarge, streamPayload } from './stream.ts'
+import type { Turns } from './turns.ts'
 import { uploadObjects } from './upload.ts'
 
 export interface PipelineContext {
@@ -38,8 +39,8 @@ export interface PipelineContext {
   config: OffloadConfig
   /** Requests to the store at once, shared by all batches. */
   uploadLimit: LimitFunction
-  /** Large payloads at once, shared by all batches. */
-  streamLimit: LimitFunction
+  /** Large rows, shared by all batches. */
+  turns: Turns
   signal: Signal
   /** Aborted when the daemon is to stop: what has not begun goes back into the queue. */
   stopping: AbortSignal
@@ -51,9 +52,8 @@ export interface PipelineContext {
  */
 const suspectAttempts = 3
 
-/** Rows with large payloads that may wait for their stream, per stream; others go back into the queue meanwhile. */
-const waitingPerStream = 2
-const largeRetryMs = 2000
+/** A row whose object a store in part trouble did not take waits as long as after so many attempts. */
+const partOfStoreAttempt = 4
 
 /** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
 const lockedRetryMs = 30_000
@@ -137,6 +137,8 @@ export async function runBatch(
         ),
       ),
       ...suspects.map(job => notYet(job, backoffMs(1))),
+      // Claimed again when it is its turn: a daemon that dies on the others must not count against it.
+      ...(others.length > 0 ? alone.map(job => notYet(job)) : []),
     ],
     maxAttempts,
   )
@@ -144,15 +146,14 @@ export async function runBatch(
   outcome.result.failed = exhausted.length
   outcome.result.deadLetters = exhausted.length
   outcome.result.deferred = suspects.length
-  const parts = [others, alone]
-  for (const [i, part] of parts.entries()) {
-    if (part.length === 0) continue
-    try {
-      addOutcome(outcome, await runTogether(context, sources, part))
-    } catch (error) {
-      await giveBack(context, parts.slice(i).flat(), error)
-      throw error
-    }
+  let left = others.length > 0 ? others : alone
+  try {
+    if (others.length > 0) addOutcome(outcome, await runTogether(context, sources, others))
+    left = others.length > 0 ? await claimKeys(context.pool, alone, context.config.leaseMs) : alone
+    if (left.length > 0) addOutcome(outcome, await runTogether(context, sources, left))
+  } catch (error) {
+    await giveBack(context, left, error)
+    throw error
   }
   return outcome
 }
@@ -205,10 +206,13 @@ async function runTogether(
     await context.signal('after-upload')
 
     const ready: PlannedRow[] = []
+    result.outage = await outageOf(context, uploaded)
     for (const row of small) {
       const error = row.payloads.map(p => uploaded.failures.get(p.artifactId)).find(e => e !== undefined)
       if (error === undefined) ready.push(row)
-      else releases.push(storeFailure(row.job, error, result))
+      else if (result.outage !== null) releases.push(blameless(row.job, error, backoffMs(1)))
+      else if (error.retryable) releases.push(blameless(row.job, error, backoffMs(partOfStoreAttempt)))
+      else releases.push(failure(row.job, error.message))
     }
 
     started = performance.now()
@@ -232,16 +236,20 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
   // The lease must also last while the row waits for its turn.
   const stopHeartbeat = keepLease(context, [row.job], objectsInFlight)
   try {
-    await context.streamLimit(async () => {
+    const tenantId = row.tenantId
+    if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
+    await context.turns.run(tenantId, async () => {
       if (context.stopping.aborted) {
         releases.push(notYet(row.job))
         return
       }
-      const began = performance.now()
-      const tenantId = row.tenantId
-      if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
       let started = performance.now()
-      const uploaded: Uploaded = { locations: new Map(), failures: new Map(), objects: [] }
+      const uploaded: Uploaded = {
+        locations: new Map(),
+        failures: new Map(),
+        failedObjects: new Map(),
+        objects: [],
+      }
       let outcome: PlannedRow[] = [row]
       try {
         for (const payload of row.payloads) {
@@ -270,16 +278,11 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
           throw error
         } else {
           outcome = []
-          releases.push(
-            // A store that has answered meanwhile is well, and something is wrong with this row's upload.
-            error instanceof StoreError && context.store.lastSuccessAt() < began
-              ? storeFailure(row.job, error, result)
-              : failure(
-                  row.job,
-                  messageOf(error),
-                  error instanceof RowError && error.code === 'payload_too_large',
-                ),
-          )
+          const final = error instanceof RowError && error.code === 'payload_too_large'
+          if (error instanceof StoreError && !(await takesWrites(context.store))) {
+            result.outage = error
+            releases.push(blameless(row.job, error, backoffMs(1)))
+          } else releases.push(failure(row.job, messageOf(error), final))
         }
       }
       result.uploadMs = performance.now() - started
@@ -300,9 +303,31 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
   }
 }
 
+/**
+ * Whether what failed is the store's fault: the error to blame it by, or null when it is the objects'. One that fails
+ * by halves goes on being used. What it refuses for good may be the row's fault or, with expired credentials say, its
+ * own, and that is asked.
+ */
+async function outageOf(context: PipelineContext, uploaded: Uploaded): Promise<StoreError | null> {
+  const failed = [...uploaded.failedObjects.values()]
+  const [first] = failed
+  if (first === undefined || failed.length * 2 <= uploaded.objects.length) return null
+  const passing = failed.find(error => error.retryable)
+  if (passing !== undefined) return passing
+  return failed.length < uploaded.objects.length || (await takesWrites(context.store)) ? null : first
+}
+
+function takesWrites(store: ObjectStore): Promise<boolean> {
+  return store.proveWrites().then(
+    () => true,
+    () => false,
+  )
+}
+
 interface Uploaded {
   locations: Map<ArtifactId, Location>
   failures: Map<ArtifactId, StoreError>
+  failedObjects: Map<string, StoreError>
   objects: { tenantId: string; key: string; byteLength: number }[]
 }
 
@@ -373,18 +398,23 @@ async function narrowDown<T, R>(
 }
 
 function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchResult, releases: Release[]) {
-  const { streamLimit, config } = context
-  const mayWait =
-    waitingPerStream * config.streamConcurrency - streamLimit.activeCount - streamLimit.pendingCount
+  const { turns, config } = context
   const small: PlannedRow[] = []
   const large: PlannedRow[] = []
   const other: PlannedRow[] = []
+  let turnedAway = 0
   for (const row of rows) {
     switch (row.outcome) {
       case 'offload':
         if (row.payloads.every(p => p.bytes !== null)) small.push(row)
-        else if (large.length < mayWait) large.push(row)
-        else releases.push(notYet(row.job, largeRetryMs))
+        else if (
+          turns.mayWait(
+            row.tenantId ?? '',
+            large.map(each => each.tenantId ?? ''),
+          )
+        )
+          large.push(row)
+        else releases.push(notYet(row.job, turns.returnMs(large.length + turnedAway++)))
         break
       case 'nothing':
         other.push(row)
@@ -421,7 +451,12 @@ async function uploadBuilt(
   built: BuiltObject[],
   inFlight: { tenantId: string; key: string }[],
 ): Promise<Uploaded> {
-  const uploaded: Uploaded = { locations: new Map(), failures: new Map(), objects: [] }
+  const uploaded: Uploaded = {
+    locations: new Map(),
+    failures: new Map(),
+    failedObjects: new Map(),
+    objects: [],
+  }
   if (built.length === 0) return uploaded
   await registerObjects(
     context.pool,
@@ -435,10 +470,10 @@ async function uploadBuilt(
   )
   inFlight.push(...built.map(o => ({ tenantId: o.tenantId, key: o.key })))
   await context.signal('after-register')
-  const failures = await uploadObjects(context.store, built, context.uploadLimit)
+  uploaded.failedObjects = await uploadObjects(context.store, built, context.uploadLimit)
   for (const object of built) {
     uploaded.objects.push({ tenantId: object.tenantId, key: object.key, byteLength: object.body.length })
-    const error = failures.get(object.key)
+    const error = uploaded.failedObjects.get(object.key)
     for (const [artifactId, location] of object.locations) {
       if (error === undefined) uploaded.locations.set(artifactId, location)
       else uploaded.failures.set(artifactId, error)
@@ -544,12 +579,6 @@ async function giveBack(context: PipelineContext, jobs: Job[], error: unknown): 
   if (!isNoRowsFault(error)) return
   const releases = jobs.map(job => blameless(job, error, backoffMs(1)))
   await releaseJobs(context.pool, releases, context.config.maxAttempts).catch(() => undefined)
-}
-
-function storeFailure(job: Job, error: StoreError, result: BatchResult): Release {
-  if (!error.retryable) return failure(job, error.message)
-  result.outage = error
-  return blameless(job, error, backoffMs(1))
 }
 
 /** Extends the lease of jobs and objects three times per lease for as long as the work goes on. */

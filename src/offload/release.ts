@@ -48,7 +48,9 @@ export async function releaseJobs(db: Queryable, releases: Release[], maxAttempt
       ),
       waiting as (
         update lighter.jobs j
-           set available_at = now() + r.delay_ms * interval '1 ms',
+           -- whose turn it just was not keeps its place: at the end it would wait for the whole of a backlog
+           set available_at = case when r.delay_ms = 0 then least(j.enqueued_at, now())
+                                   else now() + r.delay_ms * interval '1 ms' end,
                attempts = case when r.counts then j.attempts else greatest(j.attempts - 1, 0) end,
                last_error = coalesce(r.error, j.last_error)
           from released r

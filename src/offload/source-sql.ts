@@ -41,7 +41,8 @@ export const versionSql = (alias: string) => `${alias}.xmin::text || ' ' || ${se
 export const isVersionSql = (alias: string, version: string) =>
   `${alias}.xmin = split_part(${version}, ' ', 1)::xid and ${serverSql} = split_part(${version}, ' ', 2)`
 
-const serverSql = 'extract(epoch from pg_postmaster_start_time())::text'
+// A sub-select: asked once for a statement, not for each row.
+const serverSql = '(select extract(epoch from pg_postmaster_start_time())::text)'
 
 export function tenantSql(source: Source): string {
   return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`

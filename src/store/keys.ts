@@ -34,3 +34,8 @@ export function tenantOfKey(key: string): string | null {
 export function ownerKey(prefix: string): string {
   return `${prefix}pg-lighter-owner.json`
 }
+
+/** Never written: a PUT of it on a condition that can't hold tells whether the store would take one. */
+export function probeKey(prefix: string): string {
+  return `${prefix}pg-lighter-probe`
+}

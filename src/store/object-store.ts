@@ -20,6 +20,7 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner'
 import { NodeHttpHandler } from '@smithy/node-http-handler'
 import type { StoreConfig } from '../config.ts'
 import { DeleteError, LighterError, messageOf, StoreError } from '../errors.ts'
+import { probeKey } from './keys.ts'
 
 /** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
 export interface ObjectHeaders {
@@ -75,8 +76,11 @@ export interface ObjectStore {
   list(prefix: string): AsyncGenerator<{ key: string; size: number; lastModified: Date | null }>
   /** Proves that the bucket can be reached; returns which call did it. */
   check(): Promise<'HeadBucket' | 'ListObjectsV2'>
-  /** When a request last succeeded, by performance.now(): tells one bad upload from a store that is down. */
-  lastSuccessAt(): number
+  /**
+   * Proves that objects can be written now, without writing one: tells one bad upload from a store that is down.
+   * @throws {StoreError} they can not
+   */
+  proveWrites(): Promise<void>
   close(): void
 }
 
@@ -120,13 +124,11 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
     )
   }
   const Bucket = config.bucket
-  let lastSuccessAt = Number.NEGATIVE_INFINITY
+  const probe = Buffer.from('Whether this can be written is all that anybody wants to know.')
 
   async function call<T>(operation: string, subject: string, send: () => Promise<T>): Promise<T> {
     try {
-      const answer = await send()
-      lastSuccessAt = performance.now()
-      return answer
+      return await send()
     } catch (error) {
       throw storeError(error, operation, subject)
     }
@@ -291,7 +293,27 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
       }
     },
 
-    lastSuccessAt: () => lastSuccessAt,
+    async proveWrites() {
+      const Key = probeKey(config.prefix)
+      try {
+        await call('PutObject', Key, () =>
+          client.send(new PutObjectCommand({ Bucket, Key, Body: probe, IfMatch: '"no object has this"' })),
+        )
+      } catch (error) {
+        // The condition is looked at last: whoever is told that it fails could have written.
+        if (
+          error instanceof StoreError &&
+          (error.code === 'precondition_failed' || error.code === 'object_not_found')
+        )
+          return
+        throw error
+      }
+      // A store that knows no conditions has written it.
+      await call('DeleteObjects', Key, () =>
+        client.send(new DeleteObjectsCommand({ Bucket, Delete: { Objects: [{ Key }], Quiet: true } })),
+      )
+    },
+
     close: () => client.destroy(),
   }
 }
@@ -314,6 +336,18 @@ function statusOf(error: unknown): number | undefined {
   return error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined
 }
 
+/** What these do not find can only be the bucket. */
+const needsBucketOnly = ['HeadBucket', 'ListObjectsV2', 'PutObject', 'CreateMultipartUpload', 'DeleteObjects']
+
+/** Answered with 400 by some stores. */
+const refusedCredentials = [
+  'ExpiredToken',
+  'InvalidToken',
+  'TokenRefreshRequired',
+  'AuthorizationHeaderMalformed',
+  'RequestTimeTooSkewed',
+]
+
 /**
  * What went wrong, in our words. Everything but the caller's own fault is retryable: also refused
  * credentials and a missing bucket, since an operator mends them and no row is to blame.
@@ -331,7 +365,7 @@ function storeError(error: unknown, operation: string, subject: string): Lighter
       hint: 'Create the bucket, or correct R2_BUCKET and R2_ACCOUNT_ID (R2_ENDPOINT).',
     })
   }
-  if (name === 'NoSuchKey' || (status === 404 && operation !== 'HeadBucket')) {
+  if (name === 'NoSuchKey' || (status === 404 && !needsBucketOnly.includes(operation))) {
     return new StoreError('object_not_found', text, options)
   }
   if (status === 404) {
@@ -342,7 +376,7 @@ function storeError(error: unknown, operation: string, subject: string): Lighter
     })
   }
   if (status === 412) return new StoreError('precondition_failed', text, options)
-  if (status === 401 || status === 403) {
+  if (status === 401 || status === 403 || refusedCredentials.includes(name)) {
     return new StoreError('store_access_denied', text, {
       ...options,
       retryable: true,

@@ -142,9 +142,14 @@ export async function advanceEpoch(db: Queryable, store: ObjectStore): Promise<v
   await remember(db, epoch, etag)
 }
 
-/** As `checkOwnership`, before objects are deleted, or said to be missing. @throws {OwnershipError} also where there is no owner object, or a copy has objected */
-export async function requireOwnership(db: Queryable, store: ObjectStore): Promise<void> {
+/** As `checkOwnership`, where the prefix has been ours. @throws {OwnershipError} also where there is no owner object */
+export async function requireOwner(db: Queryable, store: ObjectStore): Promise<void> {
   if ((await checkOwnership(db, store)) === 'nobody') throw ownerObjectMissing(store)
+}
+
+/** As `requireOwner`, before objects are deleted, or said to be missing. @throws {OwnershipError} also where a copy has objected */
+export async function requireOwnership(db: Queryable, store: ObjectStore): Promise<void> {
+  await requireOwner(db, store)
   if ((await readOwner(store))?.contested === true) throw contested(store)
 }
 

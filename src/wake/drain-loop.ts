@@ -1,11 +1,14 @@
 // Wakes, drains the queue, sleeps again. One life: start(), stop(deadline).
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
-import { claimJobs, hasDueJobs } from '../offload/claim.ts'
+import { claimJobs, hasDueJobs, type Job } from '../offload/claim.ts'
+import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
 import { type BatchResult, type PipelineContext, runBatch, runLargeRow } from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import type { AwakeLock } from './awake-lock.ts'
+import type { CircuitBreaker } from './circuit-breaker.ts'
 
 /**
  * Checks after falling asleep, before the poll interval takes over: a transaction that saw us awake but
@@ -18,9 +21,15 @@ const firstClaimRows = 250
 
 const sourcesMaxAgeMs = 5000
 
+/** With several tenants in a backlog the next look at its newest jobs comes sooner by this. */
+const fairLooksOfMany = 2
+/** Of a batch's bytes, what the batch of the newest jobs may have: it is to be done soon. */
+const fairBatchShare = 1 / 4
+
 export interface DrainLoopOptions {
   context: PipelineContext
   db: Queryable
+  breaker: CircuitBreaker
   awakeLock: AwakeLock
   /** Whether the lock may be used: only on a connection proved to be a session of ours. */
   mayHoldLock: () => boolean
@@ -37,18 +46,29 @@ export interface DrainLoop {
 }
 
 export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
-  const { context, db, log } = options
+  const { context, db, breaker, log } = options
   const { config } = context
+  const fairContext: PipelineContext = {
+    ...context,
+    config: {
+      ...config,
+      batchBytes: Math.max(config.batchBytes * fairBatchShare, config.streamThresholdBytes),
+    },
+  }
   const inFlight = new Set<Promise<void>>()
   const largeInFlight = new Set<Promise<void>>()
+  /** One at most. */
+  const fairlyInFlight = new Set<Promise<void>>()
   let stopping = false
   let woken = false
   let rouse: (() => void) | null = null
   let running: Promise<void> = Promise.resolve()
   let sources = new Map<number, Source>()
   let sourcesLoadedAt = Number.NEGATIVE_INFINITY
-  let outagesInARow = 0
+  let databaseFailures = 0
   let bytesPerRow = 0
+  /** The last claim took all it was allowed: there is more in the queue. */
+  let full = true
 
   const wake = () => {
     woken = true
@@ -79,22 +99,25 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     }
   }
 
-  const activeSourceIds = async () => {
+  const activeSources = async () => {
     if (performance.now() - sourcesLoadedAt > sourcesMaxAgeMs) {
       sources = await loadSources(db)
       sourcesLoadedAt = performance.now()
     }
-    return [...sources.values()].filter(s => !s.paused).map(s => s.id)
+    return [...sources.values()].filter(s => !s.paused)
   }
+  const activeSourceIds = async () => (await activeSources()).map(s => s.id)
 
   /**
    * As many jobs as a batch's bytes will probably hold, by the size of recent rows. What is claimed beyond that is
    * only put back, and a part of it rendered in vain.
    */
-  const claimLimit = () =>
-    bytesPerRow === 0
+  const claimLimit = () => {
+    if (breaker.state() === 'half-open') return 1
+    return bytesPerRow === 0
       ? Math.min(config.batchRows, firstClaimRows)
       : Math.max(1, Math.min(config.batchRows, Math.ceil(config.batchBytes / bytesPerRow)))
+  }
 
   const learnSize = ({ offloadedRows, payloadBytes }: BatchResult) => {
     if (offloadedRows === 0) return
@@ -103,8 +126,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   }
 
   const report = (result: BatchResult, what: string) => {
-    if (result.outage === null) outagesInARow = 0
-    else outagesInARow++
+    databaseFailures = 0
+    breaker.report(result)
     if (result.rowError !== null || result.deadLetters > 0) {
       log.warn(
         { failed: result.failed, deadLetters: result.deadLetters, error: result.rowError },
@@ -122,7 +145,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     const tracked: Promise<void> = work
       .catch(error => {
         // The leases of its jobs run out, and they are claimed again.
-        outagesInARow++
+        databaseFailures++
         sourcesLoadedAt = Number.NEGATIVE_INFINITY
         // What is cut off by our own stop is no trouble.
         const level = stopping ? 'debug' : 'error'
@@ -145,30 +168,54 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     }
   }
 
-  const pauseAfterOutage = async () => {
-    const pauseMs = Math.min(500 * 2 ** (outagesInARow - 1), 30_000) * (0.75 + Math.random() / 4)
+  const startBatch = (jobs: Job[], batchContext: PipelineContext, what: string) =>
+    runBatch(batchContext, sources, jobs).then(({ result, large }) => {
+      learnSize(result)
+      if (result.deferred > 0) full = true
+      startLarge(large)
+      report(result, what)
+    })
+
+  /**
+   * While there is a backlog, beside the batches in order and never behind them: see claimFairly. A backlog that is
+   * gone before the first look costs nothing.
+   */
+  const workFairly = async () => {
+    for (let tenants = 1; ; ) {
+      await delay(config.fairLookMs / (tenants > 1 ? fairLooksOfMany : 1), undefined, {
+        signal: context.stopping,
+      }).catch(() => undefined)
+      if (stopping || !full || breaker.state() !== 'closed') return
+      const limit = Math.min(config.batchRows, fairClaimRows)
+      const claim = await claimFairly(db, await activeSources(), limit, config.leaseMs)
+      tenants = claim.tenants
+      if (claim.jobs.length === 0) continue
+      await context.signal('after-claim')
+      await startBatch(claim.jobs, fairContext, 'batch of the newest')
+    }
+  }
+
+  const pauseForDatabase = async () => {
+    const pauseMs = Math.min(500 * 2 ** (databaseFailures - 1), 30_000) * (0.75 + Math.random() / 4)
     log.warn(
-      { pauseMs: Math.round(pauseMs), inARow: outagesInARow },
-      'store or database in trouble: pausing before the next claim',
+      { pauseMs: Math.round(pauseMs), inARow: databaseFailures },
+      'database in trouble: pausing before the next claim',
     )
     await pause(pauseMs)
   }
 
-  /** Claims and works until the queue has nothing due and nothing is in flight (large rows apart). */
+  /** Claims and works until the queue has nothing due and nothing is in flight (large and newest rows apart). */
   const drain = async () => {
-    let full = true
+    full = true
     while (!stopping) {
-      if (outagesInARow > 0) {
+      if (breaker.state() === 'open') {
         await Promise.all(inFlight)
-        if (outagesInARow > 0) {
-          await pauseAfterOutage()
-          // One probe at a time until it is well again.
-          if (inFlight.size > 0) await Promise.race(inFlight)
-        }
+        await pause(breaker.pauseMs())
+        if (stopping || !(await breaker.probe())) continue
       }
-      // A queue that did not fill a batch fills it while one is in flight: packs form by themselves.
-      if (inFlight.size > 0 && (!full || inFlight.size >= config.batchesInFlight || outagesInARow > 0)) {
-        await Promise.race(inFlight)
+      if (databaseFailures > 0) {
+        await Promise.all(inFlight)
+        if (databaseFailures > 0) await pauseForDatabase()
       }
       if (stopping) return
       // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends.
@@ -185,14 +232,21 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         continue
       }
       await context.signal('after-claim')
-      const work = runBatch(context, sources, jobs).then(({ result, large }) => {
-        learnSize(result)
-        if (result.deferred > 0) full = true
-        startLarge(large)
-        report(result, 'batch')
-      })
-      track(inFlight, work, 'batch')
+      track(inFlight, startBatch(jobs, context, 'batch'), 'batch')
+      if (full && breaker.state() === 'closed' && fairlyInFlight.size === 0) {
+        track(fairlyInFlight, workFairly(), 'batch of the newest')
+      }
+      await untilNextClaim()
     }
+  }
+
+  /**
+   * A queue that did not fill a batch fills it while one is in flight: packs form by themselves. After trouble one
+   * batch at a time.
+   */
+  const untilNextClaim = async () => {
+    const alone = !full || breaker.state() !== 'closed' || databaseFailures > 0
+    if (inFlight.size >= (alone ? 1 : config.batchesInFlight)) await Promise.race(inFlight)
   }
 
   const run = async () => {
@@ -243,8 +297,11 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       })
       const drained = (async () => {
         await running
-        while (inFlight.size + largeInFlight.size > 0) await Promise.all([...inFlight, ...largeInFlight])
-        return true
+        for (;;) {
+          const working = [...inFlight, ...largeInFlight, ...fairlyInFlight]
+          if (working.length === 0) return true
+          await Promise.all(working)
+        }
       })()
       const finished = await Promise.race([drained, late])
       clearTimeout(timer)

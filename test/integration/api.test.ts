@@ -419,6 +419,7 @@ describe('operations', () => {
       database: 'ok',
       bucket: 'ok',
       queue: 'ok',
+      circuit: 'closed',
     })
     const check = await api.call(tenant, 'GET', '/api/storage/r2/check')
     expect(check.status).toBe(200)

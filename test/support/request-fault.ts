@@ -2,13 +2,21 @@
 import { createServer, request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
+/**
+ * drop: the connection is closed without an answer; drop-answer: once the simulator has done what was asked; hang:
+ * nothing, until the client gives up. A status with the code that S3 would give it.
+ */
+export type Fault = null | 'drop' | 'drop-answer' | 'hang' | number | { status: number; code: string }
+
 export interface FaultyStore {
   endpoint: string
-  /** Asked of every request; null: let it through. `drop`: close the connection without an answer. */
-  fault: (method: string, path: string) => null | 'drop' | 'drop-answer' | number
+  /** Asked of every request; null: let it through. */
+  fault: (method: string, path: string) => Fault
   requests: { method: string; path: string }[]
   close(): Promise<void>
 }
+
+const codes: Record<number, string> = { 403: 'AccessDenied', 503: 'SlowDown' }
 
 export async function startFaultyStore(upstream: string): Promise<FaultyStore> {
   const target = new URL(upstream)
@@ -21,11 +29,16 @@ export async function startFaultyStore(upstream: string): Promise<FaultyStore> {
       incoming.socket.destroy()
       return
     }
-    if (typeof fault === 'number') {
+    if (fault === 'hang') {
+      incoming.resume()
+      return
+    }
+    if (typeof fault === 'number' || (typeof fault === 'object' && fault !== null)) {
+      const { status, code } =
+        typeof fault === 'number' ? { status: fault, code: codes[fault] ?? 'InternalError' } : fault
       incoming.resume()
       incoming.on('end', () => {
-        const code = fault === 503 ? 'SlowDown' : fault === 403 ? 'AccessDenied' : 'InternalError'
-        outgoing.writeHead(fault, { 'content-type': 'application/xml' })
+        outgoing.writeHead(status, { 'content-type': 'application/xml' })
         outgoing.end(`<?xml version="1.0"?><Error><Code>${code}</Code><Message>as told</Message></Error>`)
       })
       return

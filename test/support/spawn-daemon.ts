@@ -17,7 +17,7 @@ export interface DaemonProcess {
 
 export async function spawnDaemon(
   environment: TestEnvironment,
-  options: { env?: Record<string, string>; killAt?: SignalPoint } = {},
+  options: { env?: Record<string, string>; killAt?: SignalPoint; untilStarted?: boolean } = {},
 ): Promise<DaemonProcess> {
   const { NODE_OPTIONS: _, VITEST: __, ...inherited } = process.env
   const child = fork(path.join(import.meta.dirname, 'daemon-process.ts'), {
@@ -33,13 +33,15 @@ export async function spawnDaemon(
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(resolve =>
     child.once('exit', (code, signal) => resolve({ code, signal })),
   )
-  await Promise.race([
-    new Promise<void>(resolve => child.once('message', () => resolve())),
-    ended.then(({ code, signal }) => {
-      // Killed on the way up is what some tests want; anything else is a failure to start.
-      if (options.killAt === undefined) throw new Error(`the daemon process ended with ${code ?? signal}`)
-    }),
-  ])
+  if (options.untilStarted ?? true) {
+    await Promise.race([
+      new Promise<void>(resolve => child.once('message', () => resolve())),
+      ended.then(({ code, signal }) => {
+        // Killed on the way up is what some tests want; anything else is a failure to start.
+        if (options.killAt === undefined) throw new Error(`the daemon process ended with ${code ?? signal}`)
+      }),
+    ])
+  }
   return {
     pid: child.pid ?? 0,
     ended,

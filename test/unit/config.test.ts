@@ -300,6 +300,7 @@ describe('values', () => {
         batchRows: 2000,
         batchBytes: 16 * 1024 ** 2,
         batchesInFlight: 3,
+        fairLookMs: 500,
         lingerMs: 0,
         maxAttempts: 8,
         leaseMs: 60_000,

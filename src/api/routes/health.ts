@@ -13,6 +13,11 @@ const readiness = z.object({
   database: z.enum(['ok', 'unavailable']),
   bucket: z.enum(['ok', 'unavailable']),
   queue: z.enum(['ok', 'behind', 'unknown']).describe('behind: a row has waited for longer than 15 minutes'),
+  circuit: z
+    .enum(['closed', 'open', 'half-open', 'off'])
+    .describe(
+      'open: the store fails the worker, which claims nothing; off: there is no worker in this process',
+    ),
 })
 
 type Readiness = z.infer<typeof readiness>
@@ -105,7 +110,13 @@ async function check(context: ApiContext): Promise<Readiness> {
   ])
   const database = queue === 'unknown' ? 'unavailable' : 'ok'
   // A long queue is no reason to take the API out of service.
-  return { status: database === 'ok' && bucket === 'ok' ? 'ok' : 'unavailable', database, bucket, queue }
+  return {
+    status: database === 'ok' && bucket === 'ok' ? 'ok' : 'unavailable',
+    database,
+    bucket,
+    queue,
+    circuit: context.circuit(),
+  }
 }
 
 async function inTime<T>(promise: Promise<T>): Promise<T> {
