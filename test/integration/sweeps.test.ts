@@ -3,7 +3,8 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { DeleteError } from '../../src/errors.ts'
-import { adoptOwnership, advanceEpoch, claimOwnership } from '../../src/store/ownership.ts'
+import type { ObjectStore } from '../../src/store/object-store.ts'
+import { adoptOwnership, advanceEpoch, checkOwnership, claimOwnership } from '../../src/store/ownership.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import {
   createEnvironment,
@@ -365,6 +366,87 @@ describe('a copy of the database deletes nothing of the original', () => {
     await expect(advanceEpoch(environment.worker, environment.store)).rejects.toMatchObject({
       code: 'stale_copy',
     })
+  })
+})
+
+describe('sweeps that have lost their lock, and go on beside others of the same database', () => {
+  const owner = async () => {
+    const { body } = await environment.store.get(`${environment.store.prefix}pg-lighter-owner.json`)
+    return JSON.parse(body.toString())
+  }
+  const remembered = async () => {
+    const { rows } = await environment.admin.query<{ epoch: number }>(
+      'select owner_epoch::int as epoch from lighter.installation',
+    )
+    return rows[0]?.epoch
+  }
+  const expectWell = async () => {
+    const { epoch, contested } = await owner()
+    expect([await remembered(), contested]).toEqual([epoch, undefined])
+    await advanceEpoch(environment.worker, environment.store)
+  }
+
+  test('what one of them remembers late does not undo what another has remembered since', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    const put: ObjectStore['put'] = async (...request) => {
+      const answer = await environment.store.put(...request)
+      await advanceEpoch(environment.worker, environment.store)
+      return answer
+    }
+    await advanceEpoch(environment.worker, { ...environment.store, put })
+    await expectWell()
+  })
+
+  test('nor what a daemon remembers late that was the first to claim the prefix', async () => {
+    await environment.store.delete([`${environment.store.prefix}pg-lighter-owner.json`])
+    await environment.admin.query('update lighter.installation set owner_epoch = 0, owner_etag = null')
+    const put: ObjectStore['put'] = async (...request) => {
+      const answer = await environment.store.put(...request)
+      await advanceEpoch(environment.worker, environment.store)
+      return answer
+    }
+    await claimOwnership(environment.worker, { ...environment.store, put })
+    await expectWell()
+  })
+
+  test('two that write the same epoch recognise each other, whichever lands first', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    const [begun, go, landed, over] = Array.from({ length: 4 }, () => Promise.withResolvers<void>())
+    const first = advanceEpoch(environment.worker, {
+      ...environment.store,
+      put: async (...request) => {
+        begun?.resolve()
+        await go?.promise
+        const answer = await environment.store.put(...request)
+        landed?.resolve()
+        await over?.promise
+        return answer
+      },
+    })
+    await begun?.promise
+    const second = advanceEpoch(environment.worker, {
+      ...environment.store,
+      put: async (...request) => {
+        go?.resolve()
+        await landed?.promise
+        return environment.store.put(...request)
+      },
+    }).finally(over?.resolve)
+    await Promise.all([first, second])
+    await expectWell()
+  })
+
+  test('whoever read the owner object before others have advanced looks again', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    let others = 0
+    const get: ObjectStore['get'] = async key => {
+      if (others++ === 0) await advanceEpoch(environment.worker, environment.store)
+      const answer = await environment.store.get(key)
+      if (others === 1) await advanceEpoch(environment.worker, environment.store)
+      return answer
+    }
+    expect(await checkOwnership(environment.worker, { ...environment.store, get })).toBe('mine')
+    await expectWell()
   })
 })
 
