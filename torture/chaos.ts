@@ -59,6 +59,8 @@ export async function runWeather(traffic: StoreTraffic, random: Random, signal: 
   traffic.weather = fair
 }
 
+const longestWaitMs = 15_000
+
 export async function runChaos(
   world: World,
   fleet: Fleet,
@@ -66,7 +68,7 @@ export async function runChaos(
   counts: ChaosCounts,
   signal: AbortSignal,
 ): Promise<void> {
-  const anyone = () => pick(random, fleet.members())
+  const anyone = () => pick(random, fleet.ready())
   const actions: [weight: number, act: () => unknown][] = [
     [3, () => anyone().kill('at random')],
     [
@@ -99,7 +101,9 @@ export async function runChaos(
   const totals = runningTotals(actions.map(([weight]) => weight))
   while (!signal.aborted) {
     await sleep(between(random, 200, 1500), undefined, { signal }).catch(() => undefined)
-    if (signal.aborted) return
+    // On a slow machine nothing would be done between one blow and the next.
+    await fleet.halfReady(signal, longestWaitMs)
+    if (signal.aborted || fleet.ready().length === 0) continue
     await actions[pickIndex(random, totals)]?.[1]()
   }
 }

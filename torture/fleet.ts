@@ -7,7 +7,7 @@ import { between, type Random } from '../src/demo/random.ts'
 import { leaseMs, longestStopMs } from './settings.ts'
 import { type StoreProxy, type StoreTraffic, startStoreProxy } from './store-proxy.ts'
 
-export interface Member {
+interface Member {
   readonly name: string
   readonly proxy: StoreProxy
   /** SIGKILL, whatever it is doing. @param why for the count of kills */
@@ -18,7 +18,7 @@ export interface Member {
   terminate(): void
 }
 
-export interface MemberOptions {
+interface MemberOptions {
   name: string
   program: string
   /** Of each start. */
@@ -32,7 +32,10 @@ export interface Fleet {
   /** Starts that ended by themselves, with an error. */
   readonly crashes: Map<string, number>
   add(options: MemberOptions): Promise<Member>
-  members(): Member[]
+  /** Those that have come up. */
+  ready(): Member[]
+  /** Waits until half of them are up, a daemon among them; false if that takes too long. */
+  halfReady(signal: AbortSignal, longestMs: number): Promise<boolean>
   logs(): string[]
   /** Ends all of them, and starts none again. */
   close(): Promise<void>
@@ -50,7 +53,7 @@ export function createFleet(options: {
   const { random } = options
   const kills = new Map<string, number>()
   const crashes = new Map<string, number>()
-  const members: Member[] = []
+  const ready = new Set<Member>()
   const logs: string[] = []
   const lives: Promise<void>[] = []
   const closing: (() => void)[] = []
@@ -74,7 +77,6 @@ export function createFleet(options: {
     const letGoOn = (stopped: ChildProcess) => {
       count(kills, 'stopped past the lease')
       const timer = setTimeout(() => stopped.kill('SIGCONT'), between(random, leaseMs + 300, longestStopMs))
-      closing.push(() => clearTimeout(timer))
       stopped.once('exit', () => clearTimeout(timer))
     }
 
@@ -85,19 +87,19 @@ export function createFleet(options: {
         const started = start(program, { ...options.env(proxy.endpoint), ...settings }, log)
         child = started
         started.on('message', message => {
-          if (message === 'stopping') letGoOn(started)
+          if (message === 'started') ready.add(member)
+          else if (message === 'stopping') letGoOn(started)
           else onMessage?.(message)
         })
         const { code, signal } = await ended(started)
         child = null
+        ready.delete(member)
         if (closed) return
         if (signal === 'SIGKILL') count(kills, killedFor ?? `at ${settings.KILL_AT}`)
         else if (code !== 0) count(crashes, name)
         await sleep(between(random, 50, code === 0 || signal !== null ? 400 : 800))
       }
     }
-    lives.push(live().finally(() => proxy.close()))
-    closing.push(() => child?.kill('SIGKILL'))
     const member: Member = {
       name,
       proxy,
@@ -109,7 +111,8 @@ export function createFleet(options: {
       },
       terminate: () => void child?.kill('SIGTERM'),
     }
-    members.push(member)
+    lives.push(live().finally(() => proxy.close()))
+    closing.push(() => child?.kill('SIGKILL'))
     return member
   }
 
@@ -117,7 +120,16 @@ export function createFleet(options: {
     kills,
     crashes,
     add,
-    members: () => [...members],
+    ready: () => [...ready],
+    halfReady: async (signal, longestMs) => {
+      const deadline = performance.now() + longestMs
+      while (!signal.aborted && performance.now() < deadline) {
+        const names = [...ready].map(member => member.name)
+        if (names.length * 2 >= lives.length && names.some(name => name.startsWith('daemon'))) return true
+        await sleep(50)
+      }
+      return false
+    },
     logs: () => logs,
     close: async () => {
       closed = true

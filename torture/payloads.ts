@@ -8,6 +8,8 @@ import { oddValues } from '../test/support/json-values.ts'
 export interface Payloads {
   /** JSON text of a whole metadata, or null for SQL's null. */
   whole(): string | null
+  /** Of both phases: interactions, and more than the threshold beside them. */
+  heavy(): string
   /** An object to be laid over a metadata. */
   patch(): string
   /** Something for `tool_interactions` that goes off the row. */
@@ -42,6 +44,9 @@ export function createPayloads(seed: number, name: string, noiseText: string): P
       () => `[{"tool": "search", "result": "${noise(between(random, 10, 3000))}"}]`,
     ])()
 
+  const heavy = () =>
+    `{"tool_interactions": ${interactions()}, "lead_id": "x", "trace": "${noise(between(random, 8000, 30_000))}"}`
+
   const kinds: [weight: number, make: () => string | null][] = [
     [8, () => next().metadata],
     [6, () => `{"model": "m", "iterations": 3, "tool_interactions": ${interactions()}}`],
@@ -49,11 +54,7 @@ export function createPayloads(seed: number, name: string, noiseText: string): P
       4,
       () => `{"model": "m", "trace": "${noise(between(random, 8000, 20_000))}", "usage": {"tokens": 1e400}}`,
     ],
-    [
-      4,
-      () =>
-        `{"tool_interactions": ${interactions()}, "lead_id": "x", "trace": "${noise(between(random, 8000, 30_000))}"}`,
-    ],
+    [4, heavy],
     // The same key twice: Postgres keeps the last one.
     [
       1,
@@ -76,6 +77,7 @@ export function createPayloads(seed: number, name: string, noiseText: string): P
   return {
     whole: () => pick(random, bag)(),
     interactions,
+    heavy,
     patch: () => {
       const key = pick(random, ['rating', 'note', 'model', 'usage', 'lead_id', 'trace', 'feedback'])
       const value = chance(random, 0.2)

@@ -1,13 +1,15 @@
 // One run: the servers, the application, the daemons, what goes wrong, and the verdict.
 import { createReadStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { between, pick, seededRandom, uuid } from '../src/demo/random.ts'
+import { between, chance, pick, seededRandom, uuid } from '../src/demo/random.ts'
 import { openStore } from '../src/store/object-store.ts'
 import { runAgeing } from './ageing.ts'
 import { createFates, newChaosCounts, runChaos, runWeather } from './chaos.ts'
 import { createCommand, newCommandCounts, runCommands } from './commands.ts'
+import { runDuels } from './duels.ts'
 import { createFindings, type Findings, historyOf } from './findings.ts'
 import { createFleet } from './fleet.ts'
 import { createNoise, createPayloads } from './payloads.ts'
@@ -33,6 +35,10 @@ const daemonProgram = path.join(import.meta.dirname, '..', 'test', 'support', 'd
 const sweeperProgram = path.join(import.meta.dirname, 'sweeper-process.ts')
 const sweepers = 2
 const readers = 2
+const startMs = 60_000
+const duels = 4
+/** Rows written last, of which readers read most. */
+const recentRows = 150
 
 /** @param signal aborted: the run ends where it is, cleans up, and throws its reason */
 export async function runTorture(
@@ -60,8 +66,6 @@ async function torture(
   // The first finding ends the storm: what led to it is still fresh.
   const over = new AbortController()
   const findings = createFindings(() => over.abort())
-  const time = AbortSignal.timeout(minutes * 60_000)
-  const storm = AbortSignal.any([signal, over.signal, time])
   const traffic = newTraffic()
   const operations: Counts = {}
   const sweeps: Counts = {}
@@ -69,6 +73,7 @@ async function torture(
   const commands = newCommandCounts()
   let reads = 0
   let phase = 'storm'
+  let stormBegan = began
 
   const fleet = createFleet({
     dir: world.dir,
@@ -83,6 +88,12 @@ async function torture(
   const store = openStore(world.config(readProxy.endpoint).store)
 
   const noise = createNoise(seed)
+  const recent: string[] = []
+  const onWrite = (operation: string, id: string | null) => {
+    operations[operation] = (operations[operation] ?? 0) + 1
+    if (id !== null) recent.push(id)
+    if (recent.length > recentRows) recent.shift()
+  }
   const writerOf = (name: string, tenant: number, maxLarge: number) =>
     createWriter({
       app,
@@ -90,9 +101,7 @@ async function torture(
       random: random(`writer ${name}`),
       payloads: createPayloads(seed, name, noise),
       findings,
-      onWrite: operation => {
-        operations[operation] = (operations[operation] ?? 0) + 1
-      },
+      onWrite,
       maxRows: 300,
       maxLarge,
     })
@@ -109,7 +118,7 @@ async function torture(
     const { kills, faults } = report()
     onProgress({
       phase,
-      secondsLeft: Math.max(0, Math.round(minutes * 60 - (performance.now() - began) / 1000)),
+      secondsLeft: Math.max(0, Math.round(minutes * 60 - (performance.now() - stormBegan) / 1000)),
       operations: sum(operations),
       reads,
       kills: sum(kills),
@@ -135,12 +144,25 @@ async function torture(
         onMessage: message => noteSweep(message as SweepMessage, sweeps, findings),
       })
     }
+    if (!(await fleet.halfReady(signal, startMs)) && !signal.aborted)
+      throw new Error(`the daemons do not start: ${await tailOf(fleet.logs())}`)
+    stormBegan = performance.now()
+    const storm = AbortSignal.any([signal, over.signal, AbortSignal.timeout(minutes * 60_000)])
     const all = [...writers, leaving]
     const readContext = { admin, worker, store, findings }
-    const known = () => pick(readRandom, all).rows
     const readRandom = random('reader')
+    const known = () => (chance(readRandom, 0.7) ? recent : pick(readRandom, all).rows)
+    const duelRandom = random('duels')
+    const duel = {
+      app,
+      tenantId: writers[1]?.tenantId ?? '',
+      random: duelRandom,
+      payloads: createPayloads(seed, 'duels', noise),
+      onWrite,
+    }
     const work = [
       ...all.map(writer => writer.run(storm)),
+      ...Array.from({ length: duels }, () => runDuels(duel, storm)),
       ...Array.from({ length: readers }, () =>
         runReader(readContext, readRandom, known, storm, rows => {
           reads += rows
@@ -248,6 +270,11 @@ async function withHistory(
     explained.push({ ...finding, history })
   }
   return explained
+}
+
+async function tailOf(logs: string[]): Promise<string> {
+  const texts = await Promise.all(logs.map(log => readFile(log, 'utf8')))
+  return texts.map(text => text.slice(-2000)).join('\n')
 }
 
 const mentionsAtMost = 10

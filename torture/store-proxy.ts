@@ -191,6 +191,7 @@ function noteUploads(
       ? /<UploadId>([^<]+)</.exec(answer.body.toString())?.[1]
       : undefined
     if (opened !== undefined) openUploads.set(encodeURIComponent(opened), 0)
-  } else if (url.includes('partNumber=')) openUploads.set(id, (openUploads.get(id) ?? 0) + 1)
-  else openUploads.delete(id)
+  } else if (!url.includes('partNumber=')) openUploads.delete(id)
+  // A part whose answer came after that of the abort went with it.
+  else if (openUploads.has(id)) openUploads.set(id, (openUploads.get(id) ?? 0) + 1)
 }

@@ -18,6 +18,7 @@ const stop = new AbortController()
 process.on('SIGTERM', () => stop.abort())
 process.on('disconnect', () => process.exit())
 
+process.send?.('started')
 while (!stop.signal.aborted) {
   const sweep = pick(random, names)
   try {

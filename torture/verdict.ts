@@ -69,6 +69,8 @@ export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
 }
 
 const patienceMs = 60_000
+/** Of whoever knows already that something is wrong. */
+const shortPatienceMs = 5_000
 
 /** Until the queue is empty. Whoever waits for a second try has waited long enough. */
 async function drain({ world: { admin }, findings, signal }: VerdictContext): Promise<void> {
@@ -82,7 +84,7 @@ async function drain({ world: { admin }, findings, signal }: VerdictContext): Pr
       best = n
       bestAt = performance.now()
     }
-    if (performance.now() - bestAt > patienceMs) break
+    if (performance.now() - bestAt > (findings.any() ? shortPatienceMs : patienceMs)) break
     await admin.query(
       `update lighter.jobs set available_at = now() where available_at > now() + $1 * interval '1 ms'`,
       [leaseMs + 500],

@@ -27,7 +27,7 @@ export interface WriterOptions {
   random: Random
   payloads: Payloads
   findings: Findings
-  onWrite: (operation: string) => void
+  onWrite: (operation: string, id: string | null) => void
   /** Rows that it keeps at most. */
   maxRows: number
   /** Large rows at most, and at once. */
@@ -45,6 +45,8 @@ export function createWriter(options: WriterOptions): Writer {
   const rowsOf = new Map<string, string[]>()
   const large: string[] = []
   let conversation = newConversation()
+  /** By the operation that is under way. */
+  let written: string | null = null
   let gate: PromiseWithResolvers<void> | null = null
   let idle: PromiseWithResolvers<void> | null = null
 
@@ -56,6 +58,7 @@ export function createWriter(options: WriterOptions): Writer {
   }
 
   const remember = (id: string) => {
+    written = id
     rows.push(id)
     rowsOf.get(conversation)?.push(id)
   }
@@ -66,7 +69,10 @@ export function createWriter(options: WriterOptions): Writer {
     }
   }
   // Those written last are hot: their offload is under way.
-  const target = () => (chance(random, 0.6) ? pick(random, rows.slice(-hotRows)) : pick(random, rows))
+  const target = () => {
+    written = chance(random, 0.6) ? pick(random, rows.slice(-hotRows)) : pick(random, rows)
+    return written
+  }
 
   const call = async (db: Db, sql: string, values: unknown[]): Promise<boolean> => {
     const { rows: answer } = await db.query<{ done: boolean }>(`select torture.${sql} as done`, values)
@@ -204,12 +210,12 @@ export function createWriter(options: WriterOptions): Writer {
     const [, name, run] = operations[index] ?? operations[0] ?? []
     if (name === undefined || run === undefined) return
     await run(db)
-    options.onWrite(name)
+    options.onWrite(name, written)
   }
   const insertLarge = async () => {
     const id = await insert(app, payloads.large())
     large.push(id)
-    options.onWrite('insert large')
+    options.onWrite('insert large', id)
   }
 
   const step = async () => {
@@ -219,7 +225,7 @@ export function createWriter(options: WriterOptions): Writer {
     if (doomed !== undefined) {
       await call(app, 'delete_message($1)', [doomed])
       forget(doomed)
-      options.onWrite('delete')
+      options.onWrite('delete', null)
     } else if (options.maxLarge > 0 && chance(random, 0.008)) await insertLarge()
     else if (chance(random, 0.1)) await transaction()
     else await one(app)
@@ -254,7 +260,7 @@ export function createWriter(options: WriterOptions): Writer {
             )
           }
         }
-        await sleep(random() * 50)
+        await sleep(random() * 70)
       }
       idle?.resolve()
     },
