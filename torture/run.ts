@@ -231,7 +231,7 @@ function shapeOf(random: () => number): Record<string, string> {
     OFFLOAD_BATCH_ROWS: String(pick(random, [1, 5, 20, 200])),
     OFFLOAD_BATCHES_IN_FLIGHT: String(between(random, 1, 4)),
     OFFLOAD_LINGER_MS: String(pick(random, [0, 0, 100])),
-    OFFLOAD_CODEC: pick(random, ['zstd', 'zstd', 'none']),
+    OFFLOAD_CODEC: pick(random, ['zstd', 'zstd', 'gzip', 'none']),
     OFFLOAD_PACKING: pick(random, ['on', 'on', 'on', 'off']),
     PACK_MAX_BYTES: String(pick(random, [64 * 1024, 8 * 1024 * 1024])),
   }
