@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { between, chance, pick, pickIndex, type Random, runningTotals } from '../src/demo/random.ts'
 import { isDatabaseOutage } from '../src/errors.ts'
 import type { SignalPoint } from '../src/offload/signals.ts'
+import type { Command } from './commands.ts'
 import type { Fleet } from './fleet.ts'
 import type { StoreTraffic } from './store-proxy.ts'
 import { fair, nextWeather } from './weather.ts'
@@ -33,6 +34,7 @@ const points: SignalPoint[] = [
 /** By the beginning of a member's name. */
 const requests: [name: string, operations: string[]][] = [
   ['daemon', ['PutObject', 'PutObject', 'CreateMultipartUpload', 'UploadPart', 'CompleteMultipartUpload']],
+  ['command', ['PutObject', 'DeleteObjects', 'GetObject', 'PutOwnerObject', 'GetOwnerObject']],
   [
     'sweeper',
     ['PutObject', 'DeleteObjects', 'DeleteObjects', 'GetObject', 'PutOwnerObject', 'GetOwnerObject'],
@@ -46,7 +48,7 @@ export function createFates(random: Random): () => Record<string, string> {
     if (chance(random, 0.2)) return {}
     const point = points[turn++ % points.length] ?? 'after-claim'
     if (chance(random, 0.25)) return { STOP_AT: point }
-    return { KILL_AT: point, KILL_AFTER: String(point === 'mid-multipart' ? 1 : between(random, 1, 4)) }
+    return { KILL_AT: point, KILL_AFTER: String(point === 'mid-multipart' ? 1 : between(random, 1, 2)) }
   }
 }
 
@@ -59,22 +61,27 @@ export async function runWeather(traffic: StoreTraffic, random: Random, signal: 
   traffic.weather = fair
 }
 
+interface ChaosContext {
+  world: World
+  fleet: Fleet
+  command: Command
+  random: Random
+  counts: ChaosCounts
+}
+
 const longestWaitMs = 15_000
 
 export async function runChaos(
-  world: World,
-  fleet: Fleet,
-  random: Random,
-  counts: ChaosCounts,
+  { world, fleet, command, random, counts }: ChaosContext,
   signal: AbortSignal,
 ): Promise<void> {
   const anyone = () => pick(random, fleet.ready())
   const actions: [weight: number, act: () => unknown][] = [
-    [3, () => anyone().kill('at random')],
+    [1.5, () => anyone().kill('at random')],
     [
       5,
       () => {
-        const { name, proxy } = anyone()
+        const { name, proxy } = pick(random, [...fleet.ready(), { name: 'command', proxy: command.proxy }])
         const operation = pick(random, requests.find(([start]) => name.startsWith(start))?.[1] ?? [])
         const moment = chance(random, 0.5) ? 'before' : 'after'
         proxy.armKill(moment, asked => asked === operation)

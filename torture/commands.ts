@@ -125,7 +125,7 @@ export async function runCommands(
       await leaving.pause()
       try {
         for (const conversation of leaving.conversations()) await leaving.deleteConversation(conversation)
-        for (let attempt = 0; attempt < 10 && !signal.aborted; attempt++) {
+        for (let attempt = 0; attempt < 4 && !signal.aborted; attempt++) {
           if ((await run('erase', ['--tenant', leaving.tenantId, '--yes'])) === 0) break
         }
       } finally {
@@ -134,7 +134,7 @@ export async function runCommands(
     },
   ]
   while (!signal.aborted) {
-    await sleep(between(random, 1500, 5000), undefined, { signal }).catch(() => undefined)
+    await sleep(between(random, 800, 3000), undefined, { signal }).catch(() => undefined)
     if (signal.aborted) return
     try {
       await pick(random, actions)()

@@ -8,6 +8,7 @@ export const findingKinds = [
   'cross_tenant',
   'stuck_jobs',
   'refused_writes',
+  'crashes',
 ] as const
 export type FindingKind = (typeof findingKinds)[number]
 

@@ -29,8 +29,6 @@ interface MemberOptions {
 export interface Fleet {
   /** By what for. */
   readonly kills: Map<string, number>
-  /** Starts that ended by themselves, with an error. */
-  readonly crashes: Map<string, number>
   add(options: MemberOptions): Promise<Member>
   /** Those that have come up. */
   ready(): Member[]
@@ -49,10 +47,11 @@ export function createFleet(options: {
   traffic: StoreTraffic
   random: Random
   env: (endpoint: string) => Record<string, string>
+  /** Told of one that had come up, and then ended by itself with an error: nothing that happens here is a reason. */
+  onCrash: (name: string, log: string) => void
 }): Fleet {
   const { random } = options
   const kills = new Map<string, number>()
-  const crashes = new Map<string, number>()
   const ready = new Set<Member>()
   const logs: string[] = []
   const lives: Promise<void>[] = []
@@ -93,10 +92,10 @@ export function createFleet(options: {
         })
         const { code, signal } = await ended(started)
         child = null
-        ready.delete(member)
+        const wasReady = ready.delete(member)
         if (closed) return
         if (signal === 'SIGKILL') count(kills, killedFor ?? `at ${settings.KILL_AT}`)
-        else if (code !== 0) count(crashes, name)
+        else if (code !== 0 && code !== null && wasReady) options.onCrash(name, log)
         await sleep(between(random, 50, code === 0 || signal !== null ? 400 : 800))
       }
     }
@@ -118,7 +117,6 @@ export function createFleet(options: {
 
   return {
     kills,
-    crashes,
     add,
     ready: () => [...ready],
     halfReady: async (signal, longestMs) => {

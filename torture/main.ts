@@ -19,6 +19,13 @@ function daemonCount(value: string): number {
   return count
 }
 
+function bar(share: number): string {
+  const full = Math.round(share * barLength)
+  return `[${'#'.repeat(full)}${'.'.repeat(barLength - full)}]`
+}
+
+const barLength = 20
+
 const program = new Command('torture')
   .description('crashes everything all the time while an application writes, and then looks at every row')
   .option('--minutes <n>', 'how long it goes on before the verdict', positiveNumber, 5)
@@ -41,7 +48,7 @@ const program = new Command('torture')
     const progress = createProgress(false)
     const report = await runTorture(options, aborted.signal, p =>
       progress.update(
-        `${p.phase.padEnd(10)} ${p.phase === 'storm' ? `${p.secondsLeft} s left, ` : ''}${formatCount(p.operations)} writes, ${formatCount(p.reads)} reads, ${formatCount(p.kills)} kills, ${formatCount(p.faults)} faults`,
+        `${p.phase === 'storm' ? `${bar(p.share)} ${p.secondsLeft} s left` : p.phase}, ${formatCount(p.operations)} writes, ${formatCount(p.reads)} reads, ${formatCount(p.kills)} kills, ${formatCount(p.faults)} faults`,
       ),
     ).finally(() => progress.end())
     if (json) printJson(report)

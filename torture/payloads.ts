@@ -86,6 +86,6 @@ export function createPayloads(seed: number, name: string, noiseText: string): P
       return `{"${key}": ${value}}`
     },
     large: () =>
-      `{"document": "${noise(between(random, 7 * MiB, 12 * MiB))}"${chance(random, 0.5) ? `, "tool_interactions": ${interactions()}` : ''}}`,
+      `{"document": "${noise(between(random, 7 * MiB, 9 * MiB))}"${chance(random, 0.5) ? `, "tool_interactions": ${interactions()}` : ''}}`,
   }
 }

@@ -1,5 +1,5 @@
 // One run: the servers, the application, the daemons, what goes wrong, and the verdict.
-import { createReadStream } from 'node:fs'
+import { createReadStream, readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
@@ -25,6 +25,8 @@ import { createWriter } from './writers.ts'
 export interface Progress {
   phase: string
   secondsLeft: number
+  /** Of the storm, 0 to 1. */
+  share: number
   operations: number
   reads: number
   kills: number
@@ -81,6 +83,7 @@ async function torture(
     traffic,
     random: random('fleet'),
     env: world.env,
+    onCrash: (name, log) => findings.add('crashes', name, readFileSync(log, 'utf8').slice(-2000)),
   })
   const killed = (why: string) => fleet.kills.set(why, (fleet.kills.get(why) ?? 0) + 1)
   const command = await createCommand(world.r2.endpoint, traffic, random('command'), world.env, killed)
@@ -116,9 +119,11 @@ async function torture(
   }
   const ticker = setInterval(() => {
     const { kills, faults } = report()
+    const share = Math.min(1, (performance.now() - stormBegan) / (minutes * 60_000))
     onProgress({
       phase,
-      secondsLeft: Math.max(0, Math.round(minutes * 60 - (performance.now() - stormBegan) / 1000)),
+      share,
+      secondsLeft: Math.round(minutes * 60 * (1 - share)),
       operations: sum(operations),
       reads,
       kills: sum(kills),
@@ -136,6 +141,9 @@ async function torture(
         env: () => ({ LOG_LEVEL: 'warn', ...shapeOf(shapes), ...fates() }),
       })
     }
+    // Before the first daemon has claimed the prefix there is nothing to sweep.
+    if (!(await fleet.halfReady(signal, startMs)) && !signal.aborted)
+      throw new Error(`the daemons do not start: ${await tailOf(fleet.logs())}`)
     for (let n = 1; n <= sweepers; n++) {
       await fleet.add({
         name: `sweeper-${n}`,
@@ -144,8 +152,6 @@ async function torture(
         onMessage: message => noteSweep(message as SweepMessage, sweeps, findings),
       })
     }
-    if (!(await fleet.halfReady(signal, startMs)) && !signal.aborted)
-      throw new Error(`the daemons do not start: ${await tailOf(fleet.logs())}`)
     stormBegan = performance.now()
     const storm = AbortSignal.any([signal, over.signal, AbortSignal.timeout(minutes * 60_000)])
     const all = [...writers, leaving]
@@ -170,7 +176,7 @@ async function torture(
       ),
       runAgeing(admin, graceMs, storm),
       runWeather(traffic, random('weather'), storm),
-      runChaos(world, fleet, random('chaos'), database, storm),
+      runChaos({ world, fleet, command, random: random('chaos'), counts: database }, storm),
       runCommands({ admin, command, random: random('commands'), writers, leaving, counts: commands }, storm),
     ]
     // What throws is a fault of the torture itself: nothing else need go on.
@@ -213,6 +219,7 @@ async function torture(
       cross_tenant: findings.count('cross_tenant'),
       stuck_jobs: findings.count('stuck_jobs'),
       refused_writes: findings.count('refused_writes'),
+      crashes: findings.count('crashes'),
       by: { operations, kills, faults, database: { ...database }, commands: { ...commands }, sweeps },
       findings: await withHistory(world, findings, fleet.logs()),
     }

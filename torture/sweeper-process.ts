@@ -26,6 +26,7 @@ while (!stop.signal.aborted) {
   } catch (error) {
     const displaced = error instanceof OwnershipError && error.code !== 'epoch_taken'
     process.send?.({ sweep, error: messageOf(error), displaced })
+    await sleep(300)
   }
   await sleep(random() * 400)
 }

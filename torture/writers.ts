@@ -226,7 +226,7 @@ export function createWriter(options: WriterOptions): Writer {
       await call(app, 'delete_message($1)', [doomed])
       forget(doomed)
       options.onWrite('delete', null)
-    } else if (options.maxLarge > 0 && chance(random, 0.008)) await insertLarge()
+    } else if (options.maxLarge > 0 && chance(random, 0.02)) await insertLarge()
     else if (chance(random, 0.1)) await transaction()
     else await one(app)
   }

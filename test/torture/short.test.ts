@@ -19,6 +19,7 @@ test('everything crashes for half a minute, and every row is what was last writt
     cross_tenant: 0,
     stuck_jobs: 0,
     refused_writes: 0,
+    crashes: 0,
     findings: [],
   })
   expect(code).toBe(0)
