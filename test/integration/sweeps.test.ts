@@ -17,6 +17,7 @@ import {
   startDaemon,
   type TestEnvironment,
 } from '../support/environment.ts'
+import { startFaultyStore } from '../support/request-fault.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
 let environment: TestEnvironment
@@ -259,6 +260,39 @@ describe('orphans', () => {
     )
     await runNow(environment, 'orphans')
     await expect(environment.store.uploadPart(key, uploadId, 2, Buffer.alloc(10))).rejects.toThrow()
+  })
+
+  test('a stream whose object was taken before its first part sends none: nobody would abort them', async () => {
+    const faulty = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
+    const signals = createSignals()
+    await daemon.stop()
+    daemon = await startDaemon(environment, {
+      signal: signals.signal,
+      env: {
+        R2_ENDPOINT: faulty.endpoint,
+        STREAM_THRESHOLD_BYTES: '65536',
+        MULTIPART_PART_BYTES: String(5 * 1024 * 1024),
+        OFFLOAD_CODEC: 'none',
+      },
+    })
+    const { conversationId } = await newConversation(environment)
+    const hold = signals.holdAt('after-register')
+    const metadata = `{"document": "${'x'.repeat(6_000_000)}"}`
+    const id = await insertMessage(environment, conversationId, metadata)
+    await hold.reached
+    const { rows } = await environment.admin.query<{ key: string }>(
+      `update lighter.objects set lease_until = now() - interval '1 minute' where state = 'uploading' returning r2_key as key`,
+    )
+    await runNow(environment, 'orphans')
+    hold.release()
+    await drained(environment)
+    const partsOf = (key = '') =>
+      faulty.requests.filter(({ path }) => path.includes(key) && path.includes('partNumber=')).length
+    expect(partsOf(rows[0]?.key)).toBe(0)
+    expect(partsOf('tenants/')).toBe(2)
+    expect(await hydrated(environment, id)).toBe(metadata)
+    await daemon.stop()
+    await faulty.close()
   })
 
   test('an object that an artifact uses is not deleted whatever its state says', async () => {
