@@ -1,6 +1,7 @@
 // Step 4: tell Postgres of objects before their first byte is sent. Whatever happens from here on, every
 // object in the bucket is known, and the orphan sweep need not list the bucket.
 import type { Queryable } from '../db/pool.ts'
+import { StoreError } from '../errors.ts'
 import type { BuiltObject } from './pack.ts'
 
 export type ObjectToRegister = Pick<
@@ -57,16 +58,23 @@ export async function registerForDeletion(
   )
 }
 
-/** Notes the multipart upload that was opened for a registered object, so that the orphan sweep can abort it. */
+/**
+ * Notes the multipart upload that was opened for a registered object, so that the orphan sweep can abort it.
+ * @throws {StoreError} `object_swept`: the sweep has it already, and would not see the upload any more
+ */
 export async function recordUploadId(
   db: Queryable,
   tenantId: string,
   key: string,
   uploadId: string,
 ): Promise<void> {
-  await db.query('update lighter.objects set upload_id = $3 where tenant_id = $1 and r2_key = $2', [
-    tenantId,
-    key,
-    uploadId,
-  ])
+  const { rowCount } = await db.query(
+    `update lighter.objects set upload_id = $3 where tenant_id = $1 and r2_key = $2 and state = 'uploading'`,
+    [tenantId, key, uploadId],
+  )
+  if (rowCount === 0) {
+    throw new StoreError('object_swept', `${key} was taken for an orphan before its first part was sent`, {
+      retryable: true,
+    })
+  }
 }

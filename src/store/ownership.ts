@@ -65,10 +65,7 @@ export async function checkOwnership(
   store: ObjectStore,
   mayObject = true,
 ): Promise<'mine' | 'nobody'> {
-  const before = await readInstallation(db)
-  const found = await readOwner(store)
-  // A sweep may have advanced the epoch in between.
-  const mine = found !== null && found.epoch !== before.epoch ? await readInstallation(db) : before
+  const { mine, found } = await compareOwner(db, store)
   if (found === null) return 'nobody'
   if (found.installation !== mine.id) {
     throw new OwnershipError(
@@ -112,10 +109,29 @@ export async function checkOwnership(
   return 'mine'
 }
 
+/** What this database remembers, and what the bucket says, of one moment. */
+async function compareOwner(
+  db: Queryable,
+  store: ObjectStore,
+): Promise<{ mine: Installation; found: (Owner & { etag: string }) | null }> {
+  for (let before = await readInstallation(db); ; ) {
+    const found = await readOwner(store)
+    if (found === null || found.epoch === before.epoch) return { mine: before, found }
+    const mine = await readInstallation(db)
+    if (mine.epoch === before.epoch) return { mine, found }
+    // A sweep has advanced the epoch in between, perhaps more than once: what the bucket said may be older.
+    before = mine
+  }
+}
+
 /**
  * Before anything is deleted: the next epoch goes into the owner object, on condition that it is still the one this
  * database remembers, and is then remembered. A physical copy of the database, which has the same id and the same
  * rows, has the same memory only until one of the two has done this; then the other fails.
+ *
+ * An epoch that somebody of this database had begun to write is written as it was begun, not anew: whoever that was
+ * may have died, or have lost its lock, with the request still on its way, and which of the two lands first is all the
+ * same.
  * @throws {OwnershipError} the prefix is another's, or this is the copy: nothing may be deleted
  */
 export async function advanceEpoch(db: Queryable, store: ObjectStore): Promise<void> {
@@ -123,8 +139,7 @@ export async function advanceEpoch(db: Queryable, store: ObjectStore): Promise<v
   if ((await readOwner(store))?.contested === true) throw contested(store)
   const mine = await readInstallation(db)
   const epoch = mine.epoch + 1
-  const nonce = randomUUID()
-  await db.query('update lighter.installation set next_epoch = $1, next_nonce = $2', [epoch, nonce])
+  const nonce = await beginEpoch(db, epoch)
   let etag: string
   try {
     etag = await writeOwner(store, { ...mine, nonce }, epoch, mine.etag)
@@ -269,9 +284,34 @@ async function writeOwner(
   return (await store.put(ownerKey(store.prefix), body, { contentType: 'application/json' }, ifMatch)).etag
 }
 
+async function beginEpoch(db: Queryable, epoch: number): Promise<string> {
+  const { rows } = await db.query<{ nonce: string }>(
+    `update lighter.installation
+        set next_epoch = $1, next_nonce = case when next_epoch = $1 then next_nonce else $2 end
+      where owner_epoch = $1 - 1
+     returning next_nonce as nonce`,
+    [epoch, randomUUID()],
+  )
+  if (rows[0] === undefined) {
+    throw new OwnershipError(
+      'epoch_taken',
+      `another sweep has advanced to epoch ${epoch} at the same moment`,
+      {
+        hint: 'The next run goes through.',
+      },
+    )
+  }
+  return rows[0].nonce
+}
+
+/** Only ever forward: whoever was stopped in between comes back with what others have left behind since. */
 async function remember(db: Queryable, epoch: number, etag: string): Promise<void> {
   await db.query(
-    'update lighter.installation set owner_epoch = $1, owner_etag = $2, next_epoch = null, next_nonce = null',
+    `update lighter.installation
+        set owner_epoch = $1, owner_etag = $2,
+            next_epoch = case when next_epoch > $1 then next_epoch end,
+            next_nonce = case when next_epoch > $1 then next_nonce end
+      where owner_epoch < $1 or owner_epoch = $1 and owner_etag is null`,
     [epoch, etag],
   )
 }

@@ -3,7 +3,8 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { DeleteError } from '../../src/errors.ts'
-import { adoptOwnership, advanceEpoch, claimOwnership } from '../../src/store/ownership.ts'
+import type { ObjectStore } from '../../src/store/object-store.ts'
+import { adoptOwnership, advanceEpoch, checkOwnership, claimOwnership } from '../../src/store/ownership.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import {
   createEnvironment,
@@ -16,6 +17,7 @@ import {
   startDaemon,
   type TestEnvironment,
 } from '../support/environment.ts'
+import { startFaultyStore } from '../support/request-fault.ts'
 import { column, value } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
@@ -320,6 +322,39 @@ describe('orphans', () => {
     await expect(environment.store.uploadPart(key, uploadId, 2, Buffer.alloc(10))).rejects.toThrow()
   })
 
+  test('a stream whose object was taken before its first part sends none: nobody would abort them', async () => {
+    const faulty = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
+    const signals = createSignals()
+    await daemon.stop()
+    daemon = await startDaemon(environment, {
+      signal: signals.signal,
+      env: {
+        R2_ENDPOINT: faulty.endpoint,
+        STREAM_THRESHOLD_BYTES: '65536',
+        MULTIPART_PART_BYTES: String(5 * 1024 * 1024),
+        OFFLOAD_CODEC: 'none',
+      },
+    })
+    const { conversationId } = await newConversation(environment)
+    const hold = signals.holdAt('after-register')
+    const metadata = `{"document": "${'x'.repeat(6_000_000)}"}`
+    const id = await insertMessage(environment, conversationId, metadata)
+    await hold.reached
+    const { rows } = await environment.admin.query<{ key: string }>(
+      `update lighter.objects set lease_until = now() - interval '1 minute' where state = 'uploading' returning r2_key as key`,
+    )
+    await runNow(environment, 'orphans')
+    hold.release()
+    await drained(environment)
+    const partsOf = (key = '') =>
+      faulty.requests.filter(({ path }) => path.includes(key) && path.includes('partNumber=')).length
+    expect(partsOf(rows[0]?.key)).toBe(0)
+    expect(partsOf('tenants/')).toBe(2)
+    expect(await hydrated(environment, id)).toBe(metadata)
+    await daemon.stop()
+    await faulty.close()
+  })
+
   test('an object that an artifact uses is not deleted whatever its state says', async () => {
     const { tenantId, ids } = await messages(1)
     await environment.admin.query(
@@ -425,6 +460,87 @@ describe('a copy of the database deletes nothing of the original', () => {
     await expect(advanceEpoch(environment.worker, environment.store)).rejects.toMatchObject({
       code: 'stale_copy',
     })
+  })
+})
+
+describe('sweeps that have lost their lock, and go on beside others of the same database', () => {
+  const owner = async () => {
+    const { body } = await environment.store.get(`${environment.store.prefix}pg-lighter-owner.json`)
+    return JSON.parse(body.toString())
+  }
+  const remembered = async () => {
+    const { rows } = await environment.admin.query<{ epoch: number }>(
+      'select owner_epoch::int as epoch from lighter.installation',
+    )
+    return rows[0]?.epoch
+  }
+  const expectWell = async () => {
+    const { epoch, contested } = await owner()
+    expect([await remembered(), contested]).toEqual([epoch, undefined])
+    await advanceEpoch(environment.worker, environment.store)
+  }
+
+  test('what one of them remembers late does not undo what another has remembered since', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    const put: ObjectStore['put'] = async (...request) => {
+      const answer = await environment.store.put(...request)
+      await advanceEpoch(environment.worker, environment.store)
+      return answer
+    }
+    await advanceEpoch(environment.worker, { ...environment.store, put })
+    await expectWell()
+  })
+
+  test('nor what a daemon remembers late that was the first to claim the prefix', async () => {
+    await environment.store.delete([`${environment.store.prefix}pg-lighter-owner.json`])
+    await environment.admin.query('update lighter.installation set owner_epoch = 0, owner_etag = null')
+    const put: ObjectStore['put'] = async (...request) => {
+      const answer = await environment.store.put(...request)
+      await advanceEpoch(environment.worker, environment.store)
+      return answer
+    }
+    await claimOwnership(environment.worker, { ...environment.store, put })
+    await expectWell()
+  })
+
+  test('two that write the same epoch recognise each other, whichever lands first', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    const [begun, go, landed, over] = Array.from({ length: 4 }, () => Promise.withResolvers<void>())
+    const first = advanceEpoch(environment.worker, {
+      ...environment.store,
+      put: async (...request) => {
+        begun?.resolve()
+        await go?.promise
+        const answer = await environment.store.put(...request)
+        landed?.resolve()
+        await over?.promise
+        return answer
+      },
+    })
+    await begun?.promise
+    const second = advanceEpoch(environment.worker, {
+      ...environment.store,
+      put: async (...request) => {
+        go?.resolve()
+        await landed?.promise
+        return environment.store.put(...request)
+      },
+    }).finally(over?.resolve)
+    await Promise.all([first, second])
+    await expectWell()
+  })
+
+  test('whoever read the owner object before others have advanced looks again', async () => {
+    await claimOwnership(environment.worker, environment.store)
+    let others = 0
+    const get: ObjectStore['get'] = async key => {
+      if (others++ === 0) await advanceEpoch(environment.worker, environment.store)
+      const answer = await environment.store.get(key)
+      if (others === 1) await advanceEpoch(environment.worker, environment.store)
+      return answer
+    }
+    expect(await checkOwnership(environment.worker, { ...environment.store, get })).toBe('mine')
+    await expectWell()
   })
 })
 

@@ -50,6 +50,7 @@ async function offload(codec: string, rows: number) {
 const layouts: [string, string, number][] = [
   ['a loose object', 'none', 1],
   ['a compressed loose object', 'zstd', 1],
+  ['a compressed loose object', 'gzip', 1],
   ['a pack', 'none', 20],
   ['a zstd pack', 'zstd', 20],
   ['a gzip pack', 'gzip', 20],

@@ -1,0 +1,69 @@
+// The torture is tested itself: with a bug in a copy of the sources it must fail, and say what kind of bug it is.
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { repository, runTorture } from './run-torture.ts'
+
+interface Bug {
+  what: string
+  file: string
+  right: string
+  wrong: string
+  /** What the torture must find of it. */
+  finds: 'mismatched' | 'lost' | 'cross_tenant'
+}
+
+const bugs: Bug[] = [
+  {
+    what: 'rows are rewritten whether they have changed meanwhile or not',
+    file: 'src/offload/commit.ts',
+    right: ' and m.xmin = r.version::xid',
+    wrong: '',
+    finds: 'mismatched',
+  },
+  {
+    what: 'a compaction deletes the old objects before it has moved what is in them',
+    file: 'src/sweeps/compaction.ts',
+    right: '  const moved = await move(context, old, built,',
+    wrong: '  await store.delete(old.map(o => o.key))\n  const moved = await move(context, old, built,',
+    finds: 'lost',
+  },
+  {
+    what: 'a pack mixes tenants',
+    file: 'src/offload/pack.ts',
+    right: 'item => `$' + '{item.tenantId}/$' + '{item.kind}`',
+    wrong: 'item => item.kind',
+    finds: 'cross_tenant',
+  },
+]
+
+/** What the torture needs of the repository, with the one expression changed. */
+async function copyWithBug({ file, right, wrong }: Bug): Promise<string> {
+  const copy = await mkdtemp(path.join(tmpdir(), 'pg-lighter-bug-'))
+  onTestFinished(() => rm(copy, { recursive: true, force: true }))
+  for (const part of ['src', 'sql', 'torture', 'test/support', 'package.json'])
+    await cp(path.join(repository, part), path.join(copy, part), { recursive: true })
+  await symlink(path.join(repository, 'node_modules'), path.join(copy, 'node_modules'))
+  const source = await readFile(path.join(copy, file), 'utf8')
+  expect(source.split(right), `${file} has the expression once`).toHaveLength(2)
+  await writeFile(
+    path.join(copy, file),
+    source.replace(right, () => wrong),
+  )
+  return copy
+}
+
+test.each(bugs)(
+  '$what: it finds rows that are $finds',
+  async bug => {
+    const copy = await copyWithBug(bug)
+    const { code, report, stderr } = await runTorture(copy, ['--minutes', '0.5', '--seed', '1'])
+    expect(report[bug.finds], stderr).toBeGreaterThan(0)
+    expect(code).toBe(1)
+    expect(stderr).toContain('seed 1 failed')
+    const finding = report.findings.find(({ kind }) => kind === bug.finds)
+    expect(finding?.history.join('\n')).toContain('insert')
+  },
+  240_000,
+)

@@ -1,0 +1,38 @@
+// Lets time pass. The product thinks in days and hours of grace; here they pass in seconds, and never sooner: what is
+// not `graceMs` old stays young, so that nothing goes that a reader or a writer may still hold in hand.
+
+import { setTimeout as sleep } from 'node:timers/promises'
+import type pg from 'pg'
+import { isDatabaseOutage, isTransactionConflict } from '../src/errors.ts'
+
+const artifacts = (column: string, by: string) => `
+  update public.artifact_refs a set ${column} = a.${column} - interval '${by}'
+    from (select tenant_id, id from public.artifact_refs
+           where ${column} > now() - interval '${by}' and ${column} < now() - $1 * interval '1 ms' for update skip locked) d
+   where a.tenant_id = d.tenant_id and a.id = d.id`
+
+/** Of every artifact and object that is `olderThanMs` the hour, or the day, is over. */
+export async function ageOnce(admin: pg.Pool, olderThanMs: number): Promise<void> {
+  await admin.query(artifacts('created_at', '2 hours'), [olderThanMs])
+  await admin.query(artifacts('released_at', '2 days'), [olderThanMs])
+  await admin.query(artifacts('deleted_at', '2 days'), [olderThanMs])
+  await admin.query(
+    `update lighter.objects o set stored_at = o.stored_at - interval '2 hours'
+       from (select tenant_id, r2_key from lighter.objects
+              where state = 'stored' and stored_at > now() - interval '2 hours' and stored_at < now() - $1 * interval '1 ms'
+                for update skip locked) d
+      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key`,
+    [olderThanMs],
+  )
+}
+
+export async function runAgeing(admin: pg.Pool, olderThanMs: number, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    await sleep(1000)
+    try {
+      await ageOnce(admin, olderThanMs)
+    } catch (error) {
+      if (!isDatabaseOutage(error) && !isTransactionConflict(error)) throw error
+    }
+  }
+}

@@ -1,0 +1,76 @@
+// What was found to be wrong, each thing once, with the history of what it is about.
+import type pg from 'pg'
+
+export const findingKinds = [
+  'mismatched',
+  'lost',
+  'leaked_objects',
+  'cross_tenant',
+  'stuck_jobs',
+  'refused_writes',
+  'crashes',
+] as const
+export type FindingKind = (typeof findingKinds)[number]
+
+export interface Finding {
+  kind: FindingKind
+  /** A row, an object, an artifact. */
+  subject: string
+  detail: string
+  atMs: number
+}
+
+export interface Findings {
+  add(kind: FindingKind, subject: string, detail: string): void
+  count(kind: FindingKind): number
+  /** The first of them. */
+  list(): Finding[]
+  any(): boolean
+}
+
+const kept = 50
+
+export function createFindings(onFirst: () => void): Findings {
+  const seen = new Map<FindingKind, Set<string>>(findingKinds.map(kind => [kind, new Set()]))
+  const findings: Finding[] = []
+  const began = performance.now()
+  return {
+    add: (kind, subject, detail) => {
+      const subjects = seen.get(kind)
+      if (subjects === undefined || subjects.has(subject)) return
+      subjects.add(subject)
+      const first = findings.length === 0
+      if (findings.length < kept) {
+        findings.push({ kind, subject, detail, atMs: Math.round(performance.now() - began) })
+      }
+      if (first) onFirst()
+    },
+    count: kind => seen.get(kind)?.size ?? 0,
+    list: () => findings,
+    any: () => findings.length > 0,
+  }
+}
+
+/** What was done to a row, what it looks like, and where its artifacts are. */
+export async function historyOf(admin: pg.Pool, rowId: string): Promise<string[]> {
+  if (!/^[0-9a-f-]{36}$/.test(rowId)) return []
+  const { rows } = await admin.query<{ line: string }>(
+    `(select to_char(h.at, 'HH24:MI:SS.MS') || '  version ' || h.version || '  ' || h.operation || coalesce('  ' || h.bytes || ' bytes', '') as line
+        from torture.history h where h.row_id = $1 order by h.id desc limit 30)
+     union all
+     select 'row       ' || m.xmin || ' ' || coalesce(left(m.metadata::text, 400), 'null')
+       from public.conversation_messages m where m.id = $1
+     union all
+     select 'expected  ' || coalesce(left(e.metadata::text, 400), 'null') from torture.expected e where e.row_id = $1
+     union all
+     select format('artifact  %s of %s, created %s, released %s, deleted %s, purged %s, in %s (%s) from %s',
+                   a.id, coalesce(a.field, 'metadata'), a.created_at, a.released_at, a.deleted_at, a.purged_at, a.r2_key, o.state, a.byte_offset)
+       from public.artifact_refs a left join lighter.objects o using (tenant_id, r2_key)
+      where a.row_id = $1::text
+     union all
+     select format('job       attempts %s, available %s, %s', j.attempts, j.available_at, j.last_error)
+       from lighter.jobs j where j.row_id = $1::text`,
+    [rowId],
+  )
+  return rows.map(row => row.line)
+}
