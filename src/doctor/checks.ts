@@ -8,7 +8,7 @@ import { newArtifactId } from '../ids.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
 import { keepsSession } from '../wake/session.ts'
-import { findMovedRows } from './moved-rows.ts'
+import { findMovedRows, type MovedRows } from './moved-rows.ts'
 import { findOverdueDeletions } from './overdue-deletions.ts'
 
 export interface Check {
@@ -318,7 +318,16 @@ async function queueCheck(client: pg.Client): Promise<Check> {
 }
 
 async function movedRowsCheck(client: pg.Client): Promise<Check> {
-  const { rows, lookedAt, all } = await findMovedRows(client)
+  let found: MovedRows
+  try {
+    await client.query(`begin read only; set local statement_timeout = '10s'`)
+    found = await findMovedRows(client)
+    await client.query('commit')
+  } catch (error) {
+    await client.query('rollback')
+    return skip('moved rows', `they can not be looked for: ${messageOf(error)}`)
+  }
+  const { rows, lookedAt, all } = found
   const where = `of ${lookedAt} artifacts looked at${all ? ', all there are' : ', a sample, and those that the last release sweep named'}`
   if (rows.length === 0) return ok('moved rows', `none ${where}`)
   const named = rows

@@ -11,6 +11,7 @@ import {
   type TestEnvironment,
 } from '../support/environment.ts'
 import { runCli } from '../support/process.ts'
+import { asRole } from '../support/sql.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
 const source = 'source conversation_messages.metadata'
@@ -106,6 +107,8 @@ describe('a healthy installation', () => {
       [source, 'ok'],
       ['HTTP API', 'ok'],
       ['queue', 'ok'],
+      ['moved rows', 'ok'],
+      ['deletions', 'ok'],
       ['vacuum horizon', 'ok'],
       ['LISTEN', 'ok'],
       ['bucket', 'ok'],
@@ -431,6 +434,60 @@ describe('queue and LISTEN', () => {
       /no notification arrived/,
       /pooler/,
     )
+  })
+})
+
+describe('deletions', () => {
+  const doomed = (environment: TestEnvironment, key: string, hours: number) =>
+    environment.admin.query(
+      `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, byte_length, stored_at, delete_after)
+       values ($1, $2, 'agent_trace', 'deleting', 'application/json', 1, 7, now(), now() - $3 * interval '1 hour')`,
+      [tenant, key, hours],
+    )
+  const tenant = randomUUID()
+
+  test('that are due under a former prefix are never made, and are a warning that names it', async () => {
+    const environment = await healthyEnvironment()
+    const former = `tenants/${tenant}/agent_trace/2026/01/01/x.json`
+    await doomed(environment, `former/${former}`, 30)
+    await doomed(environment, `former/${former}n`, 20)
+    await doomed(environment, former, 40)
+    await doomed(environment, 'conversations/of/the/application.json', 50)
+    await doomed(environment, `${environment.store.prefix}${former}`, 2)
+    const sweep = await runCli(['sweep', 'orphans', '--json'], { env: environment.env })
+    // Its own, for the first of two times.
+    expect(JSON.parse(sweep.stdout).counts).toMatchObject({ objects_deleted: 1 })
+    expectWarning(
+      await doctor(environment),
+      'deletions',
+      /^3 object\(s\).*under no tenant, such as conversations\/of\/the\/application.json|^3 object\(s\).*under former\/tenants\//,
+      /Delete them with another tool/,
+    )
+    const report = await asRole(environment.admin, 'lighter_reporter', async db => {
+      const { rows } = await db.query(
+        'select prefix, objects::int, bytes::int, example from lighter.overdue_deletions order by prefix nulls last',
+      )
+      return rows
+    })
+    expect(report).toEqual([
+      { prefix: '', objects: 1, bytes: 7, example: former },
+      { prefix: 'former/', objects: 1, bytes: 7, example: `former/${former}` },
+      { prefix: null, objects: 1, bytes: 7, example: 'conversations/of/the/application.json' },
+    ])
+  })
+
+  test('that are due under its own prefix for a day are a warning: nobody sweeps', async () => {
+    const environment = await healthyEnvironment()
+    await doomed(environment, `${environment.store.prefix}tenants/${tenant}/agent_trace/x.json`, 30)
+    expectWarning(
+      await doctor(environment),
+      'deletions',
+      /^1 object\(s\) should have left/,
+      /lighter sweep orphans/,
+    )
+    await runCli(['sweep', 'orphans'], { env: environment.env })
+    await expectHealthy(environment)
+    expect((await doctor(environment)).of('deletions').status).toBe('ok')
   })
 })
 
