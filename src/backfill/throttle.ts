@@ -65,7 +65,10 @@ async function queuedBackfill(db: Queryable, most: number): Promise<number> {
   return rows[0]?.n ?? 0
 }
 
-/** Seconds of the slowest replica; 0 where there is none, or the role may not see it (pg_monitor may). */
+/**
+ * Seconds of the slowest replica; 0 where there is none, or the role may not see it (pg_monitor may). Of its replay:
+ * that is what its readers see, and what keeps growing while a long query of theirs holds it up.
+ */
 async function replicationLag(db: Queryable): Promise<number> {
   const { rows } = await db.query<{ lag: number | null }>(
     'select extract(epoch from max(replay_lag))::float8 as lag from pg_stat_replication',
