@@ -90,7 +90,7 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
     endpoint: config.endpoint,
     region: 'auto',
     forcePathStyle: true,
-    credentials: { accessKeyId: config.accessKeyId, secretAccessKey: config.secretAccessKey },
+    credentials: credentialsOf(config),
     // R2 and other S3 stores refuse or break on the SDK's default checksums; our own sha256 decides.
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
@@ -296,6 +296,19 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
   }
 }
 
+/** Renewed ones are asked for again after this: so soon is a rotation noticed. */
+const credentialsMs = 5000
+/** So long before they expire the SDK asks for others. */
+const sdkRenewsBeforeMs = 300_000
+
+function credentialsOf({ accessKeyId, secretAccessKey, renewed }: StoreConfig) {
+  if (renewed === undefined) return { accessKeyId, secretAccessKey }
+  return async () => ({
+    ...renewed(),
+    expiration: new Date(Date.now() + sdkRenewsBeforeMs + credentialsMs),
+  })
+}
+
 function s3Headers(headers: ObjectHeaders) {
   return {
     ContentType: headers.contentType,
@@ -346,7 +359,7 @@ function storeError(error: unknown, operation: string, subject: string): Lighter
     return new StoreError('store_access_denied', text, {
       ...options,
       retryable: true,
-      hint: 'Check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY: the token needs Object Read & Write on the bucket.',
+      hint: 'Check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY: the token needs Object Read & Write on the bucket. A running daemon takes new ones from R2_ACCESS_KEY_ID_FILE and R2_SECRET_ACCESS_KEY_FILE by itself, else restart it.',
     })
   }
   if (status === 416) return new StoreError('range_not_satisfiable', text, options)

@@ -2,6 +2,7 @@
 import type { Logger } from 'pino'
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
+import { explainError } from '../explain-error.ts'
 import { claimJobs, hasDueJobs } from '../offload/claim.ts'
 import { type BatchResult, type PipelineContext, runBatch, runLargeRow } from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
@@ -104,7 +105,10 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
 
   const report = (result: BatchResult, what: string) => {
     if (result.outage === null) outagesInARow = 0
-    else outagesInARow++
+    else {
+      outagesInARow++
+      log.warn({ error: result.outage.message, hint: result.outage.hint }, 'the store fails')
+    }
     if (result.rowError !== null || result.deadLetters > 0) {
       log.warn(
         { failed: result.failed, deadLetters: result.deadLetters, error: result.rowError },
@@ -219,7 +223,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         failuresInARow++
         const pauseMs = Math.min(250 * 2 ** (failuresInARow - 1), 15_000)
         log.error(
-          { error: messageOf(error), pauseMs },
+          { error: messageOf(error), hint: explainError(error).hint, pauseMs },
           isDatabaseOutage(error)
             ? 'the database can not be reached; trying again'
             : 'the queue can not be read; trying again',
