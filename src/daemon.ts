@@ -4,6 +4,7 @@ import pLimit from 'p-limit'
 import type { Logger } from 'pino'
 import { type Api, createApi, storeRequests } from './api/server.ts'
 import type { Config } from './config.ts'
+import { clockSkewAdvice, clockSkewMs } from './db/clock.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
 import { requireTenantRole } from './db/tenant.ts'
@@ -129,6 +130,9 @@ export function createDaemon(options: DaemonOptions): Daemon {
   return {
     start: async () => {
       await requireCurrentSchema(pool)
+      const skewMs = await clockSkewMs(pool)
+      if (skewMs !== null)
+        log.warn({ skewMs, hint: clockSkewAdvice }, "this machine's clock is not the database's")
       await claimOwnership(pool, store)
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)

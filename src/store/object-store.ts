@@ -230,7 +230,8 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
           ResponseContentType: answer.contentType,
           ResponseContentDisposition: answer.contentDisposition,
         }),
-        { expiresIn },
+        // By the store's clock, as far as its answers have told: a URL must not be over before it is used.
+        { expiresIn, signingDate: new Date(Date.now() + client.config.systemClockOffset) },
       ),
 
     head: Key =>
@@ -352,6 +353,13 @@ function storeError(error: unknown, operation: string, subject: string): Lighter
       ...options,
       retryable: true,
       hint: 'Create the bucket, or correct R2_BUCKET.',
+    })
+  }
+  if (name === 'RequestTimeTooSkewed') {
+    return new StoreError('store_clock_skew', text, {
+      ...options,
+      retryable: true,
+      hint: "Synchronise this machine's clock: the store refuses requests that are signed with another time than its own.",
     })
   }
   if (status === 412) return new StoreError('precondition_failed', text, options)
