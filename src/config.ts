@@ -298,12 +298,17 @@ export const secretVariables: readonly (keyof Environment)[] = [
 
 const isSecret = (variable: string) => secretVariables.some(secret => secret === variable)
 
-export interface StoreConfig {
+interface StoreCredentials {
+  accessKeyId: string
+  secretAccessKey: string
+}
+
+export interface StoreConfig extends StoreCredentials {
   endpoint: string
   bucket: string
   prefix: string
-  accessKeyId: string
-  secretAccessKey: string
+  /** The present ones, where they may be renewed while we run. */
+  renewed?: () => StoreCredentials
   concurrency: number
   timeoutMs: number
 }
@@ -395,6 +400,8 @@ export interface Config {
   databaseUrl: string
   listenDatabaseUrl: string
   adminDatabaseUrl: string
+  /** The present ones, where one stands in a file: it may be renewed while we run. */
+  renewed?: { databaseUrl: () => string; listenDatabaseUrl: () => string }
   poolSize: number
   store: StoreConfig
   offload: OffloadConfig
@@ -436,10 +443,19 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   }
   if (!parsed.success || auth === undefined || problems.length > 0) throw new ConfigError(problems)
   const e = parsed.data
+  const present = presentSecrets(env, values)
   return {
     databaseUrl: e.DATABASE_URL,
     listenDatabaseUrl: e.LISTEN_DATABASE_URL ?? e.DATABASE_URL,
     adminDatabaseUrl: e.ADMIN_DATABASE_URL ?? e.DATABASE_URL,
+    ...(isInFile(env, 'DATABASE_URL', 'LISTEN_DATABASE_URL') && {
+      renewed: {
+        databaseUrl: present('DATABASE_URL'),
+        listenDatabaseUrl: present(
+          e.LISTEN_DATABASE_URL === undefined ? 'DATABASE_URL' : 'LISTEN_DATABASE_URL',
+        ),
+      },
+    }),
     poolSize: e.DATABASE_POOL_SIZE,
     store: {
       endpoint: e.R2_ENDPOINT ?? `https://${e.R2_ACCOUNT_ID}.r2.cloudflarestorage.com`,
@@ -447,6 +463,12 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       prefix: e.R2_PREFIX,
       accessKeyId: e.R2_ACCESS_KEY_ID,
       secretAccessKey: e.R2_SECRET_ACCESS_KEY,
+      ...(isInFile(env, 'R2_ACCESS_KEY_ID', 'R2_SECRET_ACCESS_KEY') && {
+        renewed: () => ({
+          accessKeyId: present('R2_ACCESS_KEY_ID')(),
+          secretAccessKey: present('R2_SECRET_ACCESS_KEY')(),
+        }),
+      }),
       concurrency: e.UPLOAD_CONCURRENCY,
       timeoutMs: e.STORE_TIMEOUT_MS,
     },
@@ -666,6 +688,24 @@ function readVariables(
     } else values[name] = read.value
   }
   return values
+}
+
+/** Whether any of them is. */
+const isInFile = (env: Record<string, string | undefined>, ...names: string[]) =>
+  names.some(name => (env[`${name}_FILE`] ?? '') !== '')
+
+/** Of each secret what tells its present value: of one in a file that can not be read, or is no good, the last one. */
+function presentSecrets(
+  env: Record<string, string | undefined>,
+  values: Record<string, string | undefined>,
+): (name: keyof Environment) => () => string {
+  return name => () => {
+    const file = env[`${name}_FILE`] ?? ''
+    const read = file === '' ? { found: 'no file' } : readSecret(file)
+    if ('value' in read && environmentSchema.shape[name].safeParse(read.value).success)
+      values[name] = read.value
+    return values[name] ?? ''
+  }
 }
 
 /** The path is not repeated in the problem: it may be the secret itself, put into the wrong variable. */

@@ -4,6 +4,7 @@ import pLimit from 'p-limit'
 import type { Logger } from 'pino'
 import { type Api, createApi, storeRequests } from './api/server.ts'
 import type { Config } from './config.ts'
+import { clockSkewAdvice, clockSkewMs } from './db/clock.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
 import { requireTenantRole } from './db/tenant.ts'
@@ -47,6 +48,7 @@ export interface DaemonOptions {
 
 export function createDaemon(options: DaemonOptions): Daemon {
   const { config, log, signal = () => undefined, onStoreRequest, worker = true } = options
+  const { databaseUrl, listenDatabaseUrl } = config.renewed ?? config
   const metrics = createMetrics()
   const onResult = (result: BatchResult) => {
     metrics.batch(result)
@@ -54,8 +56,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
   }
   const onIdleError = (error: Error) =>
     log.warn({ error: error.message }, 'an idle database connection was lost')
-  const pool = createPool(config.databaseUrl, config.poolSize, onIdleError)
-  const streamPool = createPool(config.databaseUrl, config.offload.streamConcurrency, onIdleError, {
+  const pool = createPool(databaseUrl, config.poolSize, onIdleError)
+  const streamPool = createPool(databaseUrl, config.offload.streamConcurrency, onIdleError, {
     unlimited: true,
   })
   const { uploadConcurrency, streamConcurrency } = config.offload
@@ -65,7 +67,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     onStoreRequest,
   )
   const stopped = new AbortController()
-  const awakeLock = openAwakeLock(config.listenDatabaseUrl, error => {
+  const awakeLock = openAwakeLock(listenDatabaseUrl, error => {
     log.debug(
       { error: messageOf(error) },
       'the advisory locks are not to be had: triggers do not notify, and jobs are found by polling',
@@ -74,7 +76,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     listener.doubt()
   })
   const listener = createListener({
-    url: config.listenDatabaseUrl,
+    url: listenDatabaseUrl,
     db: pool,
     onWake: () => loop.wake(),
     onChange: (listening, reason) => {
@@ -116,10 +118,10 @@ export function createDaemon(options: DaemonOptions): Daemon {
     onResult,
   })
   // Without a limit on a statement's duration: a release looks at every row. And beside the pool of the pipeline.
-  const sweepPool = createPool(config.databaseUrl, 3, onIdleError, { unlimited: true })
+  const sweepPool = createPool(databaseUrl, 3, onIdleError, { unlimited: true })
   const schedule = createSchedule({
     pool: sweepPool,
-    lockUrl: config.listenDatabaseUrl,
+    lockUrl: listenDatabaseUrl,
     store,
     config: config.sweeps,
     offload: config.offload,
@@ -130,7 +132,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     },
   })
   // Connections of its own: a crowd of requests must not keep a commit waiting.
-  const apiPool = options.api ? createPool(config.databaseUrl, config.poolSize, onIdleError) : null
+  const apiPool = options.api ? createPool(databaseUrl, config.poolSize, onIdleError) : null
   // Likewise to the store: readers who take their time must not hold what the worker needs.
   const apiStore = options.api
     ? openStore({ ...config.store, concurrency: storeRequests(config.api) }, onStoreRequest)
@@ -141,6 +143,9 @@ export function createDaemon(options: DaemonOptions): Daemon {
   return {
     start: async () => {
       await requireCurrentSchema(pool)
+      const skewMs = await clockSkewMs(pool)
+      if (skewMs !== null)
+        log.warn({ skewMs, hint: clockSkewAdvice }, "this machine's clock is not the database's")
       await claimOwnership(pool, store)
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)

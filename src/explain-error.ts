@@ -23,7 +23,7 @@ function databaseHint(error: pg.DatabaseError): string | undefined {
         : "Use the owner's login (ADMIN_DATABASE_URL)."
     case '28P01':
     case '28000':
-      return 'Check user and password in DATABASE_URL (or ADMIN_DATABASE_URL).'
+      return 'Check user and password in DATABASE_URL (or ADMIN_DATABASE_URL). A running daemon takes a new password from DATABASE_URL_FILE by itself, else restart it.'
     case '25006':
       return 'The server is read-only (a standby, or a primary that was demoted): point DATABASE_URL at the primary.'
     case '53300':

@@ -3,6 +3,7 @@
 import pg from 'pg'
 import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
 import { lockTimeoutMs, PreparingClient, proveSession, type Statement } from './prepared.ts'
+import { type ConnectionUrl, presentUrl } from './url.ts'
 
 /**
  * Longest wait for the answer to one statement. Ours take well under a second; what takes this long has
@@ -33,15 +34,18 @@ const idleInTransactionMs = 5000
  * @param options.unlimited no limit on a statement's duration, for streams that take as long as they take
  */
 export function createPool(
-  url: string,
+  url: ConnectionUrl,
   size: number,
   onError: (error: Error) => void,
   options: { unlimited?: boolean } = {},
 ): pg.Pool {
   const pool = new RetryingPool({
-    connectionString: url,
     max: size,
-    Client: PreparingClient,
+    Client: class extends PreparingClient {
+      constructor(config?: pg.ClientConfig) {
+        super({ ...config, connectionString: presentUrl(url) })
+      }
+    },
     onConnect: proveSession,
     application_name: 'pg-lighter',
     connectionTimeoutMillis: 10_000,

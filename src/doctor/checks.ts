@@ -1,6 +1,7 @@
 // What `lighter doctor` looks at: each check says what was found and, if it is amiss, what to do.
 import pg from 'pg'
 import { type Config, loadConfig } from '../config.ts'
+import { clockSkewAdvice, clockSkewMs } from '../db/clock.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { ConfigError, LighterError, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
@@ -60,6 +61,7 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
   }
   try {
     yield await serverCheck(client)
+    yield await clockCheck(client)
     const schema = await schemaCheck(client)
     yield schema
     if (schema.status === 'fail') return
@@ -116,6 +118,13 @@ async function serverCheck(client: pg.Client): Promise<Check> {
     )
   }
   return ok('database', found)
+}
+
+async function clockCheck(client: pg.Client): Promise<Check> {
+  const skewMs = await clockSkewMs(client)
+  if (skewMs === null) return ok('clock', "the database's, within some seconds")
+  const seconds = Math.round(Math.abs(skewMs) / 1000)
+  return warn('clock', `${seconds} s ${skewMs > 0 ? 'ahead of' : 'behind'} the database's`, clockSkewAdvice)
 }
 
 async function schemaCheck(client: pg.Client): Promise<Check> {

@@ -94,7 +94,7 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
     endpoint: config.endpoint,
     region: 'auto',
     forcePathStyle: true,
-    credentials: { accessKeyId: config.accessKeyId, secretAccessKey: config.secretAccessKey },
+    credentials: credentialsOf(config),
     // R2 and other S3 stores refuse or break on the SDK's default checksums; our own sha256 decides.
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
@@ -232,7 +232,8 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
           ResponseContentType: answer.contentType,
           ResponseContentDisposition: answer.contentDisposition,
         }),
-        { expiresIn },
+        // By the store's clock, as far as its answers have told: a URL must not be over before it is used.
+        { expiresIn, signingDate: new Date(Date.now() + client.config.systemClockOffset) },
       ),
 
     head: Key =>
@@ -318,6 +319,19 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
   }
 }
 
+/** Renewed ones are asked for again after this: so soon is a rotation noticed. */
+const credentialsMs = 5000
+/** So long before they expire the SDK asks for others. */
+const sdkRenewsBeforeMs = 300_000
+
+function credentialsOf({ accessKeyId, secretAccessKey, renewed }: StoreConfig) {
+  if (renewed === undefined) return { accessKeyId, secretAccessKey }
+  return async () => ({
+    ...renewed(),
+    expiration: new Date(Date.now() + sdkRenewsBeforeMs + credentialsMs),
+  })
+}
+
 /**
  * Of gzip the store is not told: R2, and others, undo it for a reader whose request does not say `Accept-Encoding: gzip`,
  * and R2's simulator does it once more. What comes back must be the bytes that were sent; what they are, their row tells.
@@ -379,12 +393,19 @@ function storeError(error: unknown, operation: string, subject: string): Lighter
       hint: 'Create the bucket, or correct R2_BUCKET.',
     })
   }
+  if (name === 'RequestTimeTooSkewed') {
+    return new StoreError('store_clock_skew', text, {
+      ...options,
+      retryable: true,
+      hint: "Synchronise this machine's clock: the store refuses requests that are signed with another time than its own.",
+    })
+  }
   if (status === 412) return new StoreError('precondition_failed', text, options)
   if (status === 401 || status === 403 || refusedCredentials.includes(name)) {
     return new StoreError('store_access_denied', text, {
       ...options,
       retryable: true,
-      hint: 'Check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY: the token needs Object Read & Write on the bucket.',
+      hint: 'Check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY: the token needs Object Read & Write on the bucket. A running daemon takes new ones from R2_ACCESS_KEY_ID_FILE and R2_SECRET_ACCESS_KEY_FILE by itself, else restart it.',
     })
   }
   if (status === 416) return new StoreError('range_not_satisfiable', text, options)

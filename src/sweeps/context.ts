@@ -2,6 +2,7 @@
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { OffloadConfig, SweepConfig } from '../config.ts'
+import type { ConnectionUrl } from '../db/url.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 
 /** What a sweep has done so far, by names of its own: the same in progress, history and --json. */
@@ -10,7 +11,7 @@ export type Counts = Record<string, number>
 export interface SweepContext {
   pool: pg.Pool
   /** Reaches a server session: directly, or through a pooler in session mode. */
-  sessionUrl: string
+  sessionUrl: ConnectionUrl
   store: ObjectStore
   config: SweepConfig
   /** How objects are built, and what an upload's lease is. */

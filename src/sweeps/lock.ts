@@ -1,6 +1,7 @@
 // One daemon at a time runs a sweep: a session advisory lock, which goes with its connection.
 import pg from 'pg'
 import { isSession } from '../db/prepared.ts'
+import type { ConnectionUrl } from '../db/url.ts'
 import { LighterError } from '../errors.ts'
 import { keepsSession, noticeDeadClient, openSession, within } from '../wake/session.ts'
 
@@ -24,7 +25,7 @@ export interface SweepLock {
  * @param url must reach Postgres directly, or through a pooler in session mode
  * @throws {LighterError} `no_session` when it does not
  */
-export async function takeSweepLock(url: string, sweep: string): Promise<SweepLock | null> {
+export async function takeSweepLock(url: ConnectionUrl, sweep: string): Promise<SweepLock | null> {
   const { config, cut } = openSession(url, `pg-lighter sweep ${sweep}`)
   const client = new pg.Client({ ...config, query_timeout: answerMs })
   let held = true
@@ -81,7 +82,7 @@ export async function takeSweepLock(url: string, sweep: string): Promise<SweepLo
 }
 
 /** Behind a pooler: whether it is one in session mode. */
-async function hearsAnother(client: pg.Client, url: string): Promise<boolean> {
+async function hearsAnother(client: pg.Client, url: ConnectionUrl): Promise<boolean> {
   const { config, cut } = openSession(url, 'pg-lighter probe')
   const sender = new pg.Client({ ...config, query_timeout: answerMs })
   sender.on('error', cut)

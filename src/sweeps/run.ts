@@ -2,6 +2,7 @@
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { OffloadConfig, SweepConfig } from '../config.ts'
+import type { ConnectionUrl } from '../db/url.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { advanceEpoch, requireOwnership } from '../store/ownership.ts'
@@ -12,7 +13,7 @@ export interface SweepRun {
   name: string
   sweep: Sweep
   pool: pg.Pool
-  lockUrl: string
+  lockUrl: ConnectionUrl
   store: ObjectStore
   config: SweepConfig
   offload: OffloadConfig

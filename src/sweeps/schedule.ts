@@ -3,6 +3,7 @@ import cron, { type ScheduledTask } from 'node-cron'
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { OffloadConfig, SweepConfig, SweepName } from '../config.ts'
+import type { ConnectionUrl } from '../db/url.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { sweeps } from './all.ts'
@@ -20,7 +21,7 @@ const sameHourMs = 50_000
 
 export function createSchedule(options: {
   pool: pg.Pool
-  lockUrl: string
+  lockUrl: ConnectionUrl
   store: ObjectStore
   config: SweepConfig
   offload: OffloadConfig

@@ -2,6 +2,7 @@
 // awake it holds one, and finds the job by itself; while it sleeps and can hear, it holds the other. With nobody
 // awake and somebody asleep a trigger notifies; with nobody at all it does not, and writes just queue.
 import pg from 'pg'
+import type { ConnectionUrl } from '../db/url.ts'
 import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
 /** Also in sql/functions/10_identifiers.sql. */
@@ -28,7 +29,7 @@ export interface AwakeLock {
  * @param url must reach Postgres directly, or through a pooler in session mode: in transaction mode the lock
  *   would stay behind on a connection that is not ours
  */
-export function openAwakeLock(url: string, onError: (error: unknown) => void): AwakeLock {
+export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => void): AwakeLock {
   let session: { client: pg.Client; cut: Session['cut'] } | null = null
   let held: string | null = null
   let stopped = false

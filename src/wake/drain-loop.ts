@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
+import { explainError } from '../explain-error.ts'
 import { claimJobs, hasDueJobs, type Job } from '../offload/claim.ts'
 import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
 import { type BatchResult, type PipelineContext, runBatch, runLargeRow } from '../offload/pipeline.ts'
@@ -273,7 +274,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         failuresInARow++
         const pauseMs = Math.min(250 * 2 ** (failuresInARow - 1), 15_000)
         log.error(
-          { error: messageOf(error), pauseMs },
+          { error: messageOf(error), hint: explainError(error).hint, pauseMs },
           isDatabaseOutage(error)
             ? 'the database can not be reached; trying again'
             : 'the queue can not be read; trying again',

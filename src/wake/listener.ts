@@ -1,6 +1,7 @@
 // Hears NOTIFY. A hint only: the queue is the truth and is polled all the same.
 import pg from 'pg'
 import type { Queryable } from '../db/pool.ts'
+import type { ConnectionUrl } from '../db/url.ts'
 import { messageOf } from '../errors.ts'
 import { noticeDeadClient, openSession, within } from './session.ts'
 
@@ -16,7 +17,7 @@ const longestPauseMs = 5000
 
 export interface ListenerOptions {
   /** Direct connection, or through a pooler in session mode. */
-  url: string
+  url: ConnectionUrl
   /** Sends the pings. */
   db: Queryable
   onWake: () => void
@@ -161,7 +162,7 @@ interface Ear {
 }
 
 /** One connection that listens. It is not mended: whoever owns it opens another. */
-function openEar(url: string, identity: string, onWake: () => void): Ear {
+function openEar(url: ConnectionUrl, identity: string, onWake: () => void): Ear {
   const session = openSession(url, 'pg-lighter listen')
   const client = new pg.Client(session.config)
   let lost: Error | null = null

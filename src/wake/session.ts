@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { Socket } from 'node:net'
 import type pg from 'pg'
 import type { Queryable } from '../db/pool.ts'
+import { type ConnectionUrl, presentUrl } from '../db/url.ts'
 
 export interface Session {
   config: pg.ClientConfig
@@ -12,11 +13,11 @@ export interface Session {
 }
 
 /** Settings of one connection of its own: direct, or through a pooler in session mode. */
-export function openSession(url: string, applicationName: string): Session {
+export function openSession(url: ConnectionUrl, applicationName: string): Session {
   const socket = new Socket()
   return {
     config: {
-      connectionString: url,
+      connectionString: presentUrl(url),
       application_name: applicationName,
       connectionTimeoutMillis: 5000,
       keepAlive: true,

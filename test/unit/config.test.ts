@@ -269,6 +269,26 @@ describe('NAME_FILE', () => {
     expect(loadConfig({ ...complete, R2_BUCKET_FILE: file }).store.bucket).toBe('artifacts')
   })
 
+  test('in a file are read again when they are asked for; what is no good leaves the last ones standing', () => {
+    const { DATABASE_URL, R2_ACCESS_KEY_ID, ...rest } = complete
+    const url = fileWith('renewed-url', DATABASE_URL)
+    const id = fileWith('renewed-id', R2_ACCESS_KEY_ID)
+    const config = loadConfig({ ...rest, DATABASE_URL_FILE: url, R2_ACCESS_KEY_ID_FILE: id })
+    expect(config.renewed?.databaseUrl()).toBe(DATABASE_URL)
+    writeFileSync(url, 'postgresql://other:word@db/app\n')
+    writeFileSync(id, 'other-id')
+    expect(config.renewed?.databaseUrl()).toBe('postgresql://other:word@db/app')
+    expect(config.renewed?.listenDatabaseUrl()).toBe('postgresql://other:word@db/app')
+    expect(config.store.renewed?.()).toEqual({
+      accessKeyId: 'other-id',
+      secretAccessKey: complete.R2_SECRET_ACCESS_KEY,
+    })
+    writeFileSync(url, 'postgres')
+    rmSync(id)
+    expect(config.renewed?.databaseUrl()).toBe('postgresql://other:word@db/app')
+    expect(config.store.renewed?.().accessKeyId).toBe('other-id')
+  })
+
   test('the commands that need only the database take it from a file too', () => {
     const file = fileWith('admin', 'postgresql://owner@h/db\n')
     expect(loadAdminDatabaseUrl({ ADMIN_DATABASE_URL_FILE: file })).toBe('postgresql://owner@h/db')
