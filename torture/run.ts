@@ -74,7 +74,7 @@ async function torture(
   const database = newChaosCounts()
   const commands = newCommandCounts()
   let reads = 0
-  let phase = 'storm'
+  let phase = 'starting'
   let stormBegan = began
 
   const fleet = createFleet({
@@ -152,6 +152,7 @@ async function torture(
         onMessage: message => noteSweep(message as SweepMessage, sweeps, findings),
       })
     }
+    phase = 'storm'
     stormBegan = performance.now()
     const storm = AbortSignal.any([signal, over.signal, AbortSignal.timeout(minutes * 60_000)])
     const all = [...writers, leaving]
