@@ -23,12 +23,12 @@ export interface Finding {
 export interface Findings {
   add(kind: FindingKind, subject: string, detail: string): void
   count(kind: FindingKind): number
-  /** The first of them. */
+  /** The first of each kind. */
   list(): Finding[]
   any(): boolean
 }
 
-const kept = 50
+const keptOfKind = 20
 
 export function createFindings(onFirst: () => void): Findings {
   const seen = new Map<FindingKind, Set<string>>(findingKinds.map(kind => [kind, new Set()]))
@@ -40,7 +40,7 @@ export function createFindings(onFirst: () => void): Findings {
       if (subjects === undefined || subjects.has(subject)) return
       subjects.add(subject)
       const first = findings.length === 0
-      if (findings.length < kept) {
+      if (subjects.size <= keptOfKind) {
         findings.push({ kind, subject, detail, atMs: Math.round(performance.now() - began) })
       }
       if (first) onFirst()

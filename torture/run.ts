@@ -74,7 +74,7 @@ async function torture(
   const database = newChaosCounts()
   const commands = newCommandCounts()
   let reads = 0
-  let phase = 'storm'
+  let phase = 'starting'
   let stormBegan = began
 
   const fleet = createFleet({
@@ -152,6 +152,7 @@ async function torture(
         onMessage: message => noteSweep(message as SweepMessage, sweeps, findings),
       })
     }
+    phase = 'storm'
     stormBegan = performance.now()
     const storm = AbortSignal.any([signal, over.signal, AbortSignal.timeout(minutes * 60_000)])
     const all = [...writers, leaving]
@@ -261,7 +262,7 @@ function noteSweep(message: SweepMessage, sweeps: Counts, findings: Findings): v
   for (const key of message.missing) findings.add('lost', key, 'the deep sweep misses it')
 }
 
-const historiesAtMost = 10
+const historiesOfKind = 3
 
 async function withHistory(
   world: World,
@@ -269,9 +270,12 @@ async function withHistory(
   logs: string[],
 ): Promise<TortureReport['findings']> {
   const explained = []
-  for (const [i, finding] of findings.list().entries()) {
+  const explainedOf = new Map<string, number>()
+  for (const finding of findings.list()) {
+    const nth = (explainedOf.get(finding.kind) ?? 0) + 1
+    explainedOf.set(finding.kind, nth)
     const history =
-      i < historiesAtMost
+      nth <= historiesOfKind
         ? [...(await historyOf(world.admin, finding.subject)), ...(await mentionsIn(logs, finding.subject))]
         : []
     explained.push({ ...finding, history })

@@ -31,7 +31,7 @@ export interface VerdictContext {
 
 export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
   const { world, command, findings, signal, onPhase } = context
-  const config = world.config(world.r2.endpoint)
+  const config = world.calmConfig()
   onPhase('recovering')
   const daemons: Daemon[] = []
   try {
@@ -68,7 +68,7 @@ export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
   return { rows_checked: await checkAllRows(context), ...(await countStored(context)) }
 }
 
-const patienceMs = 60_000
+const patienceMs = 120_000
 /** Of whoever knows already that something is wrong. */
 const shortPatienceMs = 5_000
 
@@ -101,7 +101,7 @@ async function sweep(
   { world, findings, signal }: VerdictContext,
   name: TortureSweep,
 ): Promise<Record<string, number>> {
-  const config = world.config(world.r2.endpoint)
+  const config = world.calmConfig()
   const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
   const store = openStore(config.store)
   try {
@@ -176,7 +176,7 @@ async function sweepUntilQuiet(context: VerdictContext): Promise<void> {
 
 /** What is in the bucket, what is on record, and what artifacts use, are the same. */
 async function checkBucket({ world, findings, openUploads }: VerdictContext): Promise<void> {
-  const store = openStore(world.config(world.r2.endpoint).store)
+  const store = openStore(world.calmConfig().store)
   const listed = new Set<string>()
   try {
     for await (const { key } of store.list(`${store.prefix}tenants/`)) listed.add(key)
@@ -247,7 +247,7 @@ async function checkReports(context: VerdictContext): Promise<void> {
 const pageRows = 20
 
 async function checkAllRows({ world, findings }: VerdictContext): Promise<number> {
-  const store = openStore(world.config(world.r2.endpoint).store)
+  const store = openStore(world.calmConfig().store)
   const context = { admin: world.admin, worker: world.worker, store, findings }
   let checked = 0
   try {

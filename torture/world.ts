@@ -20,6 +20,8 @@ export interface World {
   /** The environment of a process that reaches the store at this endpoint. */
   env(endpoint: string): Record<string, string>
   config(endpoint: string): Config
+  /** Straight to the store, with the patience that a slow machine needs. */
+  calmConfig(): Config
   restartPostgres(mode: 'fast' | 'immediate'): Promise<void>
   close(): Promise<void>
 }
@@ -65,6 +67,7 @@ export async function createWorld(): Promise<World> {
       ...pools,
       env,
       config: endpoint => loadConfig(env(endpoint)),
+      calmConfig: () => loadConfig({ ...env(r2.endpoint), STORE_TIMEOUT_MS: '30000' }),
       restartPostgres: async mode => {
         await postgres.stop(mode)
         postgres = await startPostgres({ dataDir: postgres.dataDir, port: postgres.port })
