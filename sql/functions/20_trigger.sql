@@ -72,7 +72,10 @@ begin
     execute format('alter function %s() owner to %I', function_name, schema_owner);
   end if;
 
-  heavy := format('octet_length(%s::text) > %s', document, lighter.effective_threshold(source));
+  -- Nothing takes more than 8 bytes in memory for one of its text, so what is that large need not be rendered; what is
+  -- smaller can not have a text that is too long for Postgres to make (1 GB: 131,072 digits are written 1e131071).
+  heavy := format('pg_column_size(%1$s) > %3$s or octet_length(%1$s::text) > %2$s', document,
+    lighter.effective_threshold(source), 8 * lighter.effective_threshold(source)::bigint + 1024);
   if source.phase1_field is not null then
     -- In the order of jsonb every object and every non-empty array is above 'true', all else below (the manual,
     -- 8.14.4, names the exception that makes it so: an empty array on its own is below everything). That an empty

@@ -243,6 +243,7 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
         releases.push(notYet(row.job))
         return
       }
+      await context.signal('before-stream')
       let started = performance.now()
       const uploaded: Uploaded = {
         locations: new Map(),

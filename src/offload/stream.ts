@@ -97,6 +97,7 @@ export async function streamPayload(
       partBytes: options.partBytes,
       onUploadId: uploadId => recordUploadId(pool, request.tenantId, key, uploadId),
       onFirstPart: () => options.signal('mid-multipart'),
+      onAllParts: () => options.signal('before-complete'),
     })
     // A failed upload must stop the reading, which otherwise waits for ever for room.
     const [read, sent] = await Promise.allSettled([

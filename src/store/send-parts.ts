@@ -8,6 +8,8 @@ export interface SendOptions {
   onUploadId: (uploadId: string) => Promise<void>
   /** Told when the first part is on its way. */
   onFirstPart?: () => void | Promise<void>
+  /** Told when all parts have been taken, and the object is not there yet. */
+  onAllParts?: () => void | Promise<void>
 }
 
 /** Parts under way at once; with the one being filled, what an upload holds in memory. */
@@ -81,6 +83,7 @@ export async function sendParts(
     await sendPart(last)
     await Promise.all(sending)
     if (failed !== undefined) throw failed
+    await options.onAllParts?.()
     await store.completeMultipart(key, uploadId, etags, total)
     return total
   } catch (error) {

@@ -1,19 +1,18 @@
 // A real daemon process gets SIGKILL at each named step. Every row hydrates at once, before anything has
 // recovered; the next daemon finishes the work; the bucket holds nothing that Postgres does not know.
-import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import {
   asJsonbText,
   createEnvironment,
   drained,
-  hydratedMany,
   insertMessage,
   newConversation,
   startDaemon,
   type TestEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
+import { expectExact, noise, settings } from '../support/killed.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
 let environment: TestEnvironment
@@ -21,19 +20,6 @@ beforeEach(async () => {
   environment = await createEnvironment()
 })
 afterEach(() => environment.close())
-
-/** Random text does not compress, so that streams really need several parts. */
-const noise = (bytes: number) =>
-  randomBytes(Math.ceil((bytes * 3) / 4))
-    .toString('base64')
-    .slice(0, bytes)
-
-const settings = {
-  // What a dead daemon had claimed comes back after this.
-  OFFLOAD_LEASE_MS: '1000',
-  STREAM_THRESHOLD_BYTES: '65536',
-  MULTIPART_PART_BYTES: String(5 * 1024 * 1024),
-}
 
 async function writeRows(): Promise<Map<string, string>> {
   const written = new Map<string, string>()
@@ -55,21 +41,13 @@ async function writeRows(): Promise<Map<string, string>> {
   return written
 }
 
-async function expectExact(written: Map<string, string>): Promise<void> {
-  const ids = [...written.keys()]
-  const texts = await hydratedMany(environment, ids)
-  for (const [i, id] of ids.entries()) {
-    const text = texts[i]
-    if (text instanceof Error) throw text
-    expect(text === written.get(id), `row ${id} hydrates to what was written`).toBe(true)
-  }
-}
-
 const points: SignalPoint[] = [
   'after-claim',
   'after-plan',
   'after-register',
+  'before-stream',
   'mid-multipart',
+  'before-complete',
   'after-upload',
   'before-commit',
   'after-commit',
@@ -81,7 +59,7 @@ describe.for(points)('killed %s', point => {
     const daemon = await spawnDaemon(environment, { env: settings, killAt: point })
     expect(await daemon.ended).toEqual({ code: null, signal: 'SIGKILL' })
 
-    await expectExact(written)
+    await expectExact(environment, written)
     expect((await bucketMismatches(environment)).unregistered).toEqual([])
     expect(await strayArtifacts(environment)).toEqual([])
     if (point === 'mid-multipart') {
@@ -94,7 +72,7 @@ describe.for(points)('killed %s', point => {
     const next = await startDaemon(environment, { env: settings })
     await drained(environment, 50_000)
     await next.stop()
-    await expectExact(written)
+    await expectExact(environment, written)
     expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
     expect(await strayArtifacts(environment)).toEqual([])
     const inline = await environment.admin.query(
@@ -114,10 +92,10 @@ test('killed again and again, the work still gets done', async () => {
     const idle = drained(environment).then(() => daemon.kill('SIGTERM'))
     await Promise.race([daemon.ended, idle])
     await daemon.ended
-    await expectExact(written)
+    await expectExact(environment, written)
   }
   const next = await startDaemon(environment, { env: settings })
   await drained(environment)
   await next.stop()
-  await expectExact(written)
+  await expectExact(environment, written)
 })

@@ -1,6 +1,7 @@
 // A store that is down for all: the circuit breaker opens, no job pays for it, and work goes on by itself.
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
+import { adoptOwnership } from '../../src/store/ownership.ts'
 import { startApi } from '../support/api.ts'
 import {
   createEnvironment,
@@ -200,4 +201,41 @@ test('a store that fails for one tenant only is used for all others', async () =
   await drained(environment)
   await daemon.stop()
   expect(await deadLetters()).toBe(0)
+})
+
+test('a bucket that was removed and made anew is not written to before somebody has said that it is the right one', async () => {
+  const lines: Record<string, unknown>[] = []
+  const daemon = await start(line => lines.push(line))
+  const lost = [...(await write(3)).keys()]
+  await drained(environment)
+  store.fault = () => ({ status: 404, code: 'NoSuchBucket' })
+  const written = await write(10)
+  await until(
+    () => lines.some(line => String(line.msg).includes('the store fails')),
+    'the circuit has opened',
+  )
+  const keys: string[] = []
+  for await (const { key } of environment.store.list(environment.store.prefix)) keys.push(key)
+  await environment.store.delete(keys)
+  store.fault = () => null
+  await until(
+    () =>
+      lines.some(
+        line =>
+          String(line.error).includes('has no owner object') && String(line.hint).includes('lighter adopt'),
+      ),
+    'it says what is missing, and what to do',
+  )
+  const listed: string[] = []
+  for await (const { key } of environment.store.list(environment.store.prefix)) listed.push(key)
+  expect(listed, 'nothing is written').toEqual([])
+
+  await adoptOwnership(environment.worker, environment.store)
+  await drained(environment)
+  await daemon.stop()
+  await expectExact(written)
+  expect(await deadLetters()).toBe(0)
+  for (const gone of await hydratedMany(environment, lost)) {
+    expect(gone).toMatchObject({ code: 'artifact_object_missing' })
+  }
 })

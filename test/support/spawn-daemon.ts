@@ -17,7 +17,12 @@ export interface DaemonProcess {
 
 export async function spawnDaemon(
   environment: TestEnvironment,
-  options: { env?: Record<string, string>; killAt?: SignalPoint; untilStarted?: boolean } = {},
+  options: {
+    env?: Record<string, string>
+    killAt?: SignalPoint
+    killAtNth?: number
+    untilStarted?: boolean
+  } = {},
 ): Promise<DaemonProcess> {
   const { NODE_OPTIONS: _, VITEST: __, ...inherited } = process.env
   const child = fork(path.join(import.meta.dirname, 'daemon-process.ts'), {
@@ -25,7 +30,7 @@ export async function spawnDaemon(
       ...inherited,
       ...environment.env,
       ...options.env,
-      ...(options.killAt && { KILL_AT: options.killAt }),
+      ...(options.killAt && { KILL_AT: options.killAt, KILL_AFTER: String(options.killAtNth ?? 1) }),
     },
     execArgv: [],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
