@@ -5,11 +5,9 @@ import { loadDatabaseUrl } from '../config.ts'
 import { LighterError, sqlState } from '../errors.ts'
 import { readStats, type Stats } from '../reports/read.ts'
 import { renderLine, renderStats } from '../reports/render.ts'
-import { print, printJson } from './output.ts'
+import { outputWidth, print, printJson } from './output.ts'
 
 const defaultSeconds = 2
-/** Of what is no terminal: nothing is cut. */
-const unlimited = 10_000
 
 export function addStats(program: Command): void {
   program
@@ -32,8 +30,7 @@ export function addStats(program: Command): void {
         } else {
           const stats = await read(client)
           if (options.json) printJson(stats)
-          else
-            for (const line of renderStats(stats, process.stdout.columns ?? unlimited).slice(1)) print(line)
+          else for (const line of renderStats(stats, outputWidth()).slice(1)) print(line)
         }
       } finally {
         await client.end().catch(() => undefined)
