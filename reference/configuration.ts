@@ -1,0 +1,58 @@
+// The table of docs/configuration.md, out of the schema of the environment and the sections of .env.example.
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { environmentSchema, expectedOf, secretVariables } from '../src/config.ts'
+
+type Variable = keyof typeof environmentSchema.shape
+
+const isVariable = (name: string): name is Variable => name in environmentSchema.shape
+
+/** Headings and the variables below each, in their order. */
+function readSections(): { title: string; variables: Variable[] }[] {
+  const example = readFileSync(path.join(import.meta.dirname, '..', '.env.example'), 'utf8')
+  return example
+    .split(/^# --- (?=.* ---$)/m)
+    .slice(1)
+    .map(section => {
+      const names = [...section.matchAll(/^(?:# )?([A-Z][A-Z0-9_]+)=/gm)].map(([, name = '']) => name)
+      return { title: section.slice(0, section.indexOf(' ---')), variables: names.filter(isVariable) }
+    })
+}
+
+export function renderConfiguration(): string {
+  return readSections()
+    .map(
+      ({ title, variables }) => `### ${title}
+
+| variable | value | default | meaning |
+| --- | --- | --- | --- |
+${variables.map(renderVariable).join('\n')}
+`,
+    )
+    .join('\n')
+}
+
+function renderVariable(name: Variable): string {
+  const schema = environmentSchema.shape[name]
+  const preset = schema.safeParse(undefined)
+  const isSecret = secretVariables.includes(name)
+  const value = preset.success
+    ? preset.data === undefined || preset.data === ''
+      ? ''
+      : `\`${preset.data}\``
+    : '**required**'
+  const cells = [
+    `\`${name}\`${isSecret ? ' (secret)' : ''}`,
+    expectedOf(name),
+    value,
+    `${schema.description ?? ''}`,
+  ]
+  return `| ${cells
+    .map(cell =>
+      cell
+        .replaceAll('|', '\\|')
+        .replaceAll('<', '&lt;')
+        .replaceAll(/(?<!\*)\*(?!\*)/g, '\\*'),
+    )
+    .join(' | ')} |`
+}
