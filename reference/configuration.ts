@@ -14,7 +14,9 @@ function readSections(): { title: string; variables: Variable[] }[] {
     .split(/^# --- (?=.* ---$)/m)
     .slice(1)
     .map(section => {
-      const names = [...section.matchAll(/^(?:# )?([A-Z][A-Z0-9_]+)=/gm)].map(([, name = '']) => name)
+      const names = [...section.matchAll(/^(?:# )?([A-Z][A-Z0-9_]+)=(?!\w+[:,] )/gm)].map(
+        ([, name = '']) => name,
+      )
       return { title: section.slice(0, section.indexOf(' ---')), variables: names.filter(isVariable) }
     })
 }

@@ -32,7 +32,10 @@ function readEnvFile(file: string): void {
   try {
     text = readFileSync(file, 'utf8')
   } catch (cause) {
-    throw new LighterError('env_file_unreadable', `--env-file ${file}: ${messageOf(cause)}`, { cause })
+    throw new LighterError('env_file_unreadable', `--env-file ${file}: ${messageOf(cause)}`, {
+      cause,
+      hint: 'Copy .env.example, or name the file from the folder that you are in.',
+    })
   }
   for (const [name, value] of Object.entries(parseEnv(text))) {
     if ((process.env[name] ?? '') === '') process.env[name] = value

@@ -21,7 +21,9 @@ export function addStats(program: Command): void {
     .option('--json', 'print one JSON object')
     .action(async (options: { watch?: true | number; json?: boolean }) => {
       if (options.json && options.watch !== undefined) {
-        throw new LighterError('options_exclusive', '--json prints one object; it does not go with --watch')
+        throw new LighterError('options_exclusive', '--json prints one object; it does not go with --watch', {
+          hint: 'For a figure again and again: watch -n 10 lighter stats --json',
+        })
       }
       const client = await connect(loadDatabaseUrl(process.env))
       try {

@@ -4,16 +4,9 @@ import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { requireKind } from '../../src/artifacts/kinds.ts'
 import { environmentSchema, loadConfig, secretVariables } from '../../src/config.ts'
-import { blocksOf, docsFile, readDoc } from '../support/doc-blocks.ts'
+import { blocksOf, documents, readDoc } from '../support/doc-blocks.ts'
 
 const root = path.join(import.meta.dirname, '..', '..')
-const documents = [
-  'README.md',
-  'CONTRIBUTING.md',
-  ...readdirSync(docsFile('.'))
-    .filter(name => name.endsWith('.md'))
-    .map(name => `docs/${name}`),
-]
 const read = (name: string) => readFileSync(path.join(root, name), 'utf8')
 
 /** As GitHub makes them of headings. */
@@ -41,7 +34,7 @@ function tableOf(markdown: string, heading: string): string[][] {
   )
 }
 
-describe.each(documents)('%s', name => {
+describe.each(documents())('%s', name => {
   const markdown = read(name)
 
   test('has links that lead somewhere', () => {
@@ -57,9 +50,9 @@ describe.each(documents)('%s', name => {
   })
 
   test('names files and folders that exist', () => {
-    const paths = [...markdown.matchAll(/`((?:src|sql|test|docs|bench)\/[\w./-]+)`/g)].map(
-      ([, found = '']) => found,
-    )
+    const paths = [
+      ...markdown.matchAll(/`((?:src|sql|test|docs|bench|reference|examples|monitoring|deploy)\/[\w./-]+)`/g),
+    ].map(([, found = '']) => found)
     for (const found of paths) expect(existsSync(path.join(root, found)), found).toBe(true)
   })
 })
@@ -171,7 +164,7 @@ describe('docs/security.md', () => {
 })
 
 test('the variables that the documents name are read', () => {
-  for (const name of ['docs/api.md', 'docs/security.md', 'docs/sql.md', 'docs/operations.md', 'README.md']) {
+  for (const name of documents()) {
     const named = [
       ...read(name).matchAll(
         /`((?:AUTH|API|JWT|SERVICE|ARTIFACT|OFFLOAD|R2|STREAM|DATABASE|LISTEN|ADMIN|SHUTDOWN|STORE|PACK|MULTIPART|POLL|SWEEP|UPLOAD|MAX)_[A-Z0-9_]+)(?:=[^`]*)?`/g,
