@@ -1,5 +1,6 @@
 // The commands of docs/cli.md, out of commander's definitions.
 import type { Command, Option } from 'commander'
+import { cell, renderMarkdownTable } from './tables.ts'
 
 /** All commands with arguments, options and what their help says of exit statuses. */
 export function renderCommands(program: Command, parents: string[] = ['lighter']): string {
@@ -22,7 +23,7 @@ function renderCommand(command: Command, path: string[]): string {
     command.registeredArguments.length === 0 ? '' : `${argumentsOf(command)}\n`,
     options.length === 0
       ? ''
-      : `| option | meaning | default |\n| --- | --- | --- |\n${options.map(renderOption).join('\n')}\n`,
+      : `${renderMarkdownTable(['option', 'meaning', 'default'], options.map(describe))}\n`,
     after === '' ? '' : after.includes('\n') ? `\`\`\`text\n${after}\n\`\`\`\n` : `${after}\n`,
     nested,
   ]
@@ -39,11 +40,9 @@ function argumentsOf(command: Command): string {
     .join('\n')
 }
 
-function renderOption(option: Option): string {
-  const preset = option.defaultValue
-  const value = preset === undefined || option.negate ? '' : `\`${preset}\``
-  const required = option.mandatory ? '**required**' : value
-  return `| \`${option.flags}\` | ${cell(option.description)} | ${required} |`
+function describe(option: Option): string[] {
+  const preset = option.defaultValue === undefined || option.negate ? '' : `\`${option.defaultValue}\``
+  return [`\`${option.flags}\``, cell(option.description), option.mandatory ? '**required**' : preset]
 }
 
 /** What was added with `addHelpText('after', …)`: commander writes it and does not give it away. */
@@ -59,5 +58,3 @@ function helpAfter(command: Command): string {
 }
 
 const sentence = (text: string) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`
-
-const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')

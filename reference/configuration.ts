@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { environmentSchema, expectedOf, secretVariables } from '../src/config.ts'
+import { cell, renderMarkdownTable } from './tables.ts'
 
 type Variable = keyof typeof environmentSchema.shape
 
@@ -22,39 +23,22 @@ function readSections(): { title: string; variables: Variable[] }[] {
 }
 
 export function renderConfiguration(): string {
+  const header = ['variable', 'value', 'default', 'meaning']
   return readSections()
     .map(
-      ({ title, variables }) => `### ${title}
-
-| variable | value | default | meaning |
-| --- | --- | --- | --- |
-${variables.map(renderVariable).join('\n')}
-`,
+      ({ title, variables }) => `### ${title}\n\n${renderMarkdownTable(header, variables.map(describe))}\n`,
     )
     .join('\n')
 }
 
-function renderVariable(name: Variable): string {
+function describe(name: Variable): string[] {
   const schema = environmentSchema.shape[name]
   const preset = schema.safeParse(undefined)
-  const isSecret = secretVariables.includes(name)
-  const value = preset.success
-    ? preset.data === undefined || preset.data === ''
-      ? ''
-      : `\`${preset.data}\``
-    : '**required**'
-  const cells = [
-    `\`${name}\`${isSecret ? ' (secret)' : ''}`,
-    expectedOf(name),
-    value,
-    `${schema.description ?? ''}`,
+  const value = preset.success ? (preset.data ?? '') : null
+  return [
+    `\`${name}\`${secretVariables.includes(name) ? ' (secret)' : ''}`,
+    cell(expectedOf(name)),
+    value === null ? '**required**' : value === '' ? '' : `\`${value}\``,
+    cell(schema.description ?? ''),
   ]
-  return `| ${cells
-    .map(cell =>
-      cell
-        .replaceAll('|', '\\|')
-        .replaceAll('<', '&lt;')
-        .replaceAll(/(?<!\*)\*(?!\*)/g, '\\*'),
-    )
-    .join(' | ')} |`
 }

@@ -1,5 +1,6 @@
 // docs/sql-reference.md, out of the comments in a migrated database.
 import type { Queryable } from '../src/db/pool.ts'
+import { cell, renderMarkdownTable } from './tables.ts'
 
 interface DescribedFunction {
   name: string
@@ -85,7 +86,7 @@ export function renderSqlReference({ functions, relations }: SqlSchema): string 
 function renderFunction(f: DescribedFunction): string {
   const callers = f.callers.length === 0 ? 'the owner of the tables' : codes(f.callers)
   const [what = '', example] = (f.meaning ?? '').split(' Example: ')
-  const meaning = escapeMarkdown(what)
+  const meaning = cell(what)
   return `### ${f.name}
 
 \`\`\`text
@@ -102,19 +103,15 @@ Called by ${callers}.
 function renderRelation(r: DescribedRelation): string {
   return `### ${r.name}
 
-${escapeMarkdown(r.meaning ?? '')}
+${cell(r.meaning ?? '')}
 
 Read by ${r.readers.length === 0 ? 'its owner alone' : codes(r.readers)}.
 
-| column | type | meaning |
-| --- | --- | --- |
-${r.columns.map(c => `| \`${c.name}\` | ${c.type} | ${cell(c.meaning ?? '')} |`).join('\n')}
+${renderMarkdownTable(
+  ['column', 'type', 'meaning'],
+  r.columns.map(c => [`\`${c.name}\``, c.type, cell(c.meaning ?? '')]),
+)}
 `
 }
 
 const codes = (names: string[]) => names.map(name => `\`${name}\``).join(', ')
-
-/** Outside of code, what Markdown would read as a tag is none. */
-const escapeMarkdown = (text: string) => text.replaceAll('<', '&lt;').replaceAll('*', '\\*')
-
-const cell = (text: string) => escapeMarkdown(text).replaceAll('|', '\\|')

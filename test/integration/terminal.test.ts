@@ -108,7 +108,6 @@ describe('an error', () => {
     [['sweep', 'everything'], {}, 'lighter --help, or lighter <command> --help'],
     [['swep'], {}, 'Did you mean sweep?'],
     [['stats'], { DATABASE_URL: 'postgresql://u:p@127.0.0.1:1/x' }, 'hint: Nothing answers there'],
-    [['--env-file', '/none', 'doctor'], {}, 'hint: Copy .env.example'],
   ])('of %j says what to do next', async (words, env, next) => {
     const { status, stderr } = await piped(words, env)
     expect(stderr).toContain(next)

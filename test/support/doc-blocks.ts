@@ -12,7 +12,7 @@ export interface DocBlock {
   heading: string
 }
 
-export const docsFile = (name: string) => path.join(import.meta.dirname, '..', '..', 'docs', name)
+const docsFile = (name: string) => path.join(import.meta.dirname, '..', '..', 'docs', name)
 
 export function readDoc(name: string): string {
   return readFileSync(docsFile(name), 'utf8')

@@ -178,3 +178,41 @@ test('the variables that the documents name are read', () => {
     }
   }
 })
+
+test('the index leads to every document', () => {
+  const index = readDoc('README.md')
+  const named = [...index.matchAll(/\]\(([^)#]+\.md)\)/g)].map(([, link = '']) =>
+    path.posix.join('docs', link),
+  )
+  expect(named).toEqual(
+    expect.arrayContaining(documents().filter(name => /^docs\//.test(name) && name !== 'docs/README.md')),
+  )
+})
+
+describe('the pictures', () => {
+  const pictures = documents().flatMap(name =>
+    blocksOf(read(name))
+      .filter(block => block.info === 'mermaid')
+      .map(block => ({ name: `${name}:${block.line}`, text: block.text })),
+  )
+  // A check of our own: mermaid's parser needs a browser for most kinds.
+  const lines: Record<string, RegExp> = {
+    flowchart:
+      /^(?:subgraph \w+\["[^"]+"\]|end|\w+(?:\["[^"]+"\]|\[\("?[^"]+"?\)\])?(?: -\.?->(?:\|[^|]+\|)? \w+(?:\["[^"]+"\]|\[\("?[^"]+"?\)\])?)*)$/,
+    'stateDiagram-v2': /^(?:\[\*\]|\w+) --> (?:\[\*\]|\w+)(?:: [^:]+)?$/,
+    sequenceDiagram: /^(?:participant \w+(?: as \w+)?|Note over \w+: .+|\w+-?->>\w+: .+)$/,
+  }
+
+  test('are there', () => {
+    expect(pictures.length).toBeGreaterThanOrEqual(6)
+  })
+
+  test.each(pictures)('$name is drawn by GitHub', ({ text }) => {
+    const [first = '', ...rest] = text.trimEnd().split('\n')
+    const [kind = ''] = first.split(' ')
+    expect(Object.keys(lines)).toContain(kind)
+    for (const line of rest) expect(line.trim()).toMatch(lines[kind] ?? /$^/)
+    const count = (pattern: RegExp) => rest.filter(line => pattern.test(line.trim())).length
+    expect(count(/^subgraph /)).toBe(count(/^end$/))
+  })
+})
