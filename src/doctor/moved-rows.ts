@@ -4,7 +4,7 @@ import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { samplePercent } from '../offload/table-size.ts'
 
-export interface MovedRow {
+interface MovedRow {
   /** Of its source. */
   table: string
   rowId: string

@@ -9,7 +9,7 @@ import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
 import { literal } from '../offload/source-sql.ts'
 import type { ExportTarget } from './target.ts'
 
-export const listName = 'artifacts.txt'
+const listName = 'artifacts.txt'
 
 /** A uuid and the end of the line: so the n-th id is found without reading the others. */
 const lineBytes = 37
