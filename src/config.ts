@@ -731,6 +731,16 @@ function problemOf(issue: z.core.$ZodIssue, values: Record<string, string | unde
   return { variable, found, expected: expectation(issue, variable) }
 }
 
+/** What a value of the variable must be, in the words of its refusal: nothing would be accepted that is not it. */
+export function expectedOf(variable: keyof Environment): string {
+  for (const wrong of ['', '\0']) {
+    const parsed = environmentSchema.shape[variable].safeParse(wrong)
+    if (!parsed.success && parsed.error.issues[0] !== undefined)
+      return expectation(parsed.error.issues[0], variable)
+  }
+  return 'text'
+}
+
 function expectation(issue: z.core.$ZodIssue, variable: string): string {
   if (issue.code === 'invalid_value') return `one of ${issue.values.join(', ')}`
   if (issue.code === 'invalid_type') {

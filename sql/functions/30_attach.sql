@@ -10,6 +10,8 @@ begin
   end if;
 end
 $$;
+comment on function lighter.check_envelope(lighter.sources) is
+  'Fails when the envelope keys of a source can not fit below its threshold.';
 revoke all on function lighter.check_envelope(lighter.sources) from public;
 
 -- Single-column foreign keys of a table.
@@ -25,6 +27,8 @@ begin atomic
    where c.conrelid = target and c.contype = 'f' and cardinality(c.conkey) = 1 and c.confrelid <> c.conrelid
    order by a.attnum;
 end;
+comment on function lighter.foreign_keys(regclass) is
+  'One-column foreign keys of a table.';
 revoke all on function lighter.foreign_keys(regclass) from public;
 
 create or replace function lighter.column_type(target regclass, column_name name) returns text
@@ -34,6 +38,8 @@ return (
   select format_type(a.atttypid, null) from pg_attribute a
    where a.attrelid = target and a.attname = column_name and a.attnum > 0 and not a.attisdropped
 );
+comment on function lighter.column_type(regclass, name) is
+  'Type of a column; null when there is none of that name.';
 revoke all on function lighter.column_type(regclass, name) from public;
 
 -- What attach would write, found from its arguments and the catalogue; raises when something is amiss.
@@ -198,6 +204,8 @@ begin
   return s;
 end
 $$;
+comment on function lighter.describe_source(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean) is
+  'What lighter.attach is to record for its arguments: what was not said is detected, what can not be is an error.';
 revoke all on function lighter.describe_source(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean) from public;
 
 create or replace function lighter.attach(
@@ -306,6 +314,8 @@ begin
   end loop;
 end
 $$;
+comment on function lighter.grant_source(lighter.sources) is
+  'Gives lighter_daemon the rights and the policy that it needs on the table of a source.';
 revoke all on function lighter.grant_source(lighter.sources) from public;
 
 create or replace function lighter.detach(

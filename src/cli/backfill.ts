@@ -12,7 +12,7 @@ import { takeSweepLock } from '../sweeps/lock.ts'
 import { findSources } from './find-source.ts'
 import { positiveNumber, uuid, wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
-import { createProgress } from './progress.ts'
+import { createProgress, type Progress } from './progress.ts'
 import { createTimeLeft } from './time-left.ts'
 
 interface BackfillOptions {
@@ -83,7 +83,7 @@ type Run = (
   filter: BackfillFilter,
   options: BackfillOptions,
   signal: AbortSignal,
-  update: (text: string) => void,
+  update: Progress['update'],
 ) => Promise<Report>
 
 const enqueue: Run = async (pool, source, filter, options, signal, update) => {
@@ -109,7 +109,7 @@ const enqueue: Run = async (pool, source, filter, options, signal, update) => {
         },
         onProgress: now => {
           progressText = `${name}: ${formatCount(now.queued)} queued; looked at ${time.describe(now.seen)}`
-          update(progressText)
+          update(progressText, time.share(now.seen))
         },
         onWait: reason => update(`${progressText === '' ? name : progressText}; ${reason}`),
       },
@@ -136,7 +136,7 @@ const estimate: Run = async (pool, source, filter, _options, signal, update) => 
   const name = `${source.tableSql}.${source.jsonColumn}`
   const time = createTimeLeft(await estimateRows(pool, source.tableSql))
   const { tenants, ...sums } = await estimateBackfill(pool, source, filter, signal, now =>
-    update(`${name}: looked at ${time.describe(now.seen)}`),
+    update(`${name}: looked at ${time.describe(now.seen)}`, time.share(now.seen)),
   )
   const top = [...tenants]
     .map(([tenant, of]) => ({ tenant_id: tenant, ...of }))

@@ -4,6 +4,7 @@ import { pino } from 'pino'
 import { type DemoProgress, type DemoReport, runDemo } from '../demo/run.ts'
 import { wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
+import { createProgress, type Progress } from './progress.ts'
 
 interface Options {
   from?: string
@@ -28,12 +29,12 @@ export function addDemo(program: Command): void {
     .option('--rate <n>', 'messages a second; 0: as fast as they go', wholeNumber, 1000)
     .option('--seed <n>', 'other messages, the same each time', wholeNumber, 1)
     .option('--json', 'print one JSON object')
-    .addHelpText('after', '\nExit status 1 if a single row differs from what was written.')
+    .addHelpText('after', '\nExit status: 1 if a single row differs from what was written.')
     .action(async (options: Options) => {
       const aborted = new AbortController()
       const onSignal = () => aborted.abort(new Error('interrupted'))
       process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
-      const progress = options.json ? null : createProgressLine()
+      const progress = createProgress(options.json === true)
       const report = await runDemo({
         ...(options.from !== undefined && { from: options.from }),
         seed: options.seed,
@@ -44,35 +45,32 @@ export function addDemo(program: Command): void {
         // To standard error: with --json, standard output is one object.
         log: pino({ level: 'warn' }, pino.destination(2)),
         signal: aborted.signal,
-        onProgress: state => progress?.show(state),
-      }).finally(() => progress?.end())
+        onProgress: showProgress(progress),
+      }).finally(() => progress.end())
       if (options.json) printJson(report)
       else printReport(report)
       if (report.mismatched > 0) process.exitCode = 1
     })
 }
 
-/** One line that is written over on a terminal, else one line for each phase. */
-function createProgressLine() {
-  const live = process.stdout.isTTY
+/** Each phase is said at once, how far it is from time to time. */
+function showProgress(progress: Progress) {
   let lastPhase: string | undefined
-  return {
-    show: (p: DemoProgress) => {
-      const parts = [
-        p.phase.padEnd(9),
-        `written ${formatCount(p.written)}${p.total === undefined ? '' : ` of ${formatCount(p.total)}`}`,
-        `offloaded ${formatCount(p.offloadedRows)} (${formatBytes(p.payloadBytes)})`,
-        p.phase === 'draining' ? `queued ${formatCount(p.queued)}` : '',
-        p.verified > 0 ? `verified ${formatCount(p.verified)}` : '',
-      ]
-      const line = parts.filter(part => part !== '').join('  ')
-      if (live) process.stdout.write(`\r\u001b[2K${line.slice(0, (process.stdout.columns ?? 80) - 1)}`)
-      else if (p.phase !== lastPhase) print(line)
-      lastPhase = p.phase
-    },
-    end: () => {
-      if (live) process.stdout.write('\r\u001b[2K')
-    },
+  return (p: DemoProgress) => {
+    const line = [
+      p.phase.padEnd(9),
+      `written ${formatCount(p.written)}${p.total === undefined ? '' : ` of ${formatCount(p.total)}`}`,
+      `offloaded ${formatCount(p.offloadedRows)} (${formatBytes(p.payloadBytes)})`,
+      p.phase === 'draining' ? `queued ${formatCount(p.queued)}` : '',
+      p.verified > 0 ? `verified ${formatCount(p.verified)}` : '',
+    ]
+      .filter(part => part !== '')
+      .join('  ')
+    if (p.phase !== lastPhase) progress.begin(line)
+    else if (p.phase === 'writing' && p.total !== undefined) progress.update(line, p.written / p.total)
+    else if (p.verified > 0 && p.written > 0) progress.update(line, p.verified / p.written)
+    else progress.update(line)
+    lastPhase = p.phase
   }
 }
 

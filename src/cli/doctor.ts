@@ -18,6 +18,7 @@ export function addDoctor(program: Command): void {
     )
     .option('--write', 'also write, read and delete an object in the bucket')
     .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExit status: 1 when a check fails; a warning is none.')
     .action(async (options: { write?: boolean; json?: boolean }) => {
       const checks: Check[] = []
       for await (const check of runChecks(process.env, { write: options.write ?? false })) {

@@ -24,6 +24,10 @@ export function addErase(program: Command): void {
     .option('--yes', 'really do it, without being asked')
     .option('--dry-run', 'say what would go and do nothing')
     .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      '\nExit status: 1 when the proof is not complete; 2 when another process erases or compacts.',
+    )
     .action(
       async (options: {
         tenant: string

@@ -21,6 +21,10 @@ export function addExport(program: Command): void {
     .requiredOption('--tenant <id>', 'the tenant', uuid)
     .requiredOption('--to <where>', 'a directory, or s3://bucket/prefix at the endpoint of R2_…')
     .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      '\nExit status: 1 when it was stopped or a payload is damaged; 2 when another process exports there.',
+    )
     .action(async (options: { tenant: string; to: string; json?: boolean }) => {
       const config = loadConfig(process.env)
       const target = openTarget(options.to, config.store, config.offload.partBytes)

@@ -1,82 +1,22 @@
 #!/usr/bin/env node
-// The command `lighter`: one file per command, this one dispatches and renders what went wrong.
+// Where the command `lighter` begins. It imports nothing of ours before it knows that this Node can: an older one
+// stumbles over what a module exports, and says nothing that helps.
 import { readFileSync } from 'node:fs'
-import { parseEnv } from 'node:util'
-import { Command } from 'commander'
-import { LighterError, messageOf } from '../errors.ts'
-import { description, version } from '../version.ts'
-import { addAdopt } from './adopt.ts'
-import { addAttach, addDetach } from './attach.ts'
-import { addBackfill } from './backfill.ts'
-import { addDemo } from './demo.ts'
-import { addDev } from './dev.ts'
-import { addDoctor } from './doctor.ts'
-import { addErase } from './erase.ts'
-import { addExport } from './export.ts'
-import { addHydrate } from './hydrate.ts'
-import { addMigrate } from './migrate.ts'
-import { renderError } from './output.ts'
-import { addRestore, addUnpin } from './restore.ts'
-import { addRetention } from './retention.ts'
-import { addRetry } from './retry.ts'
-import { addStart } from './start.ts'
-import { addStats } from './stats.ts'
-import { addSweep } from './sweep.ts'
 
-/**
- * An empty variable counts as unset, here as everywhere. (Node looks for `--env-file` among the arguments of a
- * program too. What it has loaded is loaded again here; where the file is missing, it ends before we begin.)
- */
-function readEnvFile(file: string): void {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (cause) {
-    throw new LighterError('env_file_unreadable', `--env-file ${file}: ${messageOf(cause)}`, { cause })
-  }
-  for (const [name, value] of Object.entries(parseEnv(text))) {
-    if ((process.env[name] ?? '') === '') process.env[name] = value
-  }
-}
+const manifest: { engines: { node: string } } = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+)
+const needed = manifest.engines.node.replace('>=', '')
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+const [neededMajor = 0, neededMinor = 0] = needed.split('.').map(Number)
 
-const program = new Command('lighter')
-  .description(description)
-  .version(version)
-  .option('--env-file <file>', 'read variables from a file such as .env; those already set win')
-  .showHelpAfterError('(lighter --help, or lighter <command> --help)')
-  .hook('preAction', command => {
-    const file: unknown = command.opts().envFile
-    if (typeof file === 'string') readEnvFile(file)
-  })
-
-addDemo(program)
-addDev(program)
-addStart(program)
-addMigrate(program)
-addAttach(program)
-addDetach(program)
-addHydrate(program)
-addRetry(program)
-addBackfill(program)
-addRestore(program)
-addUnpin(program)
-addSweep(program)
-addRetention(program)
-addExport(program)
-addErase(program)
-addStats(program)
-addDoctor(program)
-addAdopt(program)
-
-// `lighter hydrate … | head` closes the pipe while we write.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0)
-  throw error
-})
-
-try {
-  await program.parseAsync()
-} catch (error) {
-  process.stderr.write(`${renderError(error)}\n`)
+if (major > neededMajor || (major === neededMajor && minor >= neededMinor)) {
+  const { runProgram } = await import('./program.ts')
+  await runProgram()
+} else {
+  process.stderr.write(
+    `error: lighter needs Node ${needed} or later, this is ${process.versions.node}\n` +
+      'hint: Install a later Node, or run it with one from npm: npx -p node@24 -p pg-lighter lighter\n',
+  )
   process.exitCode = 1
 }

@@ -21,6 +21,7 @@ export function addMigrate(program: Command): void {
       'also create and attach conversations and conversation_messages, for trying out',
     )
     .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExit status of --status: 2 when something is pending.')
     .action(async (options: Options) => {
       await withAdminClient(async client => {
         if (options.status) {

@@ -1,6 +1,7 @@
 // What all commands share in speaking to people and scripts.
 import { styleText } from 'node:util'
 import { explainError } from '../explain-error.ts'
+import { fitTable } from '../reports/table.ts'
 
 /** One line for what went wrong and one for what to do next; no stack. */
 export function renderError(error: unknown): string {
@@ -21,16 +22,20 @@ export function print(line = ''): void {
   process.stdout.write(`${line}\n`)
 }
 
-/** Columns padded to their widest cell; numbers to the right. */
+/** Of what is no terminal: nothing is cut. */
+const unlimited = 10_000
+
+export function outputWidth(): number {
+  return process.stdout.isTTY ? (process.stdout.columns ?? 80) : unlimited
+}
+
+/** Columns padded to their widest cell; numbers to the right, text cut where the terminal is too narrow. */
 export function renderTable(header: string[], rows: string[][]): string {
-  const widths = header.map((h, i) => Math.max(h.length, ...rows.map(row => row[i]?.length ?? 0)))
-  const numeric = header.map((_, i) => rows.every(row => /^[-\d.,]*( ?[A-Za-z%×]+)?$/.test(row[i] ?? '')))
-  const line = (cells: string[]) =>
-    cells
-      .map((cell, i) => (numeric[i] ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))
-      .join('  ')
-      .trimEnd()
-  return [styleText('bold', line(header)), ...rows.map(line)].join('\n')
+  const columns = header.map((title, i) => {
+    const right = rows.every(row => /^[-\d.,]*( ?[A-Za-z%×]+)?$/.test(row[i] ?? ''))
+    return { title, right, flexible: !right }
+  })
+  return fitTable(columns, rows, outputWidth()).join('\n')
 }
 
 const units = ['B', 'KB', 'MB', 'GB', 'TB']

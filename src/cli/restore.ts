@@ -52,6 +52,7 @@ export function addRestore(program: Command): void {
     .option('--rate <rows/s>', 'rows a second at most', positiveNumber)
     .option('--dry-run', 'count what would be restored and change nothing')
     .option('--json', 'print one JSON object')
+    .addHelpText('after', '\nExit status: 1 when a row failed; it keeps its pointers.')
     .action(async (options: RestoreOptions) => {
       const config = loadConfig(process.env)
       const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
@@ -94,8 +95,10 @@ export function addRestore(program: Command): void {
                 onProgress: now => {
                   if (now.seen > 0) rows ??= createTimeLeft(total)
                   const lookedAt = rows === null ? artifacts.describe(now.artifacts) : rows.describe(now.seen)
+                  const share = rows === null ? artifacts.share(now.artifacts) : rows.share(now.seen)
                   progress.update(
                     `${nameOf(source)}: ${formatCount(now.restored)} restored, ${formatBytes(now.bytes)}; looked at ${lookedAt}`,
+                    share,
                   )
                 },
                 onFailure: failure => {
@@ -253,7 +256,7 @@ async function printEstimate(
   for (const source of sources) {
     const time = createTimeLeft(scope.rowId === null ? await estimateRows(pool, source.tableSql) : 1)
     const { tenants, ...estimate } = await estimateRestore(pool, source, scope, signal, now =>
-      progress.update(`${nameOf(source)}: looked at ${time.describe(now.seen)}`),
+      progress.update(`${nameOf(source)}: looked at ${time.describe(now.seen)}`, time.share(now.seen)),
     )
     const top = [...tenants]
       .map(([tenant, of]) => ({ tenant_id: tenant === '' ? null : tenant, ...of }))

@@ -14,7 +14,9 @@ export function addRetention(program: Command): void {
     .option('--json', 'print one JSON object')
     .action(async (options: { tenant: string; kind: string; json?: boolean }) => {
       if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(options.tenant)) {
-        throw new LighterError('invalid_tenant', `--tenant ${options.tenant} is not a uuid`)
+        throw new LighterError('invalid_tenant', `--tenant ${options.tenant} is not a uuid`, {
+          hint: 'Tenants with artifacts: select tenant_id from lighter.storage_by_tenant;',
+        })
       }
       const pool = createPool(loadDatabaseUrl(process.env), 1, () => undefined)
       try {

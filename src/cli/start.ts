@@ -14,6 +14,10 @@ export function addStart(program: Command): void {
     .option('--no-api', 'only work off the queue')
     .option('--no-worker', 'only serve the HTTP API')
     .option('--migrate', 'first bring the schema up to date, as ADMIN_DATABASE_URL')
+    .addHelpText(
+      'after',
+      '\nExit status: 0 after a clean stop; 1 when the start failed, or work was still in flight at the deadline.',
+    )
     .action(async (options: { migrate?: boolean; api: boolean; worker: boolean }) => {
       if (!options.api && !options.worker) {
         throw new LighterError('nothing_to_do', '--no-api and --no-worker together leave nothing to run')

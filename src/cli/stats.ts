@@ -5,11 +5,9 @@ import { loadDatabaseUrl } from '../config.ts'
 import { LighterError, sqlState } from '../errors.ts'
 import { readStats, type Stats } from '../reports/read.ts'
 import { renderLine, renderStats } from '../reports/render.ts'
-import { print, printJson } from './output.ts'
+import { outputWidth, print, printJson } from './output.ts'
 
 const defaultSeconds = 2
-/** Of what is no terminal: nothing is cut. */
-const unlimited = 10_000
 
 export function addStats(program: Command): void {
   program
@@ -23,7 +21,9 @@ export function addStats(program: Command): void {
     .option('--json', 'print one JSON object')
     .action(async (options: { watch?: true | number; json?: boolean }) => {
       if (options.json && options.watch !== undefined) {
-        throw new LighterError('options_exclusive', '--json prints one object; it does not go with --watch')
+        throw new LighterError('options_exclusive', '--json prints one object; it does not go with --watch', {
+          hint: 'For a figure again and again: watch -n 10 lighter stats --json',
+        })
       }
       const client = await connect(loadDatabaseUrl(process.env))
       try {
@@ -32,8 +32,7 @@ export function addStats(program: Command): void {
         } else {
           const stats = await read(client)
           if (options.json) printJson(stats)
-          else
-            for (const line of renderStats(stats, process.stdout.columns ?? unlimited).slice(1)) print(line)
+          else for (const line of renderStats(stats, outputWidth()).slice(1)) print(line)
         }
       } finally {
         await client.end().catch(() => undefined)

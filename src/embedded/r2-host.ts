@@ -2,11 +2,14 @@
 // and calls process.exit() there, before a daemon has drained. Reads its options as one line of stdin,
 // answers its URL as one line of stdout, and ends when stdin does: with whoever started it.
 import { once } from 'node:events'
+import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 
 /** What r2.ts sends. */
 export interface R2HostOptions {
+  /** Where the package is: not always where this file would look for it. */
+  miniflare: string
   bucket: string
   accessKeyId: string
   secretAccessKey: string
@@ -18,7 +21,7 @@ const lines = createInterface({ input: process.stdin })
 const ended = once(lines, 'close')
 const [line] = await once(lines, 'line')
 const options: R2HostOptions = JSON.parse(line)
-const { Miniflare, NoOpLog } = await import('miniflare')
+const { Miniflare, NoOpLog }: typeof import('miniflare') = createRequire(import.meta.url)(options.miniflare)
 const { accessKeyId, secretAccessKey } = options
 const miniflare = new Miniflare({
   modules: true,

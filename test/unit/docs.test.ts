@@ -4,16 +4,9 @@ import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { requireKind } from '../../src/artifacts/kinds.ts'
 import { environmentSchema, loadConfig, secretVariables } from '../../src/config.ts'
-import { blocksOf, docsFile, readDoc } from '../support/doc-blocks.ts'
+import { blocksOf, documents, readDoc } from '../support/doc-blocks.ts'
 
 const root = path.join(import.meta.dirname, '..', '..')
-const documents = [
-  'README.md',
-  'CONTRIBUTING.md',
-  ...readdirSync(docsFile('.'))
-    .filter(name => name.endsWith('.md'))
-    .map(name => `docs/${name}`),
-]
 const read = (name: string) => readFileSync(path.join(root, name), 'utf8')
 
 /** As GitHub makes them of headings. */
@@ -41,7 +34,7 @@ function tableOf(markdown: string, heading: string): string[][] {
   )
 }
 
-describe.each(documents)('%s', name => {
+describe.each(documents())('%s', name => {
   const markdown = read(name)
 
   test('has links that lead somewhere', () => {
@@ -57,9 +50,9 @@ describe.each(documents)('%s', name => {
   })
 
   test('names files and folders that exist', () => {
-    const paths = [...markdown.matchAll(/`((?:src|sql|test|docs|bench)\/[\w./-]+)`/g)].map(
-      ([, found = '']) => found,
-    )
+    const paths = [
+      ...markdown.matchAll(/`((?:src|sql|test|docs|bench|reference|examples|monitoring|deploy)\/[\w./-]+)`/g),
+    ].map(([, found = '']) => found)
     for (const found of paths) expect(existsSync(path.join(root, found)), found).toBe(true)
   })
 })
@@ -171,7 +164,7 @@ describe('docs/security.md', () => {
 })
 
 test('the variables that the documents name are read', () => {
-  for (const name of ['docs/api.md', 'docs/security.md', 'docs/sql.md', 'docs/operations.md', 'README.md']) {
+  for (const name of documents()) {
     const named = [
       ...read(name).matchAll(
         /`((?:AUTH|API|JWT|SERVICE|ARTIFACT|OFFLOAD|R2|STREAM|DATABASE|LISTEN|ADMIN|SHUTDOWN|STORE|PACK|MULTIPART|POLL|SWEEP|UPLOAD|MAX)_[A-Z0-9_]+)(?:=[^`]*)?`/g,
@@ -184,4 +177,42 @@ test('the variables that the documents name are read', () => {
       expect([name, variable, known]).toEqual([name, variable, true])
     }
   }
+})
+
+test('the index leads to every document', () => {
+  const index = readDoc('README.md')
+  const named = [...index.matchAll(/\]\(([^)#]+\.md)\)/g)].map(([, link = '']) =>
+    path.posix.join('docs', link),
+  )
+  expect(named).toEqual(
+    expect.arrayContaining(documents().filter(name => /^docs\//.test(name) && name !== 'docs/README.md')),
+  )
+})
+
+describe('the pictures', () => {
+  const pictures = documents().flatMap(name =>
+    blocksOf(read(name))
+      .filter(block => block.info === 'mermaid')
+      .map(block => ({ name: `${name}:${block.line}`, text: block.text })),
+  )
+  // A check of our own: mermaid's parser needs a browser for most kinds.
+  const lines: Record<string, RegExp> = {
+    flowchart:
+      /^(?:subgraph \w+\["[^"]+"\]|end|\w+(?:\["[^"]+"\]|\[\("?[^"]+"?\)\])?(?: -\.?->(?:\|[^|]+\|)? \w+(?:\["[^"]+"\]|\[\("?[^"]+"?\)\])?)*)$/,
+    'stateDiagram-v2': /^(?:\[\*\]|\w+) --> (?:\[\*\]|\w+)(?:: [^:]+)?$/,
+    sequenceDiagram: /^(?:participant \w+(?: as \w+)?|Note over \w+: .+|\w+-?->>\w+: .+)$/,
+  }
+
+  test('are there', () => {
+    expect(pictures.length).toBeGreaterThanOrEqual(6)
+  })
+
+  test.each(pictures)('$name is drawn by GitHub', ({ text }) => {
+    const [first = '', ...rest] = text.trimEnd().split('\n')
+    const [kind = ''] = first.split(' ')
+    expect(Object.keys(lines)).toContain(kind)
+    for (const line of rest) expect(line.trim()).toMatch(lines[kind] ?? /$^/)
+    const count = (pattern: RegExp) => rest.filter(line => pattern.test(line.trim())).length
+    expect(count(/^subgraph /)).toBe(count(/^end$/))
+  })
 })

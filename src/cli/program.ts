@@ -1,0 +1,91 @@
+// The command `lighter`: one file per command, this one puts them together and renders what went wrong.
+import { readFileSync } from 'node:fs'
+import { parseEnv } from 'node:util'
+import { Command } from 'commander'
+import { LighterError, messageOf } from '../errors.ts'
+import { description, version } from '../version.ts'
+import { addAdopt } from './adopt.ts'
+import { addAttach, addDetach } from './attach.ts'
+import { addBackfill } from './backfill.ts'
+import { addCompletion } from './completion.ts'
+import { addDemo } from './demo.ts'
+import { addDev } from './dev.ts'
+import { addDoctor } from './doctor.ts'
+import { addErase } from './erase.ts'
+import { addExport } from './export.ts'
+import { addHydrate } from './hydrate.ts'
+import { addMigrate } from './migrate.ts'
+import { renderError } from './output.ts'
+import { addRestore, addUnpin } from './restore.ts'
+import { addRetention } from './retention.ts'
+import { addRetry } from './retry.ts'
+import { addStart } from './start.ts'
+import { addStats } from './stats.ts'
+import { addSweep } from './sweep.ts'
+
+/**
+ * An empty variable counts as unset, here as everywhere. (Node looks for `--env-file` among the arguments of a
+ * program too. What it has loaded is loaded again here; where the file is missing, it ends before we begin.)
+ */
+function readEnvFile(file: string): void {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (cause) {
+    throw new LighterError('env_file_unreadable', `--env-file ${file}: ${messageOf(cause)}`, {
+      cause,
+      hint: 'Copy .env.example, or name the file from the folder that you are in.',
+    })
+  }
+  for (const [name, value] of Object.entries(parseEnv(text))) {
+    if ((process.env[name] ?? '') === '') process.env[name] = value
+  }
+}
+
+/** All commands. Nothing is read or connected to before one of them is run. */
+export function createProgram(): Command {
+  const program = new Command('lighter')
+    .description(description)
+    .version(version)
+    .option('--env-file <file>', 'read variables from a file such as .env; those already set win')
+    .showHelpAfterError('(lighter --help, or lighter <command> --help)')
+    .hook('preAction', command => {
+      const file: unknown = command.opts().envFile
+      if (typeof file === 'string') readEnvFile(file)
+    })
+  addDemo(program)
+  addDev(program)
+  addStart(program)
+  addMigrate(program)
+  addAttach(program)
+  addDetach(program)
+  addHydrate(program)
+  addRetry(program)
+  addBackfill(program)
+  addRestore(program)
+  addUnpin(program)
+  addSweep(program)
+  addRetention(program)
+  addExport(program)
+  addErase(program)
+  addStats(program)
+  addDoctor(program)
+  addAdopt(program)
+  addCompletion(program)
+  return program
+}
+
+/** Runs what the arguments ask for. */
+export async function runProgram(): Promise<void> {
+  // `lighter hydrate … | head` closes the pipe while we write.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0)
+    throw error
+  })
+  try {
+    await createProgram().parseAsync()
+  } catch (error) {
+    process.stderr.write(`${renderError(error)}\n`)
+    process.exitCode = 1
+  }
+}
