@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { DemoReport } from '../../src/demo/run.ts'
 import { type Verification, verifyRows } from '../../src/demo/verify.ts'
 import { loadSources } from '../../src/offload/sources.ts'
+import { needsEmbedded } from '../support/backends/backend.ts'
 import {
   createEnvironment,
   drained,
@@ -29,7 +30,8 @@ async function demo(args: string[], more: Record<string, string> = {}): Promise<
   return JSON.parse(stdout)
 }
 
-test('made-up messages are offloaded, changed meanwhile, and verified to the last row', async () => {
+test('made-up messages are offloaded, changed meanwhile, and verified to the last row', async context => {
+  needsEmbedded(context)
   const report = await demo(['--messages', '600', '--rate', '0', '--large-mb', '6'])
   expect(report).toMatchObject({ messages: 600, mismatched: 0, mismatches: [] })
   expect(report.verified).toBe(report.messages - report.deleted)
@@ -45,7 +47,8 @@ test('made-up messages are offloaded, changed meanwhile, and verified to the las
   expect(report.latency_p99_ms ?? 0).toBeGreaterThanOrEqual(report.latency_p50_ms ?? 0)
 })
 
-test('a file is replayed, gzipped or not, with numbers that no double holds', async () => {
+test('a file is replayed, gzipped or not, with numbers that no double holds', async context => {
+  needsEmbedded(context)
   const tenant = '11111111-1111-4111-8111-111111111111'
   const conversation = '22222222-2222-4222-8222-222222222222'
   const lines = Array.from(
