@@ -7,6 +7,7 @@ import { formatBytes, formatCount, print, printJson, renderTable } from './outpu
 import { createProgress, type Progress } from './progress.ts'
 
 interface Options {
+  external?: boolean
   from?: string
   messages: number
   tenants: number
@@ -22,6 +23,10 @@ export function addDemo(program: Command): void {
     .description(
       'see it work on this machine: real messages through Postgres into R2 and back, every row verified',
     )
+    .option(
+      '--external',
+      'on the Postgres of ADMIN_DATABASE_URL and the bucket of R2_BUCKET, in a database and under a prefix that are removed again',
+    )
     .option('--from <file>', 'replay a JSON-lines file (plain, gzip or zstd) instead of made-up messages')
     .option('--messages <n>', 'how many to make up', wholeNumber, 5000)
     .option('--tenants <n>', 'of how many tenants', wholeNumber, 5)
@@ -36,6 +41,7 @@ export function addDemo(program: Command): void {
       process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
       const progress = createProgress(options.json === true)
       const report = await runDemo({
+        ...(options.external && { external: process.env }),
         ...(options.from !== undefined && { from: options.from }),
         seed: options.seed,
         messages: options.messages,
@@ -74,6 +80,10 @@ function showProgress(progress: Progress) {
   }
 }
 
+function formatLatency(ms: number | null): string {
+  return ms === null ? 'not known: track_commit_timestamp is off' : `${Math.round(ms)} ms`
+}
+
 function printReport(report: DemoReport): void {
   const seconds = (report.duration_ms / 1000).toFixed(1)
   print(
@@ -103,8 +113,8 @@ function printReport(report: DemoReport): void {
         ['stored bytes', formatBytes(report.object_bytes)],
         ['objects', formatCount(report.objects)],
         ['PUTs (class A operations)', formatCount(report.puts)],
-        ['latency p50', `${Math.round(report.latency_p50_ms)} ms`],
-        ['latency p99', `${Math.round(report.latency_p99_ms)} ms`],
+        ['latency p50', formatLatency(report.latency_p50_ms)],
+        ['latency p99', formatLatency(report.latency_p99_ms)],
       ],
     ),
   )

@@ -1,21 +1,19 @@
-// The demo: a real Postgres and R2's simulator, a daemon, an application that writes; then the reckoning.
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
+// The demo: a Postgres and a bucket, a daemon, an application that writes; then the reckoning.
 import pg from 'pg'
 import type { Logger } from 'pino'
 import { loadConfig } from '../config.ts'
 import { createDaemon } from '../daemon.ts'
-import { type Embedded, startEmbedded } from '../embedded/index.ts'
-import { prepareEmbeddedDatabase } from '../embedded/prepare.ts'
 import { LighterError } from '../errors.ts'
 import { loadSources } from '../offload/sources.ts'
 import { openStore } from '../store/object-store.ts'
 import { type DemoMessage, generateMessages, readMessages } from './messages.ts'
 import { type Replay, replayMessages } from './replay.ts'
+import { type DemoServers, startOwnServers, useExternalServers } from './servers.ts'
 import { type Verification, verifyRows } from './verify.ts'
 
 export interface DemoOptions {
+  /** The environment that names a Postgres and a bucket to run on; without it the demo starts its own. */
+  external?: Record<string, string | undefined>
   /** A JSON-lines file to replay; without it messages are made up. */
   from?: string
   seed: number
@@ -57,9 +55,9 @@ export interface DemoReport {
   bytes_after: number
   /** As it is after a plain VACUUM, which keeps freed space in the table for the next rows. */
   bytes_after_plain_vacuum: number
-  /** From a row's insert to the commit that left its pointer. */
-  latency_p50_ms: number
-  latency_p99_ms: number
+  /** From a row's insert to the commit that left its pointer; null where the server does not track commit times. */
+  latency_p50_ms: number | null
+  latency_p99_ms: number | null
   verified: number
   mismatched: number
   mismatches: { id: string; reason: string }[]
@@ -67,39 +65,26 @@ export interface DemoReport {
   duration_ms: number
 }
 
-const database = 'lighter_demo'
 const plainTable = 'public.messages_without_lighter'
 const writers = 8
 const drainTimeoutMs = 600_000
 
-/** Runs the demo on servers of its own, in a temporary folder that is removed. @throws {LighterError} */
+/** Runs the demo, and leaves nothing of it behind. @throws {LighterError} */
 export async function runDemo(options: DemoOptions): Promise<DemoReport> {
-  const dir = await mkdtemp(path.join(tmpdir(), 'pg-lighter-demo-'))
-  let embedded: Embedded | undefined
+  const servers = await (options.external === undefined
+    ? startOwnServers()
+    : useExternalServers(options.external))
   try {
-    // Commit times tell the true latency: rows are visible when their transaction commits, not when it began.
-    embedded = await startEmbedded({ dir, settings: { track_commit_timestamp: 'on' } })
-    return await runOn(embedded, options)
+    return await runOn(servers, options)
   } finally {
-    await embedded?.stop()
-    await rm(dir, { recursive: true, force: true })
+    await servers.remove()
   }
 }
 
-async function runOn(embedded: Embedded, options: DemoOptions): Promise<DemoReport> {
+async function runOn(servers: DemoServers, options: DemoOptions): Promise<DemoReport> {
   const { log, signal } = options
-  const server = new pg.Client({ connectionString: embedded.postgres.url() })
-  await server.connect()
-  const urls = await prepareEmbeddedDatabase(server, embedded.postgres, database, {
-    withExampleTables: true,
-  }).finally(() => server.end())
-  const config = loadConfig({
-    DATABASE_URL: urls.daemon,
-    R2_ENDPOINT: embedded.r2.endpoint,
-    R2_BUCKET: embedded.r2.bucket,
-    R2_ACCESS_KEY_ID: embedded.r2.accessKeyId,
-    R2_SECRET_ACCESS_KEY: embedded.r2.secretAccessKey,
-  })
+  const { urls } = servers
+  const config = loadConfig(servers.env)
 
   const replay: Replay = { written: 0, updated: 0, deleted: 0, expected: new Map() }
   const verification: Verification = { verified: 0, mismatches: [] }
@@ -221,11 +206,13 @@ async function weigh(admin: pg.Pool) {
     object_bytes: number
     bytes_before: number
     bytes_after_plain_vacuum: number
-    latency_p50_ms: number
-    latency_p99_ms: number
+    latency_p50_ms: number | null
+    latency_p99_ms: number | null
   }>(`
     with offloaded as (
-      select a.row_id, min(pg_xact_commit_timestamp(a.xmin)) as at from public.artifact_refs a group by a.row_id
+      select a.row_id,
+             min(case current_setting('track_commit_timestamp') when 'on' then pg_xact_commit_timestamp(a.xmin) end) as at
+        from public.artifact_refs a group by a.row_id
     ),
     latencies as (
       select extract(epoch from o.at - m.created_at) * 1000 as ms
@@ -239,8 +226,8 @@ async function weigh(admin: pg.Pool) {
            (select coalesce(sum(byte_length), 0)::float8 from lighter.objects where state = 'stored') as object_bytes,
            pg_total_relation_size('${plainTable}')::float8 as bytes_before,
            pg_total_relation_size('public.conversation_messages')::float8 as bytes_after_plain_vacuum,
-           coalesce((select percentile_disc(0.5) within group (order by ms) from latencies), 0)::float8 as latency_p50_ms,
-           coalesce((select percentile_disc(0.99) within group (order by ms) from latencies), 0)::float8 as latency_p99_ms`)
+           (select percentile_disc(0.5) within group (order by ms) from latencies)::float8 as latency_p50_ms,
+           (select percentile_disc(0.99) within group (order by ms) from latencies)::float8 as latency_p99_ms`)
   const [weight] = rows
   if (weight === undefined) throw new Error('the query answered no row')
   await admin.query('vacuum full public.conversation_messages')

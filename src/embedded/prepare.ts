@@ -1,4 +1,4 @@
-// A database on the embedded server, ready for the daemon: migrated, with logins of least privilege.
+// A database on the embedded server, or another one, ready for the daemon: migrated, with logins of least privilege.
 import pg from 'pg'
 import { migrate } from '../db/migrate.ts'
 import type { RunningPostgres } from './postgres.ts'
@@ -12,15 +12,28 @@ export interface EmbeddedUrls {
   application: string
 }
 
-const daemonLogin = { user: 'lighter_worker', password: 'lighter-worker' }
-const applicationLogin = { user: 'example_app', password: 'example-app' }
+interface Login {
+  user: string
+  password: string
+}
 
-/** Creates the database if need be, migrates it, and makes the two logins. The server listens on loopback only. */
+export interface Logins {
+  daemon: Login
+  application: Login
+}
+
+/** For servers that listen on loopback only. */
+const knownLogins: Logins = {
+  daemon: { user: 'lighter_worker', password: 'lighter-worker' },
+  application: { user: 'example_app', password: 'example-app' },
+}
+
+/** Creates the database if need be, migrates it, and makes the two logins; one that is there keeps its password. */
 export async function prepareEmbeddedDatabase(
   server: pg.Client,
-  postgres: RunningPostgres,
+  postgres: Pick<RunningPostgres, 'url'>,
   database: string,
-  options: { withExampleTables: boolean },
+  { logins = knownLogins, ...options }: { withExampleTables: boolean; logins?: Logins },
 ): Promise<EmbeddedUrls> {
   const exists = await server.query('select from pg_database where datname = $1', [database])
   if (exists.rowCount === 0)
@@ -30,7 +43,7 @@ export async function prepareEmbeddedDatabase(
   await client.connect()
   try {
     await migrate(client, options)
-    for (const { user, password } of [daemonLogin, applicationLogin]) {
+    for (const { user, password } of [logins.daemon, logins.application]) {
       const login = pg.escapeIdentifier(user)
       const known = await client.query('select from pg_roles where rolname = $1', [user])
       // Two test databases may be prepared at once: the loser of the race finds the login made.
@@ -44,11 +57,11 @@ export async function prepareEmbeddedDatabase(
       }
     }
     await client.query(`select pg_advisory_lock(7809632190530)`)
-    await client.query(`grant lighter_daemon to ${pg.escapeIdentifier(daemonLogin.user)}`)
+    await client.query(`grant lighter_daemon to ${pg.escapeIdentifier(logins.daemon.user)}`)
     await client.query(`select pg_advisory_unlock(7809632190530)`)
     if (options.withExampleTables) {
       await client.query(
-        `grant select, insert, update, delete on public.conversations, public.conversation_messages to ${pg.escapeIdentifier(applicationLogin.user)}`,
+        `grant select, insert, update, delete on public.conversations, public.conversation_messages to ${pg.escapeIdentifier(logins.application.user)}`,
       )
     }
   } finally {
@@ -56,7 +69,7 @@ export async function prepareEmbeddedDatabase(
   }
   return {
     admin,
-    daemon: postgres.url({ database, ...daemonLogin }),
-    application: postgres.url({ database, ...applicationLogin }),
+    daemon: postgres.url({ database, ...logins.daemon }),
+    application: postgres.url({ database, ...logins.application }),
   }
 }

@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { needsEmbedded } from '../support/backends/backend.ts'
 import {
   asJsonbText,
   createEnvironment,
@@ -770,6 +771,8 @@ describe('start', () => {
 })
 
 describe('dev', () => {
+  beforeEach(needsEmbedded)
+
   async function newStateDir(): Promise<string> {
     const dir = await mkdtemp(path.join(tmpdir(), 'pg-lighter-dev-'))
     onTestFinished(() => rm(dir, { recursive: true, force: true }))

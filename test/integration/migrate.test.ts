@@ -1,10 +1,8 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { migrate, planMigration, requireCurrentSchema } from '../../src/db/migrate.ts'
-import { type RunningPostgres, startPostgres } from '../../src/embedded/postgres.ts'
+import type { TestPostgres } from '../support/backends/backend.ts'
+import { startPostgresBeside } from '../support/backends/start.ts'
 import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
 import {
   asRole,
@@ -553,16 +551,14 @@ describe('a migrated database', () => {
 // A server of its own, since roles are the server's: here nothing of ours exists yet, and nobody is superuser
 // but the host.
 describe('a hosted server, as Supabase is', () => {
-  let server: RunningPostgres
+  let server: TestPostgres
   let host: pg.Client
-  let folder: string
   /** Logins that own a database each; the first as Supabase's `postgres`. */
   const platformOwner = { user: 'platform_owner', password: 'platform' }
   const secondOwner = { user: 'second_owner', password: 'second' }
 
   beforeAll(async () => {
-    folder = await mkdtemp(path.join(tmpdir(), 'pg-lighter-hosted-'))
-    server = await startPostgres({ dataDir: path.join(folder, 'postgres'), settings: { fsync: 'off' } })
+    server = await startPostgresBeside()
     host = await connect(server.url())
     await ensureSupabaseRoles(host)
     await host.query('create role reporting')
@@ -576,8 +572,7 @@ describe('a hosted server, as Supabase is', () => {
   })
   afterAll(async () => {
     await host.end()
-    await server.stop('immediate')
-    await rm(folder, { recursive: true, force: true })
+    await server.stop()
   })
 
   const login = (who: { user: string; password: string }, database = who.user) =>

@@ -1,11 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import type pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { type RunningPostgres, startPostgres } from '../../src/embedded/postgres.ts'
 import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../../src/embedded/prepare.ts'
+import type { TestPostgres } from '../support/backends/backend.ts'
+import { startPostgresBeside } from '../support/backends/start.ts'
 import {
   createEnvironment,
   insertMessage,
@@ -530,11 +528,7 @@ describe('a notification', () => {
 
 // A server of its own, whose queue of notifications is small enough to fill.
 test('a full queue of notifications does not make a write fail', async () => {
-  const folder = await mkdtemp(path.join(tmpdir(), 'pg-lighter-notify-'))
-  const server = await startPostgres({
-    dataDir: path.join(folder, 'postgres'),
-    settings: { fsync: 'off', max_notify_queue_pages: '64' },
-  })
+  const server = await startPostgresBeside({ max_notify_queue_pages: '64' })
   try {
     const urls = await preparedDatabase(server)
     const [listener, writer] = [await connect(urls.admin), await connect(urls.application)]
@@ -560,12 +554,11 @@ test('a full queue of notifications does not make a write fail', async () => {
     expect(await value(listener, 'select count(*)::int from lighter.jobs')).toBe(1)
     await Promise.all([listener.end(), writer.end()])
   } finally {
-    await server.stop('immediate')
-    await rm(folder, { recursive: true, force: true })
+    await server.stop()
   }
 })
 
-async function preparedDatabase(server: RunningPostgres): Promise<EmbeddedUrls> {
+async function preparedDatabase(server: TestPostgres): Promise<EmbeddedUrls> {
   const client = await connect(server.url())
   try {
     return await prepareEmbeddedDatabase(client, server, 'notify', { withExampleTables: true })

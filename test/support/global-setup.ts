@@ -1,11 +1,8 @@
-// One embedded Postgres and one R2 simulator for the whole run, with a migrated database to clone.
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
+// One Postgres and one S3 server for the whole run, with a migrated database to clone.
 import pg from 'pg'
 import type { TestProject } from 'vitest/node'
-import { startEmbedded } from '../../src/embedded/index.ts'
 import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../../src/embedded/prepare.ts'
+import { startBackend } from './backends/start.ts'
 
 /** What every test file gets. */
 export interface Servers {
@@ -22,26 +19,25 @@ declare module 'vitest' {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const dir = await mkdtemp(path.join(tmpdir(), 'pg-lighter-test-'))
-  const embedded = await startEmbedded({ dir })
-  const server = new pg.Client({ connectionString: embedded.postgres.url() })
-  await server.connect()
+  const { postgres, store, stop } = await startBackend()
+  const server = new pg.Client({ connectionString: postgres.url() })
   try {
+    await server.connect()
     const templateDatabase = 'lighter_template'
-    const urls = await prepareEmbeddedDatabase(server, embedded.postgres, templateDatabase, {
+    const urls = await prepareEmbeddedDatabase(server, postgres, templateDatabase, {
       withExampleTables: true,
     })
-    const { endpoint, bucket, accessKeyId, secretAccessKey } = embedded.r2
+    const { endpoint, bucket, accessKeyId, secretAccessKey } = store
     project.provide('servers', {
       urls,
       templateDatabase,
       store: { endpoint, bucket, accessKeyId, secretAccessKey },
     })
+  } catch (error) {
+    await stop()
+    throw error
   } finally {
     await server.end()
   }
-  return async () => {
-    await embedded.stop()
-    await rm(dir, { recursive: true, force: true })
-  }
+  return stop
 }
