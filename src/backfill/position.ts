@@ -15,7 +15,7 @@ export interface Position {
 
 /**
  * The pass that was not finished and asked for the same, or a new one. What "7 days ago" meant when a pass began
- * it means until its end.
+ * it means until its end; by another column it means something else, and is another pass.
  * @param restart begins anew, and forgets the one that was not finished
  */
 export async function openPosition(
@@ -25,14 +25,12 @@ export async function openPosition(
   olderThan: string | null,
   restart: boolean,
 ): Promise<Position> {
-  if (restart) {
-    await db.query({
-      text: `delete from lighter.backfills b
-              where b.source_id = $1 and b.tenant_id is not distinct from $2 and b.older_than is not distinct from $3
-                and b.finished_at is null`,
-      values: [source.id, filter.tenantId, olderThan],
-    })
-  }
+  await db.query({
+    text: `delete from lighter.backfills b
+            where b.source_id = $1 and b.tenant_id is not distinct from $2 and b.older_than is not distinct from $3
+              and b.finished_at is null and ($4 or b.age_column is distinct from $5)`,
+    values: [source.id, filter.tenantId, olderThan, restart, filter.ageColumn],
+  })
   const { rows } = await db.query<{
     id: number
     after: string | null

@@ -15,6 +15,11 @@ export interface Proof {
   objects_with_bytes: number
   /** Uploads of the tenant under way: somebody still writes, and nobody can tell what. */
   uploads: number
+  /**
+   * Objects on record outside of the prefix, under a former one say, where we delete nothing: of a tenant, all of
+   * them; of an entity, those on their way out, of which nothing tells what is in them.
+   */
+  objects_elsewhere: number
   /** Objects deleted, to be deleted once more by the orphans sweep, should a late PUT bring one back. */
   objects_deleted_again_later: number
 }
@@ -53,6 +58,7 @@ export async function proveErased(
     artifacts: number
     with_bytes: number
     uploads: number
+    elsewhere: number
     later: number
   }>(
     `select (select count(*)::int from public.artifact_refs a where ${where.sql}) as artifacts,
@@ -61,17 +67,21 @@ export async function proveErased(
                 and ${scope.entity === null ? 'true' : `exists (select from public.artifact_refs a where ${where.sql} and a.r2_key = o.r2_key)`}) as with_bytes,
             (select count(*)::int from lighter.objects o where o.tenant_id = $1 and o.state = 'uploading') as uploads,
             (select count(*)::int from lighter.objects o
+              where o.tenant_id = $1 and not starts_with(o.r2_key, $${where.next})
+                ${scope.entity === null ? '' : `and o.state = 'deleting'`}) as elsewhere,
+            (select count(*)::int from lighter.objects o
               where o.tenant_id = $1 and o.state = 'deleting' and o.first_deleted_at is not null) as later`,
-    where.values,
+    [...where.values, tenantPrefix(store.prefix, scope.tenantId)],
   )
   const [found] = rows
   if (found === undefined) throw new Error('the proof answered no row')
   return {
-    complete: listed + found.artifacts + found.with_bytes + found.uploads === 0,
+    complete: listed + found.artifacts + found.with_bytes + found.uploads + found.elsewhere === 0,
     objects_listed: listed,
     artifacts: found.artifacts,
     objects_with_bytes: found.with_bytes,
     uploads: found.uploads,
+    objects_elsewhere: found.elsewhere,
     objects_deleted_again_later: found.later,
   }
 }

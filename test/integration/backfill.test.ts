@@ -260,6 +260,22 @@ describe('by age', () => {
     expect(await jobs()).toEqual([old, young].sort())
   })
 
+  test('a pass that was stopped is not gone on with by another column', async () => {
+    await environment.admin.query(`
+      alter table conversation_messages add sent_at timestamptz default '2020-01-01';
+      grant select (sent_at) on conversation_messages to lighter_daemon`)
+    const { conversationId } = await newConversation(environment)
+    const id = await insertMessage(environment, conversationId, heavy('young, and sent long ago'))
+    await forget()
+    expect((await backfilled('--older-than', '7d')).tables).toMatchObject([{ queued: 0 }])
+    // As a process leaves it that was killed after the last page.
+    await environment.admin.query('update lighter.backfills set finished_at = null')
+    expect((await backfilled('--older-than', '7d', '--age-column', 'sent_at')).tables).toMatchObject([
+      { queued: 1, resumed: false },
+    ])
+    expect(await jobs()).toEqual([id])
+  })
+
   test('a table without such a column, a column of another type and an age that is none are errors', async () => {
     await environment.admin.query(`
       create table public.bare (id bigint primary key, tenant_id uuid, metadata jsonb);

@@ -474,6 +474,26 @@ test('what is written meanwhile, or lies outside the prefix, is not passed over:
   expect(await rawMetadata(environment, tenant.rowIds[0] ?? '')).not.toBeUndefined()
 })
 
+test('what is on record under a former prefix is not passed over either', async () => {
+  const { scope } = await neighbours(toolCalls)
+  const elsewhere = (state: string) =>
+    environment.admin.query(
+      `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, stored_at, delete_after)
+       values ($1, 'former/tenants/' || $1::uuid || '/agent_trace/2026/01/01/' || gen_random_uuid() || '.jsonl', 'agent_trace', $2,
+               'application/x-ndjson', 3, now(), case when $2 = 'deleting' then now() end)`,
+      [scope.tenantId, state],
+    )
+  await elsewhere('stored')
+  // Whose artifacts are in it is known, and of which entity.
+  expect((await eraseNow(scope)).proof).toMatchObject({ complete: true, objects_elsewhere: 0 })
+  await elsewhere('deleting')
+  expect((await eraseNow(scope)).proof).toMatchObject({ complete: false, objects_elsewhere: 1 })
+  const whole = { ...scope, entity: null }
+  expect((await eraseNow(whole)).proof).toMatchObject({ complete: false, objects_elsewhere: 2 })
+  await environment.admin.query(`delete from lighter.objects where r2_key like 'former/%'`)
+  expect((await eraseNow(whole)).proof).toMatchObject({ complete: true, objects_elsewhere: 0 })
+})
+
 test('a copy of the database erases nothing', async () => {
   const [tenant] = await twoTenants(200)
   const keys = await keysOf(tenant.tenantId)
