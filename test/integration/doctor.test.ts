@@ -101,6 +101,7 @@ describe('a healthy installation', () => {
     expect(examination.checks.map(c => [c.name, c.status])).toEqual([
       ['configuration', 'ok'],
       ['database', 'ok'],
+      ['clock', 'ok'],
       ['schema', 'ok'],
       ['privileges', 'ok'],
       [source, 'ok'],
