@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { loadConfig } from '../config.ts'
+import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool } from '../db/pool.ts'
 import { LighterError } from '../errors.ts'
 import { openStore } from '../store/object-store.ts'
@@ -26,6 +27,7 @@ export function addAdopt(program: Command): void {
       const pool = createPool(config.databaseUrl, 2, () => undefined)
       const store = openStore(config.store)
       try {
+        await requireCurrentSchema(pool)
         const { previous, epoch } = await adoptOwnership(pool, store)
         if (options.json) printJson({ adopted: true, previous, epoch })
         else

@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { requireCurrentSchema } from '../db/migrate.ts'
 import { withAdminClient } from './admin-client.ts'
 import { wholeNumber } from './options.ts'
 import { print, printJson } from './output.ts'
@@ -58,6 +59,7 @@ export function addAttach(program: Command): void {
       const passed = given.filter(([, value]) => value !== undefined)
       const args = passed.map(([name, , type], i) => `${name} => $${i + 2}::${type}`).join(', ')
       const sourceId = await withAdminClient(async client => {
+        await requireCurrentSchema(client)
         const { rows } = await client.query<{ id: number }>(
           `select lighter.attach($1::regclass, ${args}) as id`,
           [table, ...passed.map(([, value]) => value)],
@@ -81,6 +83,7 @@ export function addDetach(program: Command): void {
     .option('--json', 'print one JSON object')
     .action(async (table: string, options: { column: string; json?: boolean }) => {
       const detached = await withAdminClient(async client => {
+        await requireCurrentSchema(client)
         const { rows } = await client.query<{ detached: boolean }>(
           'select lighter.detach($1::regclass, $2::name) as detached',
           [table, options.column],

@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import { type HydrateInput, hydrate } from '../artifacts/hydrate.ts'
 import { readRows } from '../artifacts/rows.ts'
 import { loadConfig } from '../config.ts'
+import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
 import { RowError, sqlState } from '../errors.ts'
 import type { Source } from '../offload/sources.ts'
@@ -21,6 +22,7 @@ export function addHydrate(program: Command): void {
       const pool = createPool(config.databaseUrl, 2, () => undefined)
       const store = openStore(config.store)
       try {
+        await requireCurrentSchema(pool)
         const source = await findSource(pool, options.table, options.column)
         const row = await readRow(pool, source, rowId)
         print((await hydrate({ db: pool, store }, row)) ?? 'null')

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { loadDatabaseUrl } from '../config.ts'
+import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool } from '../db/pool.ts'
 import { LighterError } from '../errors.ts'
 import { print, printJson } from './output.ts'
@@ -20,6 +21,7 @@ export function addRetention(program: Command): void {
       }
       const pool = createPool(loadDatabaseUrl(process.env), 1, () => undefined)
       try {
+        await requireCurrentSchema(pool)
         const { rows } = await pool.query<{
           plan: string
           hold: boolean

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { loadDatabaseUrl } from '../config.ts'
+import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { print, printJson } from './output.ts'
@@ -15,6 +16,7 @@ export function addRetry(program: Command): void {
     .action(async (options: { table?: string; row?: string; dryRun?: boolean; json?: boolean }) => {
       const pool = createPool(loadDatabaseUrl(process.env), 2, () => undefined)
       try {
+        await requireCurrentSchema(pool)
         if (options.table !== undefined) await requireAttached(pool, options.table)
         if (options.dryRun) {
           const { rows } = await pool.query<{

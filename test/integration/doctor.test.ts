@@ -102,6 +102,7 @@ describe('a healthy installation', () => {
     expect(examination.checks.map(c => [c.name, c.status])).toEqual([
       ['configuration', 'ok'],
       ['database', 'ok'],
+      ['clock', 'ok'],
       ['schema', 'ok'],
       ['privileges', 'ok'],
       [source, 'ok'],
