@@ -3,14 +3,24 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
-import { MigrationError, messageOf } from '../errors.ts'
+import { MigrationError, messageOf, sqlState } from '../errors.ts'
 import type { Queryable } from './pool.ts'
 
 const sqlDir = path.join(import.meta.dirname, '..', '..', 'sql')
 
 /** Serialises migrations of one database, so that two daemons that start at once migrate once. */
 const migrationLockKey = 7809632190520n
+
+/**
+ * A migration that begins with this locks a table into which the triggers write (lighter.jobs). It then has the attached
+ * tables locked first: a write that has one of those, and waits for ours, would keep us from making its triggers anew.
+ */
+const lockSourcesFirst = '-- lock the attached tables first'
+
+/** So often a migration is tried that could not get its locks. */
+const lockTries = 4
 
 interface SqlFile {
   name: string
@@ -39,6 +49,18 @@ export interface MigrateOptions {
  *   failed; then nothing was changed
  */
 export async function migrate(client: pg.Client, options: MigrateOptions = {}): Promise<MigrationPlan> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await migrateOnce(client, options)
+    } catch (error) {
+      const busy = error instanceof MigrationError && sqlState(error.cause) === '55P03'
+      if (!busy || attempt === lockTries) throw error
+      await delay(500)
+    }
+  }
+}
+
+async function migrateOnce(client: pg.Client, options: MigrateOptions): Promise<MigrationPlan> {
   // Whatever the role's default is: a snapshot from before the lock would not see what another one has applied.
   await client.query('begin isolation level read committed read write')
   try {
@@ -52,8 +74,10 @@ export async function migrate(client: pg.Client, options: MigrateOptions = {}): 
       return plan
     }
     // A migration locks tables that the application writes to, and its writes queue behind a lock that is waited
-    // for: rather fail.
-    await client.query(`set local lock_timeout = '3s'`)
+    // for: rather fail, and before Postgres looks for a deadlock and chooses the application's transaction to fail.
+    await client.query(
+      `select set_config('lock_timeout', (setting::int * 3 / 4)::text, true) from pg_settings where name = 'deadlock_timeout'`,
+    )
     await client.query(`set local client_min_messages = warning`)
     await becomeSchemaOwner(client)
     if (plan.pending.length + plan.repeatable.length > 0) await applyPlan(client, plan)
@@ -155,6 +179,9 @@ async function allowQuietRewrite(client: pg.ClientBase): Promise<void> {
 }
 
 async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<void> {
+  if (plan.pending.some(file => file.text.startsWith(lockSourcesFirst))) {
+    await applyFile(client, 'locks', lockSourcesSql)
+  }
   for (const file of [...plan.pending, ...plan.repeatable]) {
     await applyFile(client, file.name, file.text)
     // The first migration creates the schema in which this table lives.
@@ -169,6 +196,14 @@ async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<vo
   // Triggers are made by functions, so a new version of those must be baked in again.
   await applyFile(client, 'triggers', 'select lighter.build_triggers()')
 }
+
+const lockSourcesSql = `do $$
+declare source regclass;
+begin
+  for source in select s.relation from lighter.sources s join pg_class c on c.oid = s.relation order by s.id loop
+    execute format('lock table %s in share row exclusive mode', source);
+  end loop;
+end $$`
 
 async function applyFile(client: pg.ClientBase, name: string, sql: string): Promise<void> {
   try {

@@ -1,5 +1,13 @@
-// Ends a run with one line that people and scripts read alike: "N passed, N failed".
+// Ends a run with one line that people and scripts read alike: "N passed, N failed". A secret or a payload in what was
+// logged meanwhile is a failure, too.
+
 import type { Reporter, TestModule, Vitest } from 'vitest/node'
+import { findLeaks, logsVariable, secretsVariable } from './logs.ts'
+
+function leaksOfRun(): string[] {
+  const { [logsVariable]: directory, [secretsVariable]: secrets } = process.env
+  return directory === undefined || secrets === undefined ? [] : findLeaks(directory, JSON.parse(secrets))
+}
 
 export default class ClosingLine implements Reporter {
   private vitest: Vitest | undefined
@@ -18,6 +26,11 @@ export default class ClosingLine implements Reporter {
         if (state === 'pending') counts.failed++
         else counts[state]++
       }
+    }
+    for (const leak of leaksOfRun()) {
+      this.vitest?.logger.error(`in the logs of this run, ${leak}`)
+      counts.failed++
+      process.exitCode = 1
     }
     const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : ''
     this.vitest?.logger.log(`${counts.passed} passed, ${counts.failed} failed${skipped}`)

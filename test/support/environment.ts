@@ -12,6 +12,7 @@ import type { Signal } from '../../src/offload/signals.ts'
 import { loadSources } from '../../src/offload/sources.ts'
 import { type ObjectStore, openStore } from '../../src/store/object-store.ts'
 import type { Servers } from './global-setup.ts'
+import { keepLog } from './logs.ts'
 
 export interface TestEnvironment {
   database: string
@@ -121,9 +122,15 @@ export async function startDaemon(
   const { env, log, ...rest } = options
   const daemon = createDaemon({
     config: environment.config(env),
-    log: log
-      ? pino({ level: 'debug' }, { write: (line: string) => log(JSON.parse(line)) })
-      : pino({ level: 'silent' }),
+    log: pino(
+      { level: 'debug' },
+      {
+        write: (line: string) => {
+          keepLog(line)
+          log?.(JSON.parse(line))
+        },
+      },
+    ),
     ...rest,
   })
   await daemon.start()

@@ -1,8 +1,12 @@
 // One Postgres and one S3 server for the whole run, with a migrated database to clone.
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import pg from 'pg'
 import type { TestProject } from 'vitest/node'
 import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../../src/embedded/prepare.ts'
 import { startBackend } from './backends/start.ts'
+import { logsVariable, secretsVariable } from './logs.ts'
 
 /** What every test file gets. */
 export interface Servers {
@@ -10,6 +14,8 @@ export interface Servers {
   urls: EmbeddedUrls
   templateDatabase: string
   store: { endpoint: string; bucket: string; accessKeyId: string; secretAccessKey: string }
+  /** Directory for what is logged. */
+  logs: string
 }
 
 declare module 'vitest' {
@@ -20,6 +26,7 @@ declare module 'vitest' {
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const { postgres, store, stop } = await startBackend()
+  const logs = await mkdtemp(path.join(tmpdir(), 'pg-lighter-logs-'))
   const server = new pg.Client({ connectionString: postgres.url() })
   try {
     await server.connect()
@@ -32,12 +39,22 @@ export default async function setup(project: TestProject): Promise<() => Promise
       urls,
       templateDatabase,
       store: { endpoint, bucket, accessKeyId, secretAccessKey },
+      logs,
     })
+    // For the reporter, which looks into the logs when all tests have run.
+    process.env[logsVariable] = logs
+    const passwords = Object.values(urls).map(url => decodeURIComponent(new URL(url).password))
+    // A server that others configured may have a password that is a common word.
+    const secrets = [store.secretAccessKey, ...new Set(passwords)].filter(secret => secret.length > 10)
+    process.env[secretsVariable] = JSON.stringify(secrets)
   } catch (error) {
     await stop()
     throw error
   } finally {
     await server.end()
   }
-  return stop
+  return async () => {
+    await stop()
+    await rm(logs, { recursive: true, force: true })
+  }
 }

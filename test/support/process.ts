@@ -4,13 +4,16 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { onTestFinished } from 'vitest'
 import { until } from './environment.ts'
+import { keepLog } from './logs.ts'
 
-const program = path.join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts')
+const ownRoot = path.join(import.meta.dirname, '..', '..')
 
 export interface CliOptions {
   /** The whole environment, but for PATH, HOME and TMPDIR. */
   env?: Record<string, string>
   cwd?: string
+  /** Of the program; by default this one. */
+  root?: string
 }
 
 export interface Finished {
@@ -36,11 +39,15 @@ export interface RunningCli {
 /** Started, and killed when the test ends before it. */
 export function startCli(args: string[], options: CliOptions = {}): RunningCli {
   const { PATH = '', HOME = '', TMPDIR = '' } = process.env
-  const child: ChildProcess = spawn(process.execPath, [program, ...args], {
-    env: { PATH, HOME, ...(TMPDIR === '' ? {} : { TMPDIR }), ...options.env },
-    cwd: options.cwd,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const child: ChildProcess = spawn(
+    process.execPath,
+    [path.join(options.root ?? ownRoot, 'src', 'cli', 'main.ts'), ...args],
+    {
+      env: { PATH, HOME, ...(TMPDIR === '' ? {} : { TMPDIR }), ...options.env },
+      cwd: options.cwd,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   const pid = child.pid
   if (pid === undefined) throw new Error('the process did not start')
   let stdout = ''
@@ -55,6 +62,8 @@ export function startCli(args: string[], options: CliOptions = {}): RunningCli {
   const ended = new Promise<Finished>(resolve =>
     child.on('close', code => {
       over = true
+      // On standard output a command hands out what it was asked for; the daemon logs there.
+      keepLog(args[0] === 'start' ? stdout + stderr : stderr)
       resolve({ code, stdout, stderr })
     }),
   )

@@ -1,9 +1,12 @@
 // Starts real daemon processes and knows when they are up and how they ended.
 import { type ChildProcess, fork } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { closeSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import type { TestEnvironment } from './environment.ts'
+import { openLog } from './logs.ts'
 
 export interface DaemonProcess {
   pid: number
@@ -24,17 +27,20 @@ export async function spawnDaemon(
     untilStarted?: boolean
   } = {},
 ): Promise<DaemonProcess> {
+  const log = openLog(`daemon-${randomUUID()}`)
   const { NODE_OPTIONS: _, VITEST: __, ...inherited } = process.env
   const child = fork(path.join(import.meta.dirname, 'daemon-process.ts'), {
     env: {
       ...inherited,
       ...environment.env,
       ...options.env,
+      LOG_LEVEL: 'debug',
       ...(options.killAt && { KILL_AT: options.killAt, KILL_AFTER: String(options.killAtNth ?? 1) }),
     },
     execArgv: [],
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    stdio: ['ignore', log, log, 'ipc'],
   })
+  closeSync(log)
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>(resolve =>
     child.once('exit', (code, signal) => resolve({ code, signal })),
   )
