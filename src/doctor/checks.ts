@@ -9,6 +9,7 @@ import { newArtifactId } from '../ids.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
 import { keepsSession } from '../wake/session.ts'
+import { checkConditionalPuts } from './conditional-put.ts'
 import { findMovedRows, type MovedRows } from './moved-rows.ts'
 import { findOverdueDeletions } from './overdue-deletions.ts'
 
@@ -445,7 +446,13 @@ async function* storeChecks(config: Config, write: boolean): AsyncGenerator<Chec
     if (!write) yield skip('bucket write', 'run with --write to write, read and delete an object')
     else if (owner.status === 'fail')
       yield skip('bucket write', 'nothing is written under a prefix that is not ours')
-    else yield await roundTrip(store)
+    else {
+      const written = await roundTrip(store)
+      yield written
+      yield written.status === 'fail'
+        ? skip('bucket conditions', 'needs a bucket that can be written')
+        : await checkConditionalPuts(store)
+    }
   } finally {
     store.close()
   }

@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { Check } from '../../src/doctor/checks.ts'
+import { checkConditionalPuts } from '../../src/doctor/conditional-put.ts'
+import { StoreError } from '../../src/errors.ts'
 import {
   createEnvironment,
   drained,
@@ -158,6 +160,7 @@ describe('a healthy installation', () => {
       status: 'ok',
       found: expect.stringMatching(/^written, read and deleted in \d+ ms$/),
     })
+    expect(examination.of('bucket conditions')).toMatchObject({ status: 'ok' })
     expect(examination.code).toBe(0)
     expect(await keysUnderPrefix(environment)).toEqual(before)
   })
@@ -516,6 +519,35 @@ describe('bucket', () => {
     await proxy.refuse()
     const R2_ENDPOINT = `http://127.0.0.1:${proxy.port}`
     expectFailure(await doctor(environment, { R2_ENDPOINT }), 'bucket', /ECONNREFUSED/, /R2_ENDPOINT/)
+  })
+
+  test('that takes the conditions of a write and pays no heed', async () => {
+    const { store } = await freshEnvironment()
+    const heedless = {
+      ...store,
+      put: (...[key, body, headers]: Parameters<typeof store.put>) => store.put(key, body, headers),
+    }
+    expect(await checkConditionalPuts(heedless)).toEqual({
+      name: 'bucket conditions',
+      status: 'fail',
+      found: 'of 4 conditional writes at once 4 made the object, 4 replaced it',
+      advice: expect.stringContaining('Do not use this store'),
+    })
+  })
+
+  test('that refuses every conditional write', async () => {
+    const { store } = await freshEnvironment()
+    const refuses = {
+      ...store,
+      put: async (...put: Parameters<typeof store.put>) => {
+        if (put[3] !== undefined) throw new StoreError('precondition_failed', 'refused')
+        return store.put(...put)
+      },
+    }
+    expect(await checkConditionalPuts(refuses)).toMatchObject({
+      status: 'warn',
+      found: expect.stringMatching(/ 0 made .* 0 replaced/),
+    })
   })
 
   test("whose prefix is another installation's: nothing is written there, not even for --write", async () => {
