@@ -766,7 +766,9 @@ test('sweep_history tells what ran, runs and failed', async () => {
 describe('who may see them', () => {
   const reports = [
     'failures',
+    'moved_rows',
     'offload_latency',
+    'overdue_deletions',
     'pack_health',
     'queue_health',
     'retention_due',
@@ -803,6 +805,7 @@ describe('who may see them', () => {
     for (const forbidden of [
       'select * from public.artifact_refs',
       'select * from lighter.jobs',
+      'select * from lighter.moved_row_records',
       'select * from lighter.objects',
       'select * from lighter.prices',
       'select * from lighter.storage_days',

@@ -373,7 +373,7 @@ test('SIGINT ends it after the batch, and it says how to go on', async () => {
   const { conversationId } = await newConversation(environment)
   for (let i = 0; i < 40; i++) await insertMessage(environment, conversationId, heavy(`${i}`))
   await drained(environment)
-  const restore = startCli(['restore', '--all', '--rate', '10'], { env: environment.env })
+  const restore = startCli(['restore', '--all', '--rate', '2'], { env: environment.env })
   await until(async () => (await offloadedRows(environment)) < 40, 'some are restored')
   expect((await cli('restore', '--all')).stderr).toContain('another process restores')
   restore.signal('SIGINT')
