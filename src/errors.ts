@@ -74,12 +74,11 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** SQLSTATE of an error of node-postgres, if it is one. */
+/** SQLSTATE of an error of node-postgres, if it is one. Some of the system's codes look like one: EPIPE. */
 export function sqlState(error: unknown): string | undefined {
-  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string') {
-    return /^[0-9A-Z]{5}$/.test(error.code) ? error.code : undefined
-  }
-  return undefined
+  if (typeof error !== 'object' || error === null || 'errno' in error) return undefined
+  if (!('code' in error) || typeof error.code !== 'string') return undefined
+  return /^[0-9A-Z]{5}$/.test(error.code) ? error.code : undefined
 }
 
 /**

@@ -19,7 +19,7 @@ const bugs: Bug[] = [
   {
     what: 'rows are rewritten whether they have changed meanwhile or not',
     file: 'src/offload/commit.ts',
-    right: ' and m.xmin = r.version::xid',
+    right: ' and $' + "{isVersionSql('m', 'r.version')}",
     wrong: '',
     finds: 'mismatched',
   },
