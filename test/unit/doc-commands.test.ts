@@ -24,6 +24,7 @@ const others: Record<string, string> = {
   printf: 'is the shell itself',
   docker: 'needs Docker',
   kubectl: 'needs a cluster',
+  'deploy/compose/generate-env': 'is run by test/unit/compose.test.ts',
   helm: 'needs a cluster',
   doppler: 'needs an account',
   source: 'is the shell itself; test/integration/completion.test.ts does it',
