@@ -29,6 +29,12 @@ const cron = (schedule: string) =>
       'a cron expression, in UTC, such as 17 3 * * *, or off',
     )
     .default(schedule)
+const httpUrl = (example: string) =>
+  z.url({ protocol: /^https?$/, error: `a URL such as ${example}` }).optional()
+/** As OpenTelemetry has them: values percent-encoded. */
+const pairs = z
+  .string()
+  .refine(value => pairsOf(value) !== null, 'name=value, several separated by commas, values percent-encoded')
 const text = (expected: string) => z.string().min(1, expected)
 
 /** As node-postgres parses it: without a host it is a socket or the default host. */
@@ -274,6 +280,53 @@ export const environmentSchema = z.object({
     .default(1000)
     .describe('Payloads that a scheduled verify sweep reads back'),
 
+  METRICS_TENANTS: integer(0, 1000)
+    .default(0)
+    .describe('Tenants that have metrics of their own, the first that come; the others are one. 0: none has'),
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl('http://127.0.0.1:4318').describe(
+    'Collector that takes traces, as JSON over HTTP, at /v1/traces below this; unset: no traces',
+  ),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: httpUrl('http://127.0.0.1:4318/v1/traces').describe(
+    'The same as a whole URL; goes before the other',
+  ),
+  OTEL_EXPORTER_OTLP_PROTOCOL: z
+    .enum(['http/json'])
+    .optional()
+    .describe('Only JSON over HTTP is spoken, which collectors take on their HTTP port (4318)'),
+  OTEL_EXPORTER_OTLP_HEADERS: pairs
+    .optional()
+    .describe('Headers for the collector, such as authorization=Bearer%20…'),
+  OTEL_EXPORTER_OTLP_TIMEOUT: integer(100, 60_000)
+    .default(10_000)
+    .describe('How long the collector may take for a request, in ms'),
+  OTEL_SERVICE_NAME: text('a name').default('pg-lighter').describe('Under which the traces appear'),
+  OTEL_RESOURCE_ATTRIBUTES: pairs
+    .optional()
+    .describe('What else is said of this daemon, such as deployment.environment=production'),
+  OTEL_TRACES_SAMPLER: z
+    .enum([
+      'always_on',
+      'always_off',
+      'traceidratio',
+      'parentbased_always_on',
+      'parentbased_always_off',
+      'parentbased_traceidratio',
+    ])
+    .default('parentbased_always_on')
+    .describe('Which traces are recorded'),
+  OTEL_TRACES_SAMPLER_ARG: z
+    .string()
+    .regex(/^(0?\.\d+|[01](\.0+)?)$/, 'a share from 0 to 1')
+    .transform(Number)
+    .default(1)
+    .describe('Share of the traces that are recorded, with traceidratio'),
+  OTEL_BSP_MAX_QUEUE_SIZE: integer(1, 100_000)
+    .default(2048)
+    .describe('Spans that may wait for the collector; what comes beyond is dropped, and counted'),
+  OTEL_BSP_SCHEDULE_DELAY: integer(10, 60_000).default(5000).describe('How often spans are sent, in ms'),
+  OTEL_SDK_DISABLED: z.enum(['true', 'false']).default('false').describe('true: no traces all the same'),
+  TRACES_TENANTS: z.enum(['on', 'off']).default('off').describe('on: spans name the tenant'),
+
   SHUTDOWN_TIMEOUT_MS: integer(0, 600_000)
     .default(25_000)
     .describe('How long SIGTERM waits for work in flight; below the 30 s that orchestrators give'),
@@ -294,6 +347,7 @@ export const secretVariables: readonly (keyof Environment)[] = [
   'R2_SECRET_ACCESS_KEY',
   'JWT_SECRET',
   'SERVICE_API_KEY',
+  'OTEL_EXPORTER_OTLP_HEADERS',
 ]
 
 const isSecret = (variable: string) => secretVariables.some(secret => secret === variable)
@@ -396,6 +450,21 @@ export interface ApiConfig {
   corsOrigins: string[]
 }
 
+export interface TracingConfig {
+  /** That takes the spans. */
+  url: string
+  headers: Record<string, string> | null
+  timeoutMs: number
+  serviceName: string
+  resource: Record<string, string>
+  sampler: Environment['OTEL_TRACES_SAMPLER']
+  samplerRatio: number
+  queueSpans: number
+  scheduleMs: number
+  /** Whether spans name tenants. */
+  tenants: boolean
+}
+
 export interface Config {
   databaseUrl: string
   listenDatabaseUrl: string
@@ -407,6 +476,10 @@ export interface Config {
   offload: OffloadConfig
   api: ApiConfig
   sweeps: SweepConfig
+  /** Tenants that have metrics of their own. */
+  metricsTenants: number
+  /** Null: no traces. */
+  tracing: TracingConfig | null
   /** Undefined when the environment does not name it: then the one in the database stands. */
   thresholdBytes: number | undefined
   pollIntervalMs: number
@@ -532,12 +605,50 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       erasureDays: e.SWEEP_ERASURE_DAYS,
       verifySample: e.SWEEP_VERIFY_SAMPLE,
     },
+    metricsTenants: e.METRICS_TENANTS,
+    tracing: tracingOf(e),
     thresholdBytes:
       values.AI_ARTIFACT_META_THRESHOLD_BYTES === undefined ? undefined : e.AI_ARTIFACT_META_THRESHOLD_BYTES,
     pollIntervalMs: e.POLL_INTERVAL_MS,
     shutdownTimeoutMs: e.SHUTDOWN_TIMEOUT_MS,
     logLevel: e.LOG_LEVEL,
   }
+}
+
+function tracingOf(e: Environment): TracingConfig | null {
+  const base = e.OTEL_EXPORTER_OTLP_ENDPOINT
+  const url =
+    e.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT ??
+    (base === undefined ? undefined : `${base.replace(/\/+$/, '')}/v1/traces`)
+  if (url === undefined || e.OTEL_SDK_DISABLED === 'true') return null
+  return {
+    url,
+    headers: pairsOf(e.OTEL_EXPORTER_OTLP_HEADERS ?? ''),
+    timeoutMs: e.OTEL_EXPORTER_OTLP_TIMEOUT,
+    serviceName: e.OTEL_SERVICE_NAME,
+    resource: pairsOf(e.OTEL_RESOURCE_ATTRIBUTES ?? '') ?? {},
+    sampler: e.OTEL_TRACES_SAMPLER,
+    samplerRatio: e.OTEL_TRACES_SAMPLER_ARG,
+    queueSpans: e.OTEL_BSP_MAX_QUEUE_SIZE,
+    scheduleMs: e.OTEL_BSP_SCHEDULE_DELAY,
+    tenants: e.TRACES_TENANTS === 'on',
+  }
+}
+
+/** Null when it is not well-formed. */
+function pairsOf(value: string): Record<string, string> | null {
+  const parts = value.split(',').map(part => part.trim())
+  const found: Record<string, string> = {}
+  for (const part of parts.filter(each => each !== '')) {
+    const [, name, encoded] = /^([^=\s]+)=(.*)$/.exec(part) ?? []
+    if (name === undefined || encoded === undefined) return null
+    try {
+      found[name] = decodeURIComponent(encoded)
+    } catch {
+      return null
+    }
+  }
+  return found
 }
 
 const scheduleOf = (value: string) => (value === 'off' ? null : value)
@@ -684,7 +795,7 @@ function readVariables(
         expected: 'the path of a file with the value',
       })
       // The variable itself is not also "missing": one problem, one line.
-      values[name] = name.includes('URL') ? 'postgres://unreadable' : 'unreadable'.padEnd(32, '-')
+      values[name] = name.includes('URL') ? 'postgres://unreadable' : 'unreadable='.padEnd(32, '-')
     } else values[name] = read.value
   }
   return values

@@ -9,13 +9,15 @@ import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
 import { requireTenantRole } from './db/tenant.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
-import { createMetrics } from './metrics.ts'
 import type { BatchResult } from './offload/pipeline.ts'
 import type { Signal } from './offload/signals.ts'
 import { createTurns } from './offload/turns.ts'
 import { openStore } from './store/object-store.ts'
 import { claimOwnership } from './store/ownership.ts'
 import { createSchedule } from './sweeps/schedule.ts'
+import { createMetrics } from './telemetry/metrics.ts'
+import { createObserver } from './telemetry/observer.ts'
+import { openTracing, type Tracing } from './telemetry/tracing.ts'
 import { openAwakeLock } from './wake/awake-lock.ts'
 import { createCircuitBreaker } from './wake/circuit-breaker.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
@@ -46,14 +48,16 @@ export interface DaemonOptions {
   api?: boolean
 }
 
+/** A look into the database for a scrape has failed after this. */
+const scrapeTimeoutMs = 5000
+/** How long the end waits for the collector of traces. */
+const flushMs = 3000
+
 export function createDaemon(options: DaemonOptions): Daemon {
   const { config, log, signal = () => undefined, onStoreRequest, worker = true } = options
   const { databaseUrl, listenDatabaseUrl } = config.renewed ?? config
-  const metrics = createMetrics()
-  const onResult = (result: BatchResult) => {
-    metrics.batch(result)
-    options.onResult?.(result)
-  }
+  const metrics = createMetrics(config.metricsTenants)
+  let tracing: Tracing | null = null
   const onIdleError = (error: Error) =>
     log.warn({ error: error.message }, 'an idle database connection was lost')
   const pool = createPool(databaseUrl, config.poolSize, onIdleError)
@@ -65,6 +69,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     // Each stream has two parts under way beside the batches' uploads. To wait for a connection counts as connecting.
     { ...config.store, concurrency: uploadConcurrency + 2 * streamConcurrency + 4 },
     onStoreRequest,
+    metrics.store.answered,
   )
   const stopped = new AbortController()
   const awakeLock = openAwakeLock(listenDatabaseUrl, error => {
@@ -89,7 +94,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     },
   })
   const breaker = createCircuitBreaker(pool, store, (state, reason) => {
-    metrics.circuit(state)
+    metrics.offload.circuit(state)
     if (state === 'open')
       log.error(
         { error: reason?.message, hint: reason?.hint },
@@ -107,6 +112,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
       uploadLimit: pLimit(config.offload.uploadConcurrency),
       turns: createTurns(config.offload.streamConcurrency),
       signal,
+      observer: createObserver(metrics.offload, () => tracing),
       stopping: stopped.signal,
     },
     db: pool,
@@ -115,7 +121,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     mayHoldLock: () => listener.isListening(),
     pollIntervalMs: config.pollIntervalMs,
     log,
-    onResult,
+    ...(options.onResult && { onResult: options.onResult }),
   })
   // Without a limit on a statement's duration: a release looks at every row. And beside the pool of the pipeline.
   const sweepPool = createPool(databaseUrl, 3, onIdleError, { unlimited: true })
@@ -135,8 +141,17 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const apiPool = options.api ? createPool(databaseUrl, config.poolSize, onIdleError) : null
   // Likewise to the store: readers who take their time must not hold what the worker needs.
   const apiStore = options.api
-    ? openStore({ ...config.store, concurrency: storeRequests(config.api) }, onStoreRequest)
+    ? openStore(
+        { ...config.store, concurrency: storeRequests(config.api) },
+        onStoreRequest,
+        metrics.store.answered,
+      )
     : null
+  // Likewise for scrapes: one look at a time, and none that a busy pool keeps waiting.
+  const metricsPool = createPool(databaseUrl, 1, onIdleError, { timeoutMs: scrapeTimeoutMs })
+  const pools = { worker: pool, stream: streamPool, sweeps: sweepPool, api: apiPool, metrics: metricsPool }
+  for (const [name, each] of Object.entries(pools)) if (each !== null) metrics.pools.watch(name, each)
+  metrics.database.watch({ pool: metricsPool, sweeps: worker ? schedule.names : [], log })
   let api: Api | undefined
 
   let stopping: Promise<boolean> | undefined
@@ -147,6 +162,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
       if (skewMs !== null)
         log.warn({ skewMs, hint: clockSkewAdvice }, "this machine's clock is not the database's")
       await claimOwnership(pool, store)
+      tracing = await openTracing(config.tracing, log, metrics)
+      if (stopped.signal.aborted) return
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
         if (stopped.signal.aborted) return
@@ -170,6 +187,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
           circuit: worker ? breaker.state : () => 'off',
           log,
           metrics,
+          tracing,
         })
         if (stopped.signal.aborted) return
         await api.listen()
@@ -183,6 +201,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   }
 
   async function stopAll(deadlineMs: number): Promise<boolean> {
+    const until = performance.now() + deadlineMs
     stopped.abort()
     const [finished, answered] = await Promise.all([
       loop.stop(deadlineMs),
@@ -190,15 +209,17 @@ export function createDaemon(options: DaemonOptions): Daemon {
       // A sweep is cut short after its batch; one that hangs in a request is left to its fate.
       Promise.race([schedule.stop(), setTimeout(deadlineMs, undefined, { ref: false })]),
     ])
+    await tracing?.stop(Math.min(flushMs, Math.max(0, until - performance.now())))
     await listener.stop()
     await awakeLock.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
-      Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end()]),
+      Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end(), metricsPool.end()]),
       setTimeout(2000, undefined, { ref: false }),
     ])
     store.close()
     apiStore?.close()
+    metrics.stop()
     return finished && answered
   }
 

@@ -4,8 +4,9 @@ import type { Logger } from 'pino'
 import type { VerifiedObjects } from '../artifacts/range.ts'
 import type { ApiConfig, OffloadConfig } from '../config.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
-import type { Metrics } from '../metrics.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { RequestSpan } from '../telemetry/tracing.ts'
 import type { CircuitState } from '../wake/circuit-breaker.ts'
 import type { Authenticate } from './auth.ts'
 import type { Gate } from './gate.ts'
@@ -39,6 +40,8 @@ declare module 'fastify' {
     expectedBytes: number
     /** Whom the request speaks for; set on all routes under /api but signed URLs. */
     tenantId: TenantId
+    /** Of this request, where there is a collector. */
+    span: RequestSpan | null
   }
   interface FastifyContextConfig {
     /** Members of the JSON body that stay text. */

@@ -18,8 +18,9 @@ import { createVerifiedObjects } from '../artifacts/range.ts'
 import type { ApiConfig, Config } from '../config.ts'
 import { ArtifactError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
-import type { Metrics } from '../metrics.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Tracing } from '../telemetry/tracing.ts'
 import { version } from '../version.ts'
 import { createAuthenticator, requireSameTenant } from './auth.ts'
 import type { ApiContext } from './context.ts'
@@ -45,6 +46,9 @@ const headersTimeoutMs = 20_000
 const answerMs = 120_000
 const slowestBytesPerSecond = 50_000
 
+/** Asked every few seconds, and of no interest. */
+const untraced = new Set(['/healthz', '/readyz', '/metrics'])
+
 export interface Api {
   /** @throws when the address is taken */
   listen(): Promise<void>
@@ -65,8 +69,9 @@ export async function createApi(parts: {
   circuit?: ApiContext['circuit']
   log: Logger
   metrics: Metrics
+  tracing?: Tracing | null
 }): Promise<Api> {
-  const { config, log, metrics } = parts
+  const { config, log, metrics, tracing = null } = parts
   const { api } = config
   let address: string | null = null
   let closing = false
@@ -124,6 +129,7 @@ export async function createApi(parts: {
   app.decorateRequest('tenantId', '' as TenantId)
   app.decorateRequest('expectedBytes', 0)
   app.decorateRequest('signed', null)
+  app.decorateRequest('span', null)
   app.setErrorHandler((error, request, reply) => {
     const found = toApiError(error)
     const { cause } = found
@@ -140,8 +146,16 @@ export async function createApi(parts: {
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'private, no-store')
     if (closing) reply.header('connection', 'close')
   })
+  if (tracing !== null) {
+    app.addHook('onRequest', (request, _reply, done) => {
+      if (!untraced.has(request.routeOptions.url ?? ''))
+        request.span = tracing.request(request.method, request.headers)
+      done()
+    })
+  }
   app.addHook('onResponse', (request, reply, done) => {
     const route = request.routeOptions.url ?? 'none'
+    request.span?.end({ route, status: reply.statusCode, tenantId: request.tenantId })
     metrics.request(route, request.method, reply.statusCode, reply.elapsedTime / 1000)
     request.log.debug(
       { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) },

@@ -32,12 +32,13 @@ const idleInTransactionMs = 5000
  * A pool of at most `size` connections.
  * @param onError told of connections that die while idle; the pool replaces them by itself
  * @param options.unlimited no limit on a statement's duration, for streams that take as long as they take
+ * @param options.timeoutMs a limit of its own
  */
 export function createPool(
   url: ConnectionUrl,
   size: number,
   onError: (error: Error) => void,
-  options: { unlimited?: boolean } = {},
+  options: { unlimited?: boolean; timeoutMs?: number } = {},
 ): pg.Pool {
   const pool = new RetryingPool({
     max: size,
@@ -52,7 +53,7 @@ export function createPool(
     idleTimeoutMillis: 30_000,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
-    ...(options.unlimited ? {} : { query_timeout: statementTimeoutMs }),
+    ...(options.unlimited ? {} : { query_timeout: options.timeoutMs ?? statementTimeoutMs }),
   })
   pool.on('error', onError)
   // The pool listens to idle connections only. One that is lost while in use fails the statement that waits on

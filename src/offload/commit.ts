@@ -6,6 +6,7 @@ import { preparedRows } from '../db/prepared.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { type Job, jobKey } from './claim.ts'
+import type { Latency } from './observer.ts'
 import type { Location } from './pack.ts'
 import { enterCommitGateSql, isPinnedSql } from './pins.ts'
 import type { PlannedRow } from './plan.ts'
@@ -27,6 +28,8 @@ export interface CommitResult {
   done: Set<string>
   /** Rows that changed or were locked meanwhile: left alone, their jobs wait to be claimed again. */
   changed: Job[]
+  /** Of the rows that were rewritten. */
+  latencies: Latency[]
 }
 
 /**
@@ -62,8 +65,8 @@ export async function commitBatch(
       const changed = rows
         .filter(row => !done.has(jobKey(row.job)) && row.outcome !== 'deferred')
         .map(row => row.job)
-      await recordOutcome(db, committed, changed, locations, objects)
-      return { done, changed }
+      const latencies = await recordOutcome(db, committed, changed, locations, objects)
+      return { done, changed, latencies }
     },
     enterCommitGateSql,
   )
@@ -179,7 +182,7 @@ async function recordOutcome(
   changed: Job[],
   locations: Map<ArtifactId, Location>,
   objects: { tenantId: string; key: string; byteLength: number }[],
-): Promise<void> {
+): Promise<Latency[]> {
   const artifacts = committed.flatMap(row =>
     row.payloads.map(payload => {
       const location = locations.get(payload.artifactId)
@@ -189,7 +192,7 @@ async function recordOutcome(
   )
   const inObject = Map.groupBy(artifacts, a => a.location.key)
   const used = new Set(inObject.keys())
-  const { rows } = await db.query<{ stored: number }>({
+  const { rows } = await db.query<{ stored: number; latencies: string | null }>({
     text: `
       with jobs as materialized (
         -- In one order in all statements that wait for job rows, so that two of them can't deadlock.
@@ -252,6 +255,7 @@ async function recordOutcome(
           from jobs j
          where j.offloaded
          group by 2, 3
+        returning live, bucket, jobs
       ),
       -- A row that changes all the time, or that a long transaction holds, is tried ever less often.
       again as (
@@ -262,7 +266,9 @@ async function recordOutcome(
           from jobs d
          where j.source_id = d.source_id and j.row_id = d.row_id and not d.done
       )
-      select count(*)::int as stored from objects where used`,
+      select count(*)::int as stored,
+             (select string_agg(concat_ws(' ', live::int, bucket, jobs), ',') from latency) as latencies
+        from objects where used`,
     prepare: committed.length + changed.length <= preparedRows,
     values: [
       arrayText(artifacts.map(a => a.payload.artifactId)),
@@ -310,4 +316,8 @@ async function recordOutcome(
       },
     )
   }
+  return (rows[0]?.latencies ?? '').split(',').flatMap(each => {
+    const [live, bucket, jobs] = each.split(' ')
+    return jobs === undefined ? [] : [{ live: live === '1', bucket: Number(bucket), rows: Number(jobs) }]
+  })
 }

@@ -11,6 +11,7 @@ import type { ArtifactId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { claimKeys, extendLease, type Job, jobKey } from './claim.ts'
 import { type CommitResult, commitBatch } from './commit.ts'
+import type { Committed, Observer, Work } from './observer.ts'
 import { type BuiltObject, buildObjects, type Location } from './pack.ts'
 import { type PlannedRow, planRows } from './plan.ts'
 import { registerForDeletion, registerObjects } from './register.ts'
@@ -42,6 +43,7 @@ export interface PipelineContext {
   /** Large rows, shared by all batches. */
   turns: Turns
   signal: Signal
+  observer: Observer
   /** Aborted when the daemon is to stop: what has not begun goes back into the queue. */
   stopping: AbortSignal
 }
@@ -115,8 +117,22 @@ function emptyResult(claimed: number): BatchResult {
  * Works off one claimed batch but for its large rows, whose jobs stay claimed.
  * @throws only when the database is in trouble; the jobs come back when their lease runs out, if not sooner
  */
-export async function runBatch(
+export function runBatch(
   context: PipelineContext,
+  sources: Map<number, Source>,
+  jobs: Job[],
+  claimMs: number,
+): Promise<BatchOutcome & { work: Work }> {
+  return context.observer.batch(jobs.length, claimMs, async work => {
+    const outcome = await workOff(context, work, sources, jobs)
+    noteResult(work, outcome.result)
+    return { ...outcome, work }
+  })
+}
+
+async function workOff(
+  context: PipelineContext,
+  work: Work,
   sources: Map<number, Source>,
   jobs: Job[],
 ): Promise<BatchOutcome> {
@@ -127,30 +143,29 @@ export async function runBatch(
   const suspects = jobs.filter(job => job.attempts > suspectAfter && job.attempts <= maxAttempts)
   const others = jobs.filter(job => job.attempts <= suspectAfter)
   const alone = suspects.splice(Math.floor(Math.random() * suspects.length), 1)
-  await releaseJobs(
-    context.pool,
-    [
-      ...exhausted.map(job =>
-        failure(
-          job,
-          `${job.attempts - 1} attempts ended without an answer: the daemon died or was stopped while it worked on this row`,
-        ),
+  await release(context, [
+    ...exhausted.map(job =>
+      failure(
+        job,
+        `${job.attempts - 1} attempts ended without an answer: the daemon died or was stopped while it worked on this row`,
       ),
-      ...suspects.map(job => notYet(job, backoffMs(1))),
-      // Claimed again when it is its turn: a daemon that dies on the others must not count against it.
-      ...(others.length > 0 ? alone.map(job => notYet(job)) : []),
-    ],
-    maxAttempts,
-  )
+    ),
+    ...suspects.map(job => notYet(job, backoffMs(1))),
+    // Claimed again when it is its turn: a daemon that dies on the others must not count against it.
+    ...(others.length > 0 ? alone.map(job => notYet(job)) : []),
+  ])
   const outcome: BatchOutcome = { result: emptyResult(exhausted.length + suspects.length), large: [] }
   outcome.result.failed = exhausted.length
   outcome.result.deadLetters = exhausted.length
   outcome.result.deferred = suspects.length
   let left = others.length > 0 ? others : alone
   try {
-    if (others.length > 0) addOutcome(outcome, await runTogether(context, sources, others))
-    left = others.length > 0 ? await claimKeys(context.pool, alone, context.config.leaseMs) : alone
-    if (left.length > 0) addOutcome(outcome, await runTogether(context, sources, left))
+    if (others.length > 0) addOutcome(outcome, await runTogether(context, work, sources, others))
+    if (others.length > 0) {
+      left = await claimKeys(context.pool, alone, context.config.leaseMs)
+      context.observer.claimed(left.length)
+    } else left = alone
+    if (left.length > 0) addOutcome(outcome, await runTogether(context, work, sources, left))
   } catch (error) {
     await giveBack(context, left, error)
     throw error
@@ -168,6 +183,7 @@ function addOutcome(sum: BatchOutcome, { result, large }: BatchOutcome): void {
 
 async function runTogether(
   context: PipelineContext,
+  work: Work,
   sources: Map<number, Source>,
   jobs: Job[],
 ): Promise<BatchOutcome> {
@@ -178,30 +194,32 @@ async function runTogether(
   const stopHeartbeat = keepLease(context, jobs, objectsInFlight)
   try {
     let started = performance.now()
-    const rows = await planAll(context, sources, jobs, releases)
+    const rows = await work.part('plan', () => planAll(context, sources, jobs, releases))
     result.planMs = performance.now() - started
     await context.signal('after-plan')
     const { small, large, other } = sortRows(context, rows, result, releases)
 
-    started = performance.now()
-    const built = await buildObjects(
-      small.flatMap(row =>
-        row.payloads.flatMap(p =>
-          p.bytes === null || row.tenantId === null
-            ? []
-            : [{ tenantId: row.tenantId, kind: p.kind, artifactId: p.artifactId, bytes: p.bytes }],
-        ),
+    const items = small.flatMap(row =>
+      row.payloads.flatMap(p =>
+        p.bytes === null || row.tenantId === null
+          ? []
+          : [{ tenantId: row.tenantId, kind: p.kind, artifactId: p.artifactId, bytes: p.bytes }],
       ),
-      config,
-      context.store.prefix,
-      new Date(),
     )
+    work.holds(items.reduce((sum, item) => sum + item.bytes.length, 0))
+    started = performance.now()
+    const built =
+      items.length === 0
+        ? []
+        : await work.part('pack', () => buildObjects(items, config, context.store.prefix, new Date()))
     result.packMs = performance.now() - started
     // Text is no longer needed once packed; a batch waiting for the store should not hold it.
     for (const row of small) for (const payload of row.payloads) payload.bytes = null
+    items.length = 0
+    work.holds(built.reduce((sum, object) => sum + object.body.length, 0))
 
     started = performance.now()
-    const uploaded = await uploadBuilt(context, built, objectsInFlight)
+    const uploaded = await uploadBuilt(context, work, built, objectsInFlight)
     result.uploadMs = performance.now() - started
     await context.signal('after-upload')
 
@@ -217,7 +235,7 @@ async function runTogether(
 
     started = performance.now()
     await context.signal('before-commit')
-    await commitAll(context, [...ready, ...other], uploaded, result, releases)
+    await commitAll(context, work, [...ready, ...other], uploaded, result, releases)
     result.commitMs = performance.now() - started
     await context.signal('after-commit')
 
@@ -228,8 +246,15 @@ async function runTogether(
   }
 }
 
-/** Works off one row with a large payload: each of its payloads is streamed into an object of its own. */
-export async function runLargeRow(context: PipelineContext, row: PlannedRow): Promise<BatchResult> {
+/**
+ * Works off one row with a large payload: each of its payloads is streamed into an object of its own.
+ * @param batch that it came out of
+ */
+export async function runLargeRow(
+  context: PipelineContext,
+  row: PlannedRow,
+  batch: Work,
+): Promise<BatchResult> {
   const result = emptyResult(1)
   const releases: Release[] = []
   const objectsInFlight: { tenantId: string; key: string }[] = []
@@ -238,7 +263,7 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
   try {
     const tenantId = row.tenantId
     if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
-    await context.turns.run(tenantId, async () => {
+    const stream = async (work: Work) => {
       if (context.stopping.aborted) {
         releases.push(notYet(row.job))
         return
@@ -254,20 +279,26 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
       let outcome: PlannedRow[] = [row]
       try {
         for (const payload of row.payloads) {
-          const { location, objectBytes } = await streamPayload(
-            context.pool,
-            context.streamPool,
-            context.store,
-            { tenantId, kind: payload.kind, selectSql: selectPayloadSql(row, payload.phase) },
-            {
-              codec: context.config.codec,
-              partBytes: context.config.partBytes,
-              maxPayloadBytes: context.config.maxPayloadBytes,
-              leaseMs: context.config.leaseMs,
-              signal: context.signal,
-              onRegister: object => objectsInFlight.push(object),
-            },
-          )
+          const { location, objectBytes } = await work.part('stream', async stream => {
+            stream.note({ kind: payload.kind })
+            stream.noteTenant(tenantId)
+            const streamed = await streamPayload(
+              context.pool,
+              context.streamPool,
+              context.store,
+              { tenantId, kind: payload.kind, selectSql: selectPayloadSql(row, payload.phase) },
+              {
+                codec: context.config.codec,
+                partBytes: context.config.partBytes,
+                maxPayloadBytes: context.config.maxPayloadBytes,
+                leaseMs: context.config.leaseMs,
+                signal: context.signal,
+                onRegister: object => objectsInFlight.push(object),
+              },
+            )
+            stream.note({ payload_bytes: streamed.location.sizeBytes, object_bytes: streamed.objectBytes })
+            return streamed
+          })
           uploaded.locations.set(payload.artifactId, location)
           uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
         }
@@ -290,10 +321,12 @@ export async function runLargeRow(context: PipelineContext, row: PlannedRow): Pr
       await context.signal('after-upload')
       started = performance.now()
       await context.signal('before-commit')
-      await commitAll(context, outcome, uploaded, result, releases)
+      await commitAll(context, work, outcome, uploaded, result, releases)
       result.commitMs = performance.now() - started
       await context.signal('after-commit')
-    })
+      noteResult(work, result)
+    }
+    await context.turns.run(tenantId, () => batch.part('large row', stream))
     await finish(context, releases, result)
     return result
   } catch (error) {
@@ -449,6 +482,7 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
 
 async function uploadBuilt(
   context: PipelineContext,
+  work: Work,
   built: BuiltObject[],
   inFlight: { tenantId: string; key: string }[],
 ): Promise<Uploaded> {
@@ -459,19 +493,23 @@ async function uploadBuilt(
     objects: [],
   }
   if (built.length === 0) return uploaded
-  await registerObjects(
-    context.pool,
-    built.map(o => ({
-      ...o,
-      artifactCount: o.locations.size,
-      byteLength: o.body.length,
-      payloadBytes: [...o.locations.values()].reduce((sum, l) => sum + l.sizeBytes, 0),
-    })),
-    context.config.leaseMs,
+  await work.part('register', () =>
+    registerObjects(
+      context.pool,
+      built.map(o => ({
+        ...o,
+        artifactCount: o.locations.size,
+        byteLength: o.body.length,
+        payloadBytes: [...o.locations.values()].reduce((sum, l) => sum + l.sizeBytes, 0),
+      })),
+      context.config.leaseMs,
+    ),
   )
   inFlight.push(...built.map(o => ({ tenantId: o.tenantId, key: o.key })))
   await context.signal('after-register')
-  uploaded.failedObjects = await uploadObjects(context.store, built, context.uploadLimit)
+  uploaded.failedObjects = await work.part('upload', upload =>
+    uploadObjects(context.store, built, context.uploadLimit, upload),
+  )
   for (const object of built) {
     uploaded.objects.push({ tenantId: object.tenantId, key: object.key, byteLength: object.body.length })
     const error = uploaded.failedObjects.get(object.key)
@@ -485,6 +523,7 @@ async function uploadBuilt(
 
 async function commitAll(
   context: PipelineContext,
+  work: Work,
   rows: PlannedRow[],
   uploaded: Uploaded,
   result: BatchResult,
@@ -492,20 +531,25 @@ async function commitAll(
 ): Promise<void> {
   if (rows.length === 0 && uploaded.objects.length === 0) return
   let swept = false
-  const commits: CommitResult[] = await narrowDown(
-    rows,
-    async part => [
-      await commitBatch(
-        context.pool,
-        part,
-        uploaded.locations,
-        objectsOf(part, uploaded, rows.length === part.length),
-      ),
-    ],
-    (row, error) => {
-      swept ||= error instanceof StoreError && error.code === 'object_swept'
-      releases.push(failure(row.job, messageOf(error)))
-    },
+  const told = new Set<string>()
+  const commits: CommitResult[] = await work.part('commit', () =>
+    narrowDown(
+      rows,
+      async part => {
+        const commit = await commitBatch(
+          context.pool,
+          part,
+          uploaded.locations,
+          objectsOf(part, uploaded, rows.length === part.length),
+        )
+        tellCommit(context.observer, part, commit, uploaded, told)
+        return [commit]
+      },
+      (row, error) => {
+        swept ||= error instanceof StoreError && error.code === 'object_swept'
+        releases.push(failure(row.job, messageOf(error)))
+      },
+    ),
   )
   if (swept) await registerForDeletion(context.pool, uploaded.objects)
   for (const commit of commits) result.changed += commit.changed.length
@@ -527,6 +571,43 @@ async function commitAll(
   for (const object of uploaded.objects) if (keys.has(object.key)) result.objectBytes += object.byteLength
 }
 
+/** @param told keys of the objects that were told of with an earlier part of the batch */
+function tellCommit(
+  observer: Observer,
+  rows: PlannedRow[],
+  commit: CommitResult,
+  uploaded: Uploaded,
+  told: Set<string>,
+): void {
+  const done = rows.filter(row => commit.done.has(jobKey(row.job)))
+  const count = (outcome: PlannedRow['outcome']) => done.filter(row => row.outcome === outcome).length
+  const artifacts: Committed['artifacts'] = []
+  const kinds = new Map<string, string>()
+  for (const { payloads, tenantId } of done) {
+    for (const { artifactId, kind } of payloads) {
+      const location = uploaded.locations.get(artifactId)
+      artifacts.push({ kind, tenantId, payloadBytes: location?.sizeBytes ?? 0 })
+      if (location !== undefined) kinds.set(location.key, kind)
+    }
+  }
+  const objects: Committed['objects'] = []
+  for (const { key, byteLength } of uploaded.objects) {
+    const kind = kinds.get(key)
+    if (kind === undefined || told.has(key)) continue
+    told.add(key)
+    objects.push({ kind, bytes: byteLength })
+  }
+  observer.committed({
+    offloaded: count('offload'),
+    nothing: count('nothing'),
+    gone: count('gone'),
+    changed: commit.changed.length,
+    artifacts,
+    objects,
+    latencies: commit.latencies,
+  })
+}
+
 /**
  * The objects whose fate a commit of `rows` decides: all of them when it commits the whole batch; when a batch
  * had to be narrowed down, only those that the rows use, lest one half's commit orphan the other half's object.
@@ -538,11 +619,35 @@ function objectsOf(rows: PlannedRow[], uploaded: Uploaded, whole: boolean) {
 }
 
 async function finish(context: PipelineContext, releases: Release[], result: BatchResult): Promise<void> {
-  const dead = await releaseJobs(context.pool, releases, context.config.maxAttempts)
-  result.deadLetters = dead.length
+  result.deadLetters = await release(context, releases)
   const failures = releases.filter(r => r.countsAsAttempt)
   result.failed = failures.length
   result.rowError = failures[0]?.error ?? null
+}
+
+/** @returns how many became dead letters */
+async function release(context: PipelineContext, releases: Release[]): Promise<number> {
+  const dead = await releaseJobs(context.pool, releases, context.config.maxAttempts)
+  const failures = releases.filter(r => r.countsAsAttempt).length
+  context.observer.released({
+    retried: failures - dead.length,
+    deadLetters: dead.length,
+    putBack: releases.length - failures,
+  })
+  return dead.length
+}
+
+function noteResult(work: Work, { outage, rowError, ...counts }: BatchResult): void {
+  work.note({
+    offloaded_rows: counts.offloadedRows,
+    changed_rows: counts.changed,
+    failed_rows: counts.failed,
+    artifacts: counts.artifacts,
+    objects: counts.objects,
+    payload_bytes: counts.payloadBytes,
+    object_bytes: counts.objectBytes,
+    ...(outage !== null && { outage: outage.code }),
+  })
 }
 
 /** @param final trying again can not help: it becomes a dead letter at once */

@@ -84,11 +84,35 @@ export interface ObjectStore {
   close(): void
 }
 
+/** How one request to the store ended; repeated ones are told each by itself. */
+export interface StoreAnswer {
+  /** S3's name for it, such as PutObject. */
+  operation: string
+  outcome:
+    | 'ok'
+    | 'not_found'
+    | 'precondition_failed'
+    | 'denied'
+    | 'throttled'
+    | 'refused'
+    | 'server_error'
+    | 'no_answer'
+  /** 1 for the first. */
+  attempt: number
+  /** To the head of the answer. */
+  seconds: number
+}
+
 /**
  * Opens a client for one bucket. Nothing is sent before the first call.
  * @param onRequest told of every request sent, retries included, by S3's name for it (`PutObject`)
+ * @param onAnswer told of every request that has ended
  */
-export function openStore(config: StoreConfig, onRequest?: (operation: string) => void): ObjectStore {
+export function openStore(
+  config: StoreConfig,
+  onRequest?: (operation: string) => void,
+  onAnswer?: (answer: StoreAnswer) => void,
+): ObjectStore {
   const agentOptions = { keepAlive: true, maxSockets: config.concurrency }
   const client = new S3Client({
     endpoint: config.endpoint,
@@ -113,11 +137,26 @@ export function openStore(config: StoreConfig, onRequest?: (operation: string) =
       socketAcquisitionWarningTimeout: 2 ** 31 - 1,
     }),
   })
-  if (onRequest !== undefined) {
+  if (onRequest !== undefined || onAnswer !== undefined) {
     client.middlewareStack.add(
-      (next, context) => args => {
-        onRequest((context.commandName ?? '').replace(/Command$/, ''))
-        return next(args)
+      (next, context) => {
+        const operation = (context.commandName ?? '').replace(/Command$/, '')
+        let attempts = 0
+        return async args => {
+          onRequest?.(operation)
+          const began = performance.now()
+          const attempt = ++attempts
+          const ended = (outcome: StoreAnswer['outcome']) =>
+            onAnswer?.({ operation, outcome, attempt, seconds: (performance.now() - began) / 1000 })
+          try {
+            const answer = await next(args)
+            ended('ok')
+            return answer
+          } catch (error) {
+            ended(outcomeOf(error))
+            throw error
+          }
+        }
       },
       // Below the middleware that retries, so that each attempt passes through.
       { step: 'finalizeRequest', priority: 'low', name: 'onRequest' },
@@ -348,6 +387,17 @@ function required<T>(value: T | undefined, operation: string, field: string): T 
     throw new StoreError('store_bad_answer', `${operation} answered without ${field}`, { retryable: true })
   }
   return value
+}
+
+function outcomeOf(error: unknown): StoreAnswer['outcome'] {
+  const status = statusOf(error)
+  const name = error instanceof Error ? error.name : ''
+  if (status === undefined) return 'no_answer'
+  if (status === 429 || status === 503 || name === 'SlowDown') return 'throttled'
+  if (status === 404) return 'not_found'
+  if (status === 412) return 'precondition_failed'
+  if (status === 401 || status === 403) return 'denied'
+  return status >= 500 ? 'server_error' : 'refused'
 }
 
 function statusOf(error: unknown): number | undefined {

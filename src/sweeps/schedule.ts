@@ -11,6 +11,8 @@ import type { Counts } from './context.ts'
 import { runSweep, type SweepOutcome } from './run.ts'
 
 export interface SweepSchedule {
+  /** Those that are run. */
+  names: SweepName[]
   start(): void
   /** Stops the sweeps that run after the batch they are at, and waits for them. */
   stop(): Promise<void>
@@ -63,10 +65,13 @@ export function createSchedule(options: {
     }
   }
 
+  const planned = (Object.entries(config.schedules) as [SweepName, string | null][]).flatMap(
+    ([name, expression]) => (expression === null || sweeps[name] === undefined ? [] : [{ name, expression }]),
+  )
   return {
+    names: planned.map(({ name }) => name),
     start: () => {
-      for (const [name, expression] of Object.entries(config.schedules) as [SweepName, string | null][]) {
-        if (expression === null || sweeps[name] === undefined) continue
+      for (const { name, expression } of planned) {
         const task = cron.schedule(
           expression,
           () => {

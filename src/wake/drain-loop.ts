@@ -6,7 +6,14 @@ import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import { claimJobs, hasDueJobs, type Job } from '../offload/claim.ts'
 import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
-import { type BatchResult, type PipelineContext, runBatch, runLargeRow } from '../offload/pipeline.ts'
+import type { Work } from '../offload/observer.ts'
+import {
+  type BatchOutcome,
+  type BatchResult,
+  type PipelineContext,
+  runBatch,
+  runLargeRow,
+} from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import type { AwakeLock } from './awake-lock.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
@@ -159,21 +166,21 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     set.add(tracked)
   }
 
-  const startLarge = (rows: Awaited<ReturnType<typeof runBatch>>['large']) => {
+  const startLarge = (rows: BatchOutcome['large'], work: Work) => {
     for (const row of rows) {
       track(
         largeInFlight,
-        runLargeRow(context, row).then(result => report(result, 'large row')),
+        runLargeRow(context, row, work).then(result => report(result, 'large row')),
         'large row',
       )
     }
   }
 
-  const startBatch = (jobs: Job[], batchContext: PipelineContext, what: string) =>
-    runBatch(batchContext, sources, jobs).then(({ result, large }) => {
+  const startBatch = (jobs: Job[], claimMs: number, batchContext: PipelineContext, what: string) =>
+    runBatch(batchContext, sources, jobs, claimMs).then(({ result, large, work }) => {
       learnSize(result)
       if (result.deferred > 0) full = true
-      startLarge(large)
+      startLarge(large, work)
       report(result, what)
     })
 
@@ -188,11 +195,13 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }).catch(() => undefined)
       if (stopping || !full || breaker.state() !== 'closed') return
       const limit = Math.min(config.batchRows, fairClaimRows)
+      const claimingSince = performance.now()
       const claim = await claimFairly(db, await activeSources(), limit, config.leaseMs)
+      const claimMs = performance.now() - claimingSince
       tenants = claim.tenants
       if (claim.jobs.length === 0) continue
       await context.signal('after-claim')
-      await startBatch(claim.jobs, fairContext, 'batch of the newest')
+      await startBatch(claim.jobs, claimMs, fairContext, 'batch of the newest')
     }
   }
 
@@ -225,7 +234,9 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         options.mayHoldLock() ? options.awakeLock.awake() : undefined,
       ])
       const limit = claimLimit()
+      const claimingSince = performance.now()
       const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
+      const claimMs = performance.now() - claimingSince
       full = jobs.length === limit
       if (jobs.length === 0) {
         if (inFlight.size === 0) return
@@ -233,7 +244,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         continue
       }
       await context.signal('after-claim')
-      track(inFlight, startBatch(jobs, context, 'batch'), 'batch')
+      track(inFlight, startBatch(jobs, claimMs, context, 'batch'), 'batch')
       if (full && breaker.state() === 'closed' && fairlyInFlight.size === 0) {
         track(fairlyInFlight, workFairly(), 'batch of the newest')
       }

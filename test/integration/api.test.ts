@@ -167,13 +167,16 @@ describe('storing', () => {
       }),
     ).rejects.toThrow()
     await expect
-      .poll(async () => {
-        const { rows } = await environment.admin.query(
-          `select state, lease_until <= now() as orphan from lighter.objects where tenant_id = $1 and state = 'uploading'`,
-          [tenant],
-        )
-        return rows
-      })
+      .poll(
+        async () => {
+          const { rows } = await environment.admin.query(
+            `select state, lease_until <= now() as orphan from lighter.objects where tenant_id = $1 and state = 'uploading'`,
+            [tenant],
+          )
+          return rows
+        },
+        { timeout: 30_000 },
+      )
       .toEqual([{ state: 'uploading', orphan: true }])
     const after = await environment.admin.query('select count(*)::int as n from artifact_refs')
     expect(after.rows).toEqual(before.rows)

@@ -1,7 +1,7 @@
 // Which routes the API has, asked of the server itself.
 import { pino } from 'pino'
 import { createApi } from '../../src/api/server.ts'
-import { createMetrics } from '../../src/metrics.ts'
+import { createMetrics } from '../../src/telemetry/metrics.ts'
 import type { TestEnvironment } from './environment.ts'
 
 /** As `GET /api/storage/artifacts/:id`, sorted. */

@@ -175,6 +175,7 @@ describe('secrets', () => {
     R2_SECRET_ACCESS_KEY: 'Xsecret7',
     JWT_SECRET: 'Xjwt7',
     SERVICE_API_KEY: 'Xservice7',
+    OTEL_EXPORTER_OTLP_HEADERS: 'Xheader7',
     LOG_LEVEL: 'wrong',
   }
   const printed = (error: ConfigError) =>
@@ -188,6 +189,7 @@ describe('secrets', () => {
       'ADMIN_DATABASE_URL',
       'JWT_SECRET',
       'SERVICE_API_KEY',
+      'OTEL_EXPORTER_OTLP_HEADERS',
       'LOG_LEVEL',
     ])
     expect(printed(error)).not.toMatch(/X\w*7|#word/)
@@ -214,7 +216,7 @@ describe('secrets', () => {
   test('are the connection strings and the keys', () => {
     expect(secretVariables).toEqual(
       Object.keys(environmentSchema.shape).filter(name =>
-        /DATABASE_URL$|ACCESS_KEY|SECRET$|API_KEY$/.test(name),
+        /DATABASE_URL$|ACCESS_KEY|SECRET$|API_KEY$|HEADERS$/.test(name),
       ),
     )
   })
@@ -223,10 +225,14 @@ describe('secrets', () => {
 describe('NAME_FILE', () => {
   // Long enough for each of them, and without a space.
   const sampleOf = (name: string) =>
-    name.endsWith('URL') ? `postgresql://u:pw@h/${name}` : `a-key-of-some-length-for-${name}`
+    name.endsWith('URL') ? `postgresql://u:pw@h/${name}` : `a-key=of-some-length-for-${name}`
   const found = (env: Variables) => {
     const hasSecret = [env.JWT_SECRET, env.JWT_SECRET_FILE].some(value => value !== undefined)
-    const config = loadConfig({ ...env, ...(hasSecret && { AUTH_MODE: 'jwt' }) })
+    const config = loadConfig({
+      ...env,
+      ...(hasSecret && { AUTH_MODE: 'jwt' }),
+      OTEL_EXPORTER_OTLP_ENDPOINT: 'http://h:4318',
+    })
     const { auth, serviceKeys } = config.api
     return {
       DATABASE_URL: config.databaseUrl,
@@ -236,6 +242,9 @@ describe('NAME_FILE', () => {
       R2_SECRET_ACCESS_KEY: config.store.secretAccessKey,
       JWT_SECRET: auth.mode === 'jwt' && 'secret' in auth.key ? auth.key.secret : '',
       SERVICE_API_KEY: serviceKeys.join(),
+      OTEL_EXPORTER_OTLP_HEADERS: Object.entries(config.tracing?.headers ?? {})
+        .map(([header, value]) => `${header}=${value}`)
+        .join(),
     } as Record<string, string>
   }
 
@@ -370,6 +379,8 @@ describe('values', () => {
         erasureDays: 30,
         verifySample: 1000,
       },
+      metricsTenants: 0,
+      tracing: null,
       thresholdBytes: undefined,
       pollIntervalMs: 2000,
       shutdownTimeoutMs: 25_000,
@@ -750,6 +761,64 @@ describe('sweeps', () => {
 
   test('an object counts as settled when no request for it can still be under way', () => {
     expect(sweepsOf({ STORE_TIMEOUT_MS: '1000' }).settleMs).toBe(16_000 + 60_000)
+  })
+})
+
+describe('traces', () => {
+  const tracingOf = (env: Variables) => loadConfig({ ...complete, ...env }).tracing
+
+  test('go nowhere unless an endpoint is named', () => {
+    expect(tracingOf({ OTEL_SERVICE_NAME: 'x' })).toBeNull()
+    expect(tracingOf({ OTEL_EXPORTER_OTLP_ENDPOINT: 'http://h:4318', OTEL_SDK_DISABLED: 'true' })).toBeNull()
+  })
+
+  test.each([
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: 'http://h:4318' }, 'http://h:4318/v1/traces'],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: 'https://h/otlp/' }, 'https://h/otlp/v1/traces'],
+    [
+      {
+        OTEL_EXPORTER_OTLP_ENDPOINT: 'http://h:4318',
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'http://traces/in',
+      },
+      'http://traces/in',
+    ],
+  ])('%j', (env, url) => {
+    expect(tracingOf(env)?.url).toBe(url)
+  })
+
+  test('have the defaults of OpenTelemetry, and headers and attributes in its form', () => {
+    expect(
+      tracingOf({
+        OTEL_EXPORTER_OTLP_ENDPOINT: 'http://h:4318',
+        OTEL_EXPORTER_OTLP_HEADERS: 'authorization=Bearer%20a%3Db, x-scope=1',
+        OTEL_RESOURCE_ATTRIBUTES: 'deployment.environment=a%2Cb',
+        OTEL_TRACES_SAMPLER: 'traceidratio',
+        OTEL_TRACES_SAMPLER_ARG: '0.25',
+      }),
+    ).toEqual({
+      url: 'http://h:4318/v1/traces',
+      headers: { authorization: 'Bearer a=b', 'x-scope': '1' },
+      timeoutMs: 10_000,
+      serviceName: 'pg-lighter',
+      resource: { 'deployment.environment': 'a,b' },
+      sampler: 'traceidratio',
+      samplerRatio: 0.25,
+      queueSpans: 2048,
+      scheduleMs: 5000,
+      tenants: false,
+    })
+  })
+
+  test.each([
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', 'collector:4318'],
+    ['OTEL_EXPORTER_OTLP_PROTOCOL', 'grpc'],
+    ['OTEL_EXPORTER_OTLP_HEADERS', 'authorization'],
+    ['OTEL_EXPORTER_OTLP_HEADERS', 'a=%zz'],
+    ['OTEL_TRACES_SAMPLER_ARG', '1.5'],
+    ['OTEL_TRACES_SAMPLER', 'jaeger_remote'],
+    ['METRICS_TENANTS', '100000'],
+  ])('%s=%s is refused', (variable, value) => {
+    expect(problemsOf({ ...complete, [variable]: value })).toMatchObject([{ variable }])
   })
 })
 

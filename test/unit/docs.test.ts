@@ -167,7 +167,7 @@ test('the variables that the documents name are read', () => {
   for (const name of documents()) {
     const named = [
       ...read(name).matchAll(
-        /`((?:AUTH|API|JWT|SERVICE|ARTIFACT|OFFLOAD|R2|STREAM|DATABASE|LISTEN|ADMIN|SHUTDOWN|STORE|PACK|MULTIPART|POLL|SWEEP|UPLOAD|MAX)_[A-Z0-9_]+)(?:=[^`]*)?`/g,
+        /`((?:AUTH|API|JWT|SERVICE|ARTIFACT|OFFLOAD|R2|STREAM|DATABASE|LISTEN|ADMIN|SHUTDOWN|STORE|PACK|MULTIPART|POLL|SWEEP|UPLOAD|MAX|METRICS|OTEL|TRACES)_[A-Z0-9_]+)(?:=[^`]*)?`/g,
       ),
     ]
     for (const [, variable = ''] of named) {

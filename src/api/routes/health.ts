@@ -80,8 +80,8 @@ export function healthRoutes(app: FastifyInstance, context: ApiContext): void {
           'service_key_needed',
           'metrics are served when SERVICE_API_KEY is set, to those who have it',
         )
-      const { registry } = context.metrics
-      return reply.type(registry.contentType).send(await registry.metrics())
+      const { metrics } = context
+      return reply.type(metrics.registry.contentType).send(await metrics.expose())
     },
   )
 }
