@@ -14,9 +14,11 @@ import type { Signal } from './offload/signals.ts'
 import { openStore } from './store/object-store.ts'
 import { claimOwnership } from './store/ownership.ts'
 import { createSchedule } from './sweeps/schedule.ts'
+import { version } from './version.ts'
 import { openAwakeLock } from './wake/awake-lock.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
 import { createListener } from './wake/listener.ts'
+import { type DaemonState, openPresence } from './wake/presence.ts'
 
 export interface Daemon {
   /** Checks database, schema and bucket ownership, then works until stopped. @throws {LighterError} with advice */
@@ -41,13 +43,25 @@ export interface DaemonOptions {
   /** Whether it works off the queue (the default), and whether it serves the HTTP API (not unless asked to). */
   worker?: boolean
   api?: boolean
+  /** Whether the API has the dashboard with it; as the configuration says, unless it is false. */
+  dashboard?: boolean
 }
 
 export function createDaemon(options: DaemonOptions): Daemon {
   const { config, log, signal = () => undefined, onStoreRequest, worker = true } = options
   const metrics = createMetrics()
+  const stopped = new AbortController()
+  const presence = openPresence(config.listenDatabaseUrl, version)
+  let queueState: DaemonState = worker ? 'starting' : 'api'
+  let outage = false
+  const showState = () => {
+    if (!stopped.signal.aborted) presence.say(outage ? 'paused' : queueState)
+  }
   const onResult = (result: BatchResult) => {
     metrics.batch(result)
+    queueState = 'awake'
+    outage = result.outage !== null
+    showState()
     options.onResult?.(result)
   }
   const onIdleError = (error: Error) =>
@@ -62,7 +76,6 @@ export function createDaemon(options: DaemonOptions): Daemon {
     { ...config.store, concurrency: uploadConcurrency + 2 * streamConcurrency + 4 },
     onStoreRequest,
   )
-  const stopped = new AbortController()
   const awakeLock = openAwakeLock(config.listenDatabaseUrl, error =>
     log.debug(
       { error: messageOf(error) },
@@ -94,7 +107,19 @@ export function createDaemon(options: DaemonOptions): Daemon {
       stopping: stopped.signal,
     },
     db: pool,
-    awakeLock,
+    awakeLock: {
+      ...awakeLock,
+      awake: () => {
+        queueState = 'awake'
+        showState()
+        return awakeLock.awake()
+      },
+      asleep: hears => {
+        queueState = 'asleep'
+        showState()
+        return awakeLock.asleep(hears)
+      },
+    },
     mayHoldLock: () => listener.isListening(),
     pollIntervalMs: config.pollIntervalMs,
     log,
@@ -127,6 +152,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
     start: async () => {
       await requireCurrentSchema(pool)
       await claimOwnership(pool, store)
+      showState()
+      presence.start()
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
         if (stopped.signal.aborted) return
@@ -142,7 +169,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
       if (apiPool !== null && apiStore !== null) {
         if (config.api.auth.mode !== 'off') await requireTenantRole(apiPool)
         api = await createApi({
-          config,
+          config:
+            options.dashboard === false ? { ...config, api: { ...config.api, dashboard: null } } : config,
           pool: apiPool,
           store: apiStore,
           checkBucket: () => store.check(),
@@ -162,6 +190,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
 
   async function stopAll(deadlineMs: number): Promise<boolean> {
     stopped.abort()
+    presence.say('stopping')
     const [finished, answered] = await Promise.all([
       loop.stop(deadlineMs),
       closeApi(deadlineMs),
@@ -170,6 +199,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     ])
     await listener.stop()
     await awakeLock.stop()
+    await presence.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
       Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end()]),
