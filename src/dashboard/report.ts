@@ -71,6 +71,7 @@ export interface SlowReport {
   }[]
 }
 
+const shownTenants = 15
 const shownFailures = 50
 /** Of an error; the whole is in lighter.failures. */
 const shownErrorCharacters = 600
@@ -124,7 +125,7 @@ const slowSections: Record<keyof SlowReport, string> = {
                               from lighter.storage_entries e
                              where e.tenant_id = top.tenant_id
                              group by e.kind having sum(e.payload_bytes) > 0) k) as kinds
-              from (select * from lighter.storage_by_tenant order by payload_bytes desc, tenant_id limit 20) top) t)`,
+              from (select * from lighter.storage_by_tenant order by payload_bytes desc, tenant_id limit ${shownTenants}) top) t)`,
   tenant_count: sections.tenants,
   packs: sections.packs,
   savings: sections.savings,

@@ -57,9 +57,9 @@ export async function dashboardRoutes(
   options: { payloads: boolean; storeSecret: string },
 ): Promise<void> {
   const { config, log } = context
-  const sessions = createSessions(config.serviceKeys, options.storeSecret)
   /** Only with AUTH_MODE=dev and no service key set. */
   const isOpen = config.auth.mode === 'dev' && config.serviceKeys.length === 0
+  const sessions = createSessions(config.serviceKeys, options.storeSecret, { isOpen })
   const feed = createFeed(context.pool, log)
   const viewers = createViewers(feed)
 

@@ -28,12 +28,16 @@ const audience = 'pg-lighter/dashboard'
 /**
  * Each service key signs its own sessions: whoever takes it out of the configuration ends them. The store's secret
  * goes in too, so that who has only the key can't make a session that no log line tells of.
+ * @param options.isOpen nobody needs a key
  */
-export function createSessions(serviceKeys: string[], storeSecret: string): Sessions {
+export function createSessions(
+  serviceKeys: string[],
+  storeSecret: string,
+  { isOpen = false }: { isOpen?: boolean } = {},
+): Sessions {
   const derive = (serviceKey: string) =>
     Buffer.from(hkdfSync('sha256', serviceKey, storeSecret, audience, 32))
-  const openKey = derive('')
-  const keys = serviceKeys.length === 0 ? [openKey] : serviceKeys.map(derive)
+  const keys = isOpen ? [derive('')] : serviceKeys.map(derive)
 
   const csrfOf = (key: Buffer, id: string) =>
     createHmac('sha256', key).update(`csrf ${id}`).digest('base64url')
@@ -53,7 +57,7 @@ export function createSessions(serviceKeys: string[], storeSecret: string): Sess
       const match = matchServiceKey(serviceKey, serviceKeys)
       return match === null ? null : begin(derive(match))
     },
-    beginOpen: () => begin(openKey),
+    beginOpen: () => begin(derive('')),
     open: async token => {
       for (const key of keys) {
         const verified = await jwtVerify(token, key, {

@@ -27,7 +27,7 @@ export async function makePast({ admin }: TestEnvironment): Promise<void> {
     )
     insert into lighter.latency_hours (hour, live, bucket, jobs)
       -- A busy hour is a slower one, by a bucket or two.
-      select h, true, (bucket + case when jobs > 1600 then 3 when jobs > 900 then 1 else 0 end)::smallint,
+      select h, true, (bucket + case when hours.jobs > 1600 then 3 when hours.jobs > 900 then 1 else 0 end)::smallint,
              round(hours.jobs * real.jobs / real.total)
         from hours cross join real
        where round(hours.jobs * real.jobs / real.total) > 0

@@ -1,15 +1,16 @@
 // npm run screenshots: pictures of the dashboard for docs/images/, from a daemon that has really offloaded what they show.
 import { randomUUID } from 'node:crypto'
 import { mkdir, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { sweepRollup } from '../../src/sweeps/rollup.ts'
 import { startApi } from '../support/api.ts'
 import { createEnvironment, drained } from '../support/environment.ts'
-import { sweepContext } from '../support/sweep.ts'
+import { runNow } from '../support/sweep.ts'
 import { launchChromium, openPage } from './chromium.ts'
 import { signIn } from './dashboard-page.ts'
-import { writeFailingRows, writeMessages } from './demo-data.ts'
+import { writeAtPace, writeFailingRows } from './demo-data.ts'
 import { makePast } from './past.ts'
 
 const folder = path.join(import.meta.dirname, '../../docs/images')
@@ -22,30 +23,45 @@ test('pictures', { timeout: 300_000 }, async () => {
   const env = { AUTH_MODE: 'service', SERVICE_API_KEY: serviceKey, OFFLOAD_MAX_ATTEMPTS: '1' }
   const api = await startApi(environment, { env })
   const browser = await launchChromium()
+  const writing = new AbortController()
   try {
-    const written = await writeMessages(environment, { messages: 6000, tenants: 9, seed: 11 })
+    const written = await writeAtPace(environment, {
+      messages: 5000,
+      tenants: 9,
+      seed: 11,
+      perSecond: 400,
+      heavy: 60,
+    })
     await drained(environment, 120_000)
     await makePast(environment)
-    await sweepRollup(sweepContext(environment), { full: true })
-    await sweepRollup(sweepContext(environment))
+    await runNow(environment, 'rollup', {
+      sweep: async context => {
+        const { corrected = 0 } = await sweepRollup(context, { full: true })
+        return { ...(await sweepRollup(context)), corrected }
+      },
+    })
     await writeFailingRows(environment, 3)
+    // A live queue, not a still.
+    const messages = writeAtPace(
+      environment,
+      { messages: 1e6, tenants: 9, seed: 12, perSecond: 60 },
+      writing.signal,
+    )
 
     const shoot = async (
       name: string,
       options: { width: number; height: number; dark?: boolean; fullPage?: boolean; at?: string },
     ) => {
-      const { page, close } = await openPage(browser, api.url, {
+      const { page, faults, close } = await openPage(browser, api.url, {
         viewport: { width: options.width, height: options.height },
         colorScheme: options.dark ? 'dark' : 'light',
       })
-      await signIn(page, serviceKey)
-      // A live queue, not a still.
-      await writeMessages(environment, { messages: 400, tenants: 9, seed: Math.random() })
-      await page.waitForTimeout(9000)
+      await signIn(page, serviceKey).finally(() => expect(faults).toEqual([]))
+      await page.waitForTimeout(6000)
       if (options.at === 'lookup') {
         const { rows } = await environment.admin.query<{ id: string }>(
           `select id from conversation_messages where metadata ? 'artifact_metadata_ref' and id = any ($1) order by id limit 1`,
-          [written.map(message => message.id)],
+          [written],
         )
         await page.getByLabel('Row id').fill(rows[0]?.id ?? '')
         await page.getByLabel('Row id').press('Enter')
@@ -53,11 +69,11 @@ test('pictures', { timeout: 300_000 }, async () => {
         await page.locator('pre').waitFor()
       }
       if (options.at !== undefined) await page.locator(`#${options.at}`).scrollIntoViewIfNeeded()
-      const file = path.join(folder, `${name}.png`)
+      const file = path.join(options.fullPage ? tmpdir() : folder, `${name}.png`)
       const picture = { path: file, ...(options.fullPage && { fullPage: true }) }
       if (options.at === undefined) await page.screenshot(picture)
       else await page.locator(`#${options.at}`).screenshot({ path: file })
-      expect((await stat(file)).size).toBeLessThan(maxBytes)
+      if (!options.fullPage) expect((await stat(file)).size).toBeLessThan(maxBytes)
       await close()
     }
     await shoot('dashboard-light', { width: 1280, height: 960 })
@@ -69,7 +85,10 @@ test('pictures', { timeout: 300_000 }, async () => {
       await shoot('whole-dark', { width: 1280, height: 960, fullPage: true, dark: true })
       await shoot('whole-phone', { width: 320, height: 780, fullPage: true })
     }
+    writing.abort()
+    await messages
   } finally {
+    writing.abort()
     await browser.close()
     await api.daemon.stop()
     await environment.close()

@@ -14,7 +14,9 @@ import uPlot from './uplot.js'
 
 /** @typedef {(number | null)[]} Values */
 
-const height = 190
+const height = 176
+/** Fewer than this make no time axis. */
+const shortestSeconds = 60
 const axisFont = '11px system-ui, sans-serif'
 /** @type {Set<() => void>} */
 const redraws = new Set()
@@ -51,7 +53,7 @@ export function createChart({ title, series, log = false, time = formatTime, utc
     }),
   )
   const values = [...legend.querySelectorAll('b')]
-  const element = h('figure', { class: 'chart' }, legend, plot, details)
+  const element = h('figure', { class: 'chart' }, plot, details)
 
   /** @type {number[]} */
   let xs = []
@@ -65,8 +67,11 @@ export function createChart({ title, series, log = false, time = formatTime, utc
     fill(plot)
     drawn = null
     if (xs.length === 0 || plot.clientWidth === 0) return
-    const style = getComputedStyle(document.documentElement)
-    const color = (/** @type {string} */ name) => style.getPropertyValue(name).trim()
+    // Resolved for the scheme that is shown, which the text of the property is not.
+    const color = (/** @type {string} */ name) => {
+      plot.style.color = `var(${name})`
+      return getComputedStyle(plot).color
+    }
     const axis = {
       stroke: color('--muted'),
       font: axisFont,
@@ -82,26 +87,44 @@ export function createChart({ title, series, log = false, time = formatTime, utc
         width: plot.clientWidth,
         height,
         legend: { show: false },
-        cursor: { y: false, points: { size: 6 } },
+        cursor: { y: false, points: { size: 7, width: 2, fill: color('--panel') } },
         ...(utc && { tzDate: ts => uPlot.tzDate(new Date(ts * 1000), 'Etc/UTC') }),
-        scales: Object.fromEntries(
-          scales.map(name => [
-            name,
-            log
-              ? { distr: /** @type {const} */ (3), range: (_u, min, max) => decades(min, max) }
-              : { range: (_u, _min, max) => [0, Math.max(max * 1.08, 1)] },
-          ]),
-        ),
+        scales: {
+          x: { range: (_u, min, max) => [Math.min(min, max - shortestSeconds), max] },
+          ...Object.fromEntries(
+            scales.map(name => [
+              name,
+              log
+                ? { distr: /** @type {const} */ (3), range: (_u, min, max) => decades(min, max) }
+                : { range: (_u, _min, max) => [0, Math.max(max * 1.08, 1)] },
+            ]),
+          ),
+        },
         axes: [
-          { ...axis, space: 70, grid: { show: false } },
+          {
+            ...axis,
+            size: 28,
+            space: 64,
+            grid: { show: false },
+            values: (/** @type {uPlot} */ _u, /** @type {number[]} */ splits, _axis, _space, incr) =>
+              splits.map(at => tick(at, incr, utc)),
+          },
           ...scales.map((name, i) => {
             const of = series.find(s => (s.scale ?? 'y') === name)
             return {
               ...axis,
               scale: name,
               side: i === 0 ? 3 : 1,
-              ...(i > 0 && { grid: { show: false } }),
+              ...(i > 0 && { grid: { show: false }, stroke: color(of?.color ?? '--muted') }),
               size: 58,
+              ...(log && {
+                splits: (
+                  /** @type {uPlot} */ _u,
+                  /** @type {number} */ _i,
+                  /** @type {number} */ min,
+                  /** @type {number} */ max,
+                ) => steps(min, max),
+              }),
               space: 34,
               values: (/** @type {uPlot} */ _u, /** @type {(number | null)[]} */ splits) =>
                 splits.map(v => (of === undefined ? '' : formatted(v, of))),
@@ -117,7 +140,10 @@ export function createChart({ title, series, log = false, time = formatTime, utc
             width: s.draw === 'bars' ? 0 : 1.5,
             ...(s.draw !== 'line' && { fill: color(s.draw === 'bars' ? s.color : `${s.color}-soft`) }),
             ...(s.draw === 'bars' && bars !== undefined && { paths: bars }),
-            points: { show: s.draw === 'line' && ys.flat().filter(v => v !== null).length < 12 },
+            points: {
+              fill: color('--panel'),
+              show: s.draw === 'line' && ys.flat().filter(v => v !== null).length < 12,
+            },
           })),
         ],
         hooks: {
@@ -197,6 +223,8 @@ export function createChart({ title, series, log = false, time = formatTime, utc
 
   return {
     element,
+    /** For the head of its panel. */
+    legend,
     /**
      * @param {number[]} x seconds
      * @param {Values[]} y
@@ -223,4 +251,29 @@ function decades(min, max) {
     10 ** Math.floor(Math.log10(low)),
     10 ** Math.max(Math.ceil(Math.log10(high)), Math.floor(Math.log10(low)) + 1),
   ]
+}
+
+/** @type {Intl.DateTimeFormatOptions} */
+const dayMonth = { day: 'numeric', month: 'short' }
+
+/**
+ * @param {number} at seconds
+ * @param {number} incr from one tick to the next
+ * @param {boolean} utc
+ */
+function tick(at, incr, utc) {
+  const shift = utc ? 0 : new Date(at * 1000).getTimezoneOffset() * 60
+  const time = new Date((at - shift) * 1000)
+  const clock = time.toISOString().slice(11, 19)
+  if (incr >= 86_400 || clock === '00:00:00')
+    return time.toLocaleDateString('en-GB', { ...dayMonth, timeZone: 'UTC' })
+  return incr >= 60 ? clock.slice(0, 5) : clock
+}
+
+/** @param {number} min @param {number} max powers of ten, and of few of them some between */
+function steps(min, max) {
+  const first = Math.round(Math.log10(min))
+  const count = Math.round(Math.log10(max)) - first
+  const between = count > 2 ? [1] : [1, 2, 5]
+  return [...Array(count).keys()].flatMap(i => between.map(n => n * 10 ** (first + i))).concat(max)
 }

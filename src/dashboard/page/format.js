@@ -56,7 +56,8 @@ export function formatAgo(at, now = Date.now()) {
 /** @param {number} dollars */
 export function formatUsd(dollars) {
   const value = Math.abs(dollars)
-  const digits = value === 0 || value >= 1000 ? 0 : value >= 1 ? 2 : value >= 0.01 ? 3 : 4
+  if (value > 0 && value < 0.01) return 'under 1 ¢'
+  const digits = value === 0 || value >= 1000 ? 0 : value >= 1 ? 2 : 3
   return `${dollars < 0 ? '−' : ''}$${value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits })}`
 }
 

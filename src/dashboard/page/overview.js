@@ -52,7 +52,7 @@ export function createOverview() {
     queue: tile('In the queue', '#queue'),
     latency: tile('Latency, last hour', '#activity'),
     failures: tile('Failures', '#failures'),
-    saved: tile('Saved a month', '#savings'),
+    saved: tile('Saved', '#savings'),
   }
   fill(
     byId('overview'),
@@ -81,6 +81,8 @@ export function createOverview() {
   /** @type {Hour[]} */
   let recent = []
   let now = Date.now()
+  /** @type {Fast | null} */
+  let last = null
 
   const buttons = ranges.map(({ label, hours }) =>
     h(
@@ -102,8 +104,12 @@ export function createOverview() {
   const charts = h(
     'div',
     { class: 'columns' },
-    panel('Rows offloaded', { note: 'by the hour of the commit' }, rowsChart.element),
-    panel('Latency', { note: 'from write to offload, live rows; logarithmic' }, latencyChart.element),
+    panel(
+      'Rows offloaded',
+      { note: 'by the hour of the commit', tools: rowsChart.legend },
+      rowsChart.element,
+    ),
+    panel('Latency', { note: 'from write to offload', tools: latencyChart.legend }, latencyChart.element),
   )
   const nothing = emptyState(
     'No row has been offloaded in this time. Attach a table with ',
@@ -152,65 +158,74 @@ export function createOverview() {
     }
   }
 
+  /** @param {Fast} fast */
+  const showFast = fast => {
+    last = fast
+    recent = fast.recent
+    now = Date.parse(fast.at)
+    const { totals, queue } = fast
+    const day = merged().filter(hour => Date.parse(hour.hour) > now - 24 * hourMs)
+    const rows = day.reduce((sum, hour) => sum + hour.rows, 0)
+    const backfilled = day.filter(hour => hour.queue === 'backfill').reduce((sum, hour) => sum + hour.rows, 0)
+    tiles.rows.set(
+      formatShort(rows),
+      backfilled > 0
+        ? `${formatShort(backfilled)} of them by backfill`
+        : `${formatShort(totals.artifacts)} artifacts live`,
+    )
+    tiles.moved.set(
+      formatBytes(totals.payload_bytes),
+      totals.object_bytes > 0
+        ? `${formatBytes(totals.object_bytes)} stored, ${formatRatio(totals.payload_bytes / totals.object_bytes)} smaller`
+        : 'nothing is stored yet',
+    )
+    const depth = queue.reduce((sum, q) => sum + q.depth, 0)
+    const oldest = Math.max(0, ...queue.map(q => q.oldest_seconds ?? 0))
+    const paused = queue.filter(q => q.paused).length
+    tiles.queue.set(
+      `${queue.every(q => q.exact) ? '' : '≈ '}${formatShort(depth)}`,
+      paused > 0
+        ? `${paused} of ${queue.length} tables paused`
+        : depth === 0
+          ? 'nothing waits'
+          : `the oldest for ${formatSeconds(oldest)}`,
+      oldest > 900 || paused > 0 ? 'warn' : '',
+    )
+    const live = fast.recent.filter(hour => hour.queue === 'live').at(-1)
+    tiles.latency.set(
+      formatMs(live?.p50_ms),
+      live === undefined ? 'no live rows' : `p99 ${formatMs(live.p99_ms)}`,
+    )
+    const failed = queue.reduce((sum, q) => sum + q.failed, 0)
+    const [latest] = fast.failures
+    tiles.failures.set(
+      formatShort(failed),
+      latest === undefined ? 'none has been given up' : `the latest ${formatAgo(latest.failed_at, now)}`,
+      failed > 0 ? 'bad' : 'good',
+    )
+    draw()
+    byId('overview').setAttribute('aria-busy', 'false')
+  }
+
   return {
-    /** @param {Fast} fast */
-    fast: fast => {
-      recent = fast.recent
-      now = Date.parse(fast.at)
-      const { totals, queue } = fast
-      const day = merged().filter(hour => Date.parse(hour.hour) > now - 24 * hourMs)
-      const rows = day.reduce((sum, hour) => sum + hour.rows, 0)
-      const backfilled = day
-        .filter(hour => hour.queue === 'backfill')
-        .reduce((sum, hour) => sum + hour.rows, 0)
-      tiles.rows.set(
-        formatShort(rows),
-        backfilled > 0
-          ? `${formatShort(backfilled)} of them by backfill`
-          : `${formatShort(totals.artifacts)} artifacts live`,
-      )
-      tiles.moved.set(
-        formatBytes(totals.payload_bytes),
-        totals.object_bytes > 0
-          ? `${formatBytes(totals.object_bytes)} stored, ${formatRatio(totals.payload_bytes / totals.object_bytes)} smaller`
-          : 'nothing is stored yet',
-      )
-      const depth = queue.reduce((sum, q) => sum + q.depth, 0)
-      const oldest = Math.max(0, ...queue.map(q => q.oldest_seconds ?? 0))
-      const paused = queue.filter(q => q.paused).length
-      tiles.queue.set(
-        `${queue.every(q => q.exact) ? '' : '≈ '}${formatShort(depth)}`,
-        paused > 0
-          ? `${paused} of ${queue.length} tables paused`
-          : depth === 0
-            ? 'nothing waits'
-            : `the oldest for ${formatSeconds(oldest)}`,
-        oldest > 900 || paused > 0 ? 'warn' : '',
-      )
-      const live = fast.recent.filter(hour => hour.queue === 'live').at(-1)
-      tiles.latency.set(
-        formatMs(live?.p50_ms),
-        live === undefined ? 'no live rows' : `p99 ${formatMs(live.p99_ms)}`,
-      )
-      const failed = queue.reduce((sum, q) => sum + q.failed, 0)
-      const [latest] = fast.failures
-      tiles.failures.set(
-        formatShort(failed),
-        latest === undefined ? 'none has been given up' : `the latest ${formatAgo(latest.failed_at, now)}`,
-        failed > 0 ? 'bad' : 'good',
-      )
-      draw()
-      byId('overview').setAttribute('aria-busy', 'false')
-    },
+    fast: showFast,
     /** @param {Slow} slow */
     slow: slow => {
       known = slow.hours
       const { savings } = slow
-      tiles.saved.set(
-        formatUsd(savings.saved_usd_per_month),
-        `${formatUsd(savings.usd_per_month)} instead of ${formatUsd(savings.inline_usd_per_month)}`,
-      )
-      draw()
+      const dollars = savings.saved_usd_per_month
+      const bytes = savings.inline_bytes - savings.bookkeeping_bytes
+      if (Math.abs(dollars) >= 0.01)
+        tiles.saved.set(
+          `${formatUsd(dollars)} a month`,
+          `Postgres is ${formatBytes(Math.abs(bytes))} ${bytes < 0 ? 'larger' : 'smaller'}`,
+        )
+      else
+        tiles.saved.set(
+          formatBytes(bytes),
+          bytes < 0 ? 'pointers take more than they save, so far' : 'of disk; under 1 ¢ a month',
+        )
+      if (last !== null) showFast(last)
     },
   }
 }

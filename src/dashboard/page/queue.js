@@ -101,10 +101,14 @@ export function createQueue() {
     h(
       'div',
       { class: 'columns' },
-      panel('Last minutes', { note: 'while somebody watches' }, chart.element),
-      panel('Daemons', {}, daemons.element),
+      panel('Last minutes', { note: 'while somebody watches', tools: chart.legend }, chart.element),
+      h(
+        'div',
+        { class: 'stack' },
+        panel('Daemons', {}, daemons.element),
+        panel('By table', {}, queues.element),
+      ),
     ),
-    panel('By table', {}, queues.element),
   )
 
   return {

@@ -149,11 +149,7 @@ export function createStorage() {
     h(
       'div',
       { class: 'columns' },
-      panel(
-        'Bytes moved',
-        { note: `by day (UTC), the last ${shownDays}; what is still alive` },
-        days.element,
-      ),
+      panel('Bytes moved', { note: `by day (UTC), what is still alive`, tools: days.legend }, days.element),
       savingsPanel,
     ),
     panel('By tenant and kind', { tools: legend }, tenants.element, rest),

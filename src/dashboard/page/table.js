@@ -21,27 +21,35 @@ import { fill, h } from './dom.js'
  * @param {(row: R) => unknown} [options.version] what a row's cells are made of, if not all of it
  */
 export function createTable({ caption, columns, key, empty, version = row => row }) {
-  const body = h('tbody')
+  const body = h('tbody', { role: 'rowgroup' })
   const scroller = h(
     'div',
-    { class: 'scroller', role: 'region', 'aria-label': caption, tabindex: '0' },
+    { class: 'scroller', role: 'region', 'aria-label': caption },
+    // The roles are said because the phone's layout, which is none of a table, would take them away.
     h(
       'table',
-      {},
+      { role: 'table', class: 'stacked' },
       h('caption', { class: 'visually-hidden' }, caption),
       h(
         'thead',
-        {},
+        { role: 'rowgroup' },
         h(
           'tr',
-          {},
-          columns.map(c => h('th', { scope: 'col', class: classOf(c) }, c.title)),
+          { role: 'row' },
+          columns.map(c =>
+            h('th', { role: 'columnheader', scope: 'col', class: c.numeric && 'numeric' }, c.title),
+          ),
         ),
       ),
       body,
     ),
   )
   const nothing = h('div', {}, empty)
+  // Reached by the keyboard only where there is something to scroll to.
+  new ResizeObserver(() => {
+    if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0
+    else scroller.removeAttribute('tabindex')
+  }).observe(scroller)
   const element = h('div', {}, nothing)
   /** @type {Map<string, {version: string, row: HTMLTableRowElement}>} */
   let shown = new Map()
@@ -70,12 +78,12 @@ export function createTable({ caption, columns, key, empty, version = row => row
   const rowOf = data =>
     h(
       'tr',
-      {},
+      { role: 'row' },
       columns.map(c => {
         const children = [c.cell(data)].flat()
         return c.head
-          ? h('th', { scope: 'row', class: classOf(c) }, children)
-          : h('td', { class: classOf(c) }, children)
+          ? h('th', { role: 'rowheader', scope: 'row', class: classOf(c) }, children)
+          : h('td', { role: 'cell', class: classOf(c), 'data-title': c.title }, children)
       }),
     )
 
