@@ -7,10 +7,11 @@ import { expect, test } from 'vitest'
 import { sweepRollup } from '../../src/sweeps/rollup.ts'
 import { startApi } from '../support/api.ts'
 import { createEnvironment, drained } from '../support/environment.ts'
+import { writeFailingRows } from '../support/failing-rows.ts'
 import { runNow } from '../support/sweep.ts'
 import { launchChromium, openPage } from './chromium.ts'
 import { signIn } from './dashboard-page.ts'
-import { writeAtPace, writeFailingRows } from './demo-data.ts'
+import { writeAtPace } from './demo-data.ts'
 import { makePast } from './past.ts'
 
 const folder = path.join(import.meta.dirname, '../../docs/images')

@@ -5,7 +5,6 @@ import { appPage, loginPage } from '../../src/dashboard/pages.ts'
 import { shownBytes } from '../../src/dashboard/payload.ts'
 import { createSessions, sessionMs } from '../../src/dashboard/session.ts'
 import { readDaemons } from '../../src/reports/daemons.ts'
-import { mendFailingRows, writeFailingRows } from '../browser/demo-data.ts'
 import { startApi, type TestApi } from '../support/api.ts'
 import {
   ask,
@@ -28,6 +27,7 @@ import {
   type TestEnvironment,
   until,
 } from '../support/environment.ts'
+import { mendFailingRows, writeFailingRows } from '../support/failing-rows.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { listRoutes } from '../support/routes.ts'
 

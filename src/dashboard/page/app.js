@@ -25,7 +25,11 @@ let patience
 
 /** @param {'live' | 'lost'} state @param {string | null} message */
 function showState(state, message) {
+  const waits = state === 'lost' && message === null
+  // The tries that fail meanwhile do not make it longer.
+  if (waits && patience !== undefined) return
   clearTimeout(patience)
+  patience = undefined
   const show = () => {
     const lost = state === 'lost'
     if (byId('pulse').dataset.state !== state) {
@@ -42,7 +46,7 @@ function showState(state, message) {
           : ''),
     )
   }
-  if (state === 'lost' && message === null) patience = setTimeout(show, patienceMs)
+  if (waits) patience = setTimeout(show, patienceMs)
   else show()
 }
 

@@ -10,7 +10,8 @@ import { createTable } from './table.js'
 /** @param {(sourceId: number, rowId: string) => void} lookUp */
 export function createFailures(lookUp) {
   const outcome = h('p', { class: 'message', role: 'status', hidden: true })
-  let failed = 0
+  /** Not known yet. */
+  let failed = -1
 
   /** @param {string} text @param {boolean} good */
   const say = (text, good) => {

@@ -124,7 +124,14 @@ function payloadViewer(what, key) {
         fill(home, h('p', { class: 'note' }, 'Reading and checking it…'))
         try {
           const { payload } = await post('payload', key)
-          fill(home, ...shown(payload, 'id' in key ? key : null))
+          fill(
+            home,
+            ...shown(
+              payload,
+              'id' in key ? `Payload of ${key.id}` : `Value of row ${key.row_id}`,
+              'id' in key ? key : null,
+            ),
+          )
         } catch (error) {
           fill(
             home,
@@ -142,9 +149,10 @@ function payloadViewer(what, key) {
 
 /**
  * @param {Shown} payload
+ * @param {string} name
  * @param {{tenant_id: string, id: string} | null} artifact that can be downloaded
  */
-function shown(payload, artifact) {
+function shown(payload, name, artifact) {
   const size = payload.bytes === null ? '' : formatBytes(payload.bytes)
   const download =
     artifact === null
@@ -157,7 +165,7 @@ function shown(payload, artifact) {
   const message = h('span', { class: 'note', role: 'status' })
   const { text } = payload
   if (text === null) return [h('p', {}, `${size}, not text. `, download, message)]
-  const pre = h('pre', { tabindex: '0', role: 'region', 'aria-label': 'Payload' })
+  const pre = h('pre', { tabindex: '0', role: 'region', 'aria-label': name })
   pre.textContent = layOut(text)
   const exact = h(
     'button',
