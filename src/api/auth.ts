@@ -181,6 +181,6 @@ export function requireSameTenant(tenantId: TenantId, said: unknown): void {
   )
 }
 
-export function unauthorized(message: string): ApiError {
+function unauthorized(message: string): ApiError {
   return new ApiError(401, 'unauthorized', message)
 }

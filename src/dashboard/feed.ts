@@ -4,8 +4,8 @@ import type { Logger } from 'pino'
 import { messageOf } from '../errors.ts'
 import { type FastReport, readFast, readSlow, type SlowReport } from './report.ts'
 
-export const fastIntervalMs = 2000
-export const slowIntervalMs = 30_000
+const fastIntervalMs = 2000
+const slowIntervalMs = 30_000
 /** After a reading that took long the next one waits so many times as long: reports are never what loads a database. */
 const restFactor = 20
 

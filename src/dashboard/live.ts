@@ -6,7 +6,7 @@ import type { Session } from './session.ts'
 
 const maxViewers = 50
 /** A browser opens six connections to one address, and needs some for the rest. */
-export const maxViewersOfSession = 4
+const maxViewersOfSession = 4
 /** Proxies cut what is silent. */
 const heartbeatMs = 15_000
 /** A viewer that has taken nothing for so many heartbeats is gone without a word. */

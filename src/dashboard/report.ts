@@ -5,7 +5,7 @@ import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { type DaemonReport, readDaemons } from '../reports/daemons.ts'
 import { readSections, type Stats, sections } from '../reports/read.ts'
 
-export interface Totals {
+interface Totals {
   artifacts: number
   payload_bytes: number
   objects: number

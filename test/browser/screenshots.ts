@@ -6,7 +6,7 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { sweepRollup } from '../../src/sweeps/rollup.ts'
 import { startApi } from '../support/api.ts'
-import { createEnvironment, drained } from '../support/environment.ts'
+import { createEnvironment, drained, until } from '../support/environment.ts'
 import { writeFailingRows } from '../support/failing-rows.ts'
 import { runNow } from '../support/sweep.ts'
 import { launchChromium, openPage } from './chromium.ts'
@@ -58,7 +58,12 @@ test('pictures', { timeout: 300_000 }, async () => {
         colorScheme: options.dark ? 'dark' : 'light',
       })
       await signIn(page, serviceKey).finally(() => expect(faults).toEqual([]))
-      await page.waitForTimeout(6000)
+      const readings = new Set<string | null>()
+      await until(
+        async () => readings.add(await page.locator('#pulse-text').textContent()).size > 12,
+        'the chart of the last minutes shows something',
+        120_000,
+      )
       if (options.at === 'lookup') {
         const { rows } = await environment.admin.query<{ id: string }>(
           `select id from conversation_messages where metadata ? 'artifact_metadata_ref' and id = any ($1) order by id limit 1`,
@@ -84,7 +89,8 @@ test('pictures', { timeout: 300_000 }, async () => {
     if (process.env.SCREENSHOTS === 'all') {
       await shoot('whole-light', { width: 1280, height: 960, fullPage: true })
       await shoot('whole-dark', { width: 1280, height: 960, fullPage: true, dark: true })
-      await shoot('whole-phone', { width: 320, height: 780, fullPage: true })
+      for (const at of ['queue', 'failures', 'storage', 'sweeps', 'lookup'])
+        await shoot(`phone-${at}`, { width: 320, height: 780, at, fullPage: true })
     }
     writing.abort()
     await messages

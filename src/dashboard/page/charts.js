@@ -66,7 +66,9 @@ export function createChart({ title, series, log = false, time = formatTime, utc
     drawn?.destroy()
     fill(plot)
     drawn = null
-    if (xs.length === 0 || plot.clientWidth === 0) return
+    if (xs.length < 2)
+      return fill(plot, h('p', { class: 'empty' }, 'The chart begins with the next figures.'))
+    if (plot.clientWidth === 0) return
     // Resolved for the scheme that is shown, which the text of the property is not.
     const color = (/** @type {string} */ name) => {
       plot.style.color = `var(${name})`
@@ -125,7 +127,7 @@ export function createChart({ title, series, log = false, time = formatTime, utc
                   /** @type {number} */ max,
                 ) => steps(min, max),
               }),
-              space: 34,
+              space: 26,
               values: (/** @type {uPlot} */ _u, /** @type {(number | null)[]} */ splits) =>
                 splits.map(v => (of === undefined ? '' : formatted(v, of))),
             }

@@ -176,7 +176,7 @@ export function createOverview() {
     tiles.moved.set(
       formatBytes(totals.payload_bytes),
       totals.object_bytes > 0
-        ? `${formatBytes(totals.object_bytes)} stored, ${formatRatio(totals.payload_bytes / totals.object_bytes)} smaller`
+        ? `${formatBytes(totals.object_bytes)} stored (${formatRatio(totals.payload_bytes / totals.object_bytes)})`
         : 'nothing is stored yet',
     )
     const depth = queue.reduce((sum, q) => sum + q.depth, 0)

@@ -206,7 +206,7 @@ export function createStorage() {
       line(
         'Saved a month',
         formatUsd(s.saved_usd_per_month),
-        s.break_even_reads_per_month === null
+        !s.break_even_reads_per_month
           ? undefined
           : `less reads: ${formatCount(s.break_even_reads_per_month)} would use it up`,
       ),
