@@ -6,6 +6,7 @@ import { type Api, createApi, storeRequests } from './api/server.ts'
 import type { Config } from './config.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
+import { isSession } from './db/prepared.ts'
 import { requireTenantRole } from './db/tenant.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
 import { createMetrics } from './metrics.ts'
@@ -51,7 +52,12 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const { config, log, signal = () => undefined, onStoreRequest, worker = true } = options
   const metrics = createMetrics()
   const stopped = new AbortController()
-  const presence = openPresence(config.listenDatabaseUrl, version)
+  const presence = openPresence(
+    config.listenDatabaseUrl,
+    version,
+    // Which the listener has proved, where there is one.
+    async client => listener.isListening() || (await isSession(client)),
+  )
   let queueState: DaemonState = worker ? 'starting' : 'api'
   let outage = false
   const showState = () => {

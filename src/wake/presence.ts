@@ -21,8 +21,16 @@ export interface Presence {
   stop(): Promise<void>
 }
 
-/** @param url direct, or through a pooler in session mode: another pooler hides the session, and the daemon with it */
-export function openPresence(url: string, version: string): Presence {
+/**
+ * @param url direct, or through a pooler in session mode
+ * @param keepsSession whether the connection is proved to be a session of ours. Else nothing is said on it: a pooler
+ *   in transaction mode might leave our name on a connection of somebody else's
+ */
+export function openPresence(
+  url: string,
+  version: string,
+  keepsSession: (client: pg.Client) => Promise<boolean>,
+): Presence {
   let state: DaemonState = 'starting'
   let since = new Date()
   let session: { client: pg.Client; cut: Session['cut'] } | null = null
@@ -40,7 +48,7 @@ export function openPresence(url: string, version: string): Presence {
     if (stopped) return
     try {
       if (session === null) {
-        const { config, cut } = openSession(url, nameOf(version, state, since))
+        const { config, cut } = openSession(url, 'pg-lighter presence')
         const client = new pg.Client({ ...config, query_timeout: answerMs })
         const fresh = { client, cut }
         session = fresh
@@ -49,6 +57,7 @@ export function openPresence(url: string, version: string): Presence {
         })
         await client.connect()
       }
+      if (!(await keepsSession(session.client))) return
       await session.client.query("select set_config('application_name', $1, false)", [
         nameOf(version, state, since),
       ])
