@@ -3,6 +3,8 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    // They need Chromium: npm run test:browser.
+    exclude: ['test/browser/**'],
     globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/closing-line.ts'],
     // Each file has a database and a bucket prefix of its own; two files at once keep Postgres busy enough.

@@ -238,6 +238,17 @@ export const environmentSchema = z.object({
     .optional()
     .describe('Origins whose pages may call the API; unset: none'),
 
+  DASHBOARD: z
+    .enum(['on', 'off'])
+    .default('on')
+    .describe('The page at /dashboard, for holders of a service key; off: it is not served'),
+  DASHBOARD_PAYLOADS: z
+    .enum(['on', 'off'])
+    .optional()
+    .describe(
+      'Whether the dashboard shows payloads; default on with AUTH_MODE service and dev, where whoever gets in may read them anyway, and off with jwt',
+    ),
+
   SWEEP_ORPHANS_CRON: cron('*/10 * * * *').describe('When orphans are deleted, in UTC; off: never'),
   SWEEP_RETENTION_CRON: cron('17 3 * * *').describe(
     'When artifacts past their retention policy expire, and deleted ones leave the bucket',
@@ -448,6 +459,8 @@ export interface ApiConfig {
   trustProxy: number
   requestTimeoutMs: number
   corsOrigins: string[]
+  /** Null: not served. `payloads`: whether it may show them. */
+  dashboard: { payloads: boolean } | null
 }
 
 export interface TracingConfig {
@@ -582,6 +595,10 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       trustProxy: e.API_TRUST_PROXY,
       requestTimeoutMs: e.API_REQUEST_TIMEOUT_MS,
       corsOrigins: list(e.API_CORS_ORIGINS),
+      dashboard:
+        e.DASHBOARD === 'on'
+          ? { payloads: (e.DASHBOARD_PAYLOADS ?? (auth.mode === 'jwt' ? 'off' : 'on')) === 'on' }
+          : null,
     },
     sweeps: {
       schedules: {

@@ -7,6 +7,7 @@ import type { Config } from './config.ts'
 import { clockSkewAdvice, clockSkewMs } from './db/clock.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
+import { isSession } from './db/prepared.ts'
 import { requireTenantRole } from './db/tenant.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
 import type { BatchResult } from './offload/pipeline.ts'
@@ -18,10 +19,12 @@ import { createSchedule } from './sweeps/schedule.ts'
 import { createMetrics } from './telemetry/metrics.ts'
 import { createObserver } from './telemetry/observer.ts'
 import { openTracing, type Tracing } from './telemetry/tracing.ts'
+import { version } from './version.ts'
 import { openAwakeLock } from './wake/awake-lock.ts'
 import { createCircuitBreaker } from './wake/circuit-breaker.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
 import { createListener } from './wake/listener.ts'
+import { type DaemonState, openPresence } from './wake/presence.ts'
 
 export interface Daemon {
   /** Checks database, schema and bucket ownership, then works until stopped. @throws {LighterError} with advice */
@@ -46,6 +49,8 @@ export interface DaemonOptions {
   /** Whether it works off the queue (the default), and whether it serves the HTTP API (not unless asked to). */
   worker?: boolean
   api?: boolean
+  /** Whether the API has the dashboard with it; as the configuration says, unless it is false. */
+  dashboard?: boolean
 }
 
 /** A look into the database for a scrape has failed after this. */
@@ -58,6 +63,23 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const { databaseUrl, listenDatabaseUrl } = config.renewed ?? config
   const metrics = createMetrics(config.metricsTenants)
   let tracing: Tracing | null = null
+  const stopped = new AbortController()
+  const presence = openPresence(
+    listenDatabaseUrl,
+    version,
+    // Which the listener has proved, where there is one.
+    async client => listener.isListening() || (await isSession(client)),
+  )
+  let queueState: DaemonState = worker ? 'starting' : 'api'
+  let outage = false
+  const showState = () => {
+    if (!stopped.signal.aborted) presence.say(outage ? 'paused' : queueState)
+  }
+  const onResult = (result: BatchResult) => {
+    queueState = 'awake'
+    showState()
+    options.onResult?.(result)
+  }
   const onIdleError = (error: Error) =>
     log.warn({ error: error.message }, 'an idle database connection was lost')
   const pool = createPool(databaseUrl, config.poolSize, onIdleError)
@@ -71,7 +93,6 @@ export function createDaemon(options: DaemonOptions): Daemon {
     onStoreRequest,
     metrics.store.answered,
   )
-  const stopped = new AbortController()
   const awakeLock = openAwakeLock(listenDatabaseUrl, error => {
     log.debug(
       { error: messageOf(error) },
@@ -95,6 +116,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
   })
   const breaker = createCircuitBreaker(pool, store, (state, reason) => {
     metrics.offload.circuit(state)
+    outage = state !== 'closed'
+    showState()
     if (state === 'open')
       log.error(
         { error: reason?.message, hint: reason?.hint },
@@ -117,11 +140,23 @@ export function createDaemon(options: DaemonOptions): Daemon {
     },
     db: pool,
     breaker,
-    awakeLock,
+    awakeLock: {
+      ...awakeLock,
+      awake: () => {
+        queueState = 'awake'
+        showState()
+        return awakeLock.awake()
+      },
+      asleep: hears => {
+        queueState = 'asleep'
+        showState()
+        return awakeLock.asleep(hears)
+      },
+    },
     mayHoldLock: () => listener.isListening(),
     pollIntervalMs: config.pollIntervalMs,
     log,
-    ...(options.onResult && { onResult: options.onResult }),
+    onResult,
   })
   // Without a limit on a statement's duration: a release looks at every row. And beside the pool of the pipeline.
   const sweepPool = createPool(databaseUrl, 3, onIdleError, { unlimited: true })
@@ -164,6 +199,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
       await claimOwnership(pool, store)
       tracing = await openTracing(config.tracing, log, metrics)
       if (stopped.signal.aborted) return
+      showState()
+      presence.start()
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
         if (stopped.signal.aborted) return
@@ -180,7 +217,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
       if (apiPool !== null && apiStore !== null) {
         if (config.api.auth.mode !== 'off') await requireTenantRole(apiPool)
         api = await createApi({
-          config,
+          config:
+            options.dashboard === false ? { ...config, api: { ...config.api, dashboard: null } } : config,
           pool: apiPool,
           store: apiStore,
           checkBucket: () => store.check(),
@@ -203,6 +241,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   async function stopAll(deadlineMs: number): Promise<boolean> {
     const until = performance.now() + deadlineMs
     stopped.abort()
+    presence.say('stopping')
     const [finished, answered] = await Promise.all([
       loop.stop(deadlineMs),
       closeApi(deadlineMs),
@@ -212,6 +251,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     await tracing?.stop(Math.min(flushMs, Math.max(0, until - performance.now())))
     await listener.stop()
     await awakeLock.stop()
+    await presence.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
       Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end(), metricsPool.end()]),

@@ -36,14 +36,7 @@ export function createAuthenticator(config: Pick<ApiConfig, 'auth' | 'serviceKey
       }
     case 'dev':
       return async headers => {
-        // A page of somebody else's whose name is made to lead to this machine can't be told by the address.
-        if (!isLoopbackName(headers.host)) {
-          throw new ApiError(
-            403,
-            'host_not_allowed',
-            'with AUTH_MODE=dev the API answers to loopback names only',
-          )
-        }
+        requireLoopbackName(headers)
         return saidTenant(headers)
       }
     case 'off':
@@ -55,12 +48,16 @@ export function createAuthenticator(config: Pick<ApiConfig, 'auth' | 'serviceKey
 
 /** @throws {ApiError} 401 unless the request bears one of the service keys */
 export function requireServiceKey(headers: IncomingHttpHeaders, keys: string[]): void {
-  const token = bearerToken(headers)
-  const given = digest(token)
+  if (matchServiceKey(bearerToken(headers), keys) === null) throw unauthorized('the service key is not valid')
+}
+
+/** Which of the keys it is; null: none. */
+export function matchServiceKey(text: string, keys: string[]): string | null {
+  const given = digest(text)
   // All are compared, and digests have one length: the time tells neither which key is near nor how long it is.
-  let matches = 0
-  for (const key of keys) if (timingSafeEqual(given, digest(key))) matches++
-  if (matches === 0) throw unauthorized('the service key is not valid')
+  let match: string | null = null
+  for (const key of keys) if (timingSafeEqual(given, digest(key))) match = key
+  return match
 }
 
 const digest = (text: string) => createHash('sha256').update(text).digest()
@@ -139,8 +136,13 @@ function fileKeySet(file: string): JWTVerifyGetKey {
   }
 }
 
-function isLoopbackName(host: string | undefined): boolean {
-  return /^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$/i.test(host ?? '')
+/**
+ * With AUTH_MODE=dev: a page of somebody else's whose name is made to lead to this machine can't be told by the address.
+ * @throws {ApiError} 403
+ */
+export function requireLoopbackName(headers: IncomingHttpHeaders): void {
+  if (/^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$/i.test(headers.host ?? '')) return
+  throw new ApiError(403, 'host_not_allowed', 'with AUTH_MODE=dev the API answers to loopback names only')
 }
 
 function claimOf(payload: JWTPayload, path: string[]): unknown {

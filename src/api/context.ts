@@ -38,6 +38,8 @@ declare module 'fastify' {
     signed: { tenantId: TenantId; artifactId: ArtifactId } | null
     /** Bytes that the answer will have about, where it has no Content-Length. */
     expectedBytes: number
+    /** The answer lasts as long as its client listens, and says by itself when that is enough. */
+    lasting: boolean
     /** Whom the request speaks for; set on all routes under /api but signed URLs. */
     tenantId: TenantId
     /** Of this request, where there is a collector. */

@@ -16,6 +16,7 @@ import type pg from 'pg'
 import type { Logger } from 'pino'
 import { createVerifiedObjects } from '../artifacts/range.ts'
 import type { ApiConfig, Config } from '../config.ts'
+import { dashboardRoutes } from '../dashboard/routes.ts'
 import { ArtifactError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
@@ -130,6 +131,7 @@ export async function createApi(parts: {
   app.decorateRequest('expectedBytes', 0)
   app.decorateRequest('signed', null)
   app.decorateRequest('span', null)
+  app.decorateRequest('lasting', false)
   app.setErrorHandler((error, request, reply) => {
     const found = toApiError(error)
     const { cause } = found
@@ -141,7 +143,7 @@ export async function createApi(parts: {
     sendError(request, reply, new ApiError(404, 'route_not_found', 'there is no such route'))
   })
   app.addHook('onSend', async (request, reply, payload) => {
-    endSlowReader(reply, sizeOf(reply, payload) ?? request.expectedBytes)
+    if (!request.lasting) endSlowReader(reply, sizeOf(reply, payload) ?? request.expectedBytes)
     // What is the tenant's is nobody else's to keep; raw payloads say so themselves, in another way.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'private, no-store')
     if (closing) reply.header('connection', 'close')
@@ -269,6 +271,11 @@ export async function createApi(parts: {
       artifactReadRoutes(scope, context)
       hydrateRoutes(scope, context)
     })
+    const { dashboard } = api
+    if (dashboard !== null) {
+      const { secretAccessKey: storeSecret } = config.store
+      await app.register(scope => dashboardRoutes(scope, context, { ...dashboard, storeSecret }))
+    }
   }
 
   return {

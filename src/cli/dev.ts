@@ -37,6 +37,8 @@ export function addDev(program: Command): void {
         for (const [name, value] of Object.entries(env)) print(`  export ${name}='${value}'`)
         print('The HTTP API, which believes any x-tenant-id here, has its description at:')
         print(`  http://127.0.0.1:${process.env.API_PORT || 4001}/docs`)
+        print('What it does can be watched at:')
+        print(`  http://127.0.0.1:${process.env.API_PORT || 4001}/dashboard`)
         print('Write as an application does, and watch; Ctrl-C stops everything:')
         print(`  psql '${urls.application}' <<'SQL'`)
         print(`  with c as (insert into conversations (tenant_id) values (gen_random_uuid()) returning id)`)

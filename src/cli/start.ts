@@ -13,12 +13,13 @@ export function addStart(program: Command): void {
     .description('run the daemon, with the HTTP API, until SIGTERM or SIGINT')
     .option('--no-api', 'only work off the queue')
     .option('--no-worker', 'only serve the HTTP API')
+    .option('--no-dashboard', 'serve the HTTP API without the dashboard')
     .option('--migrate', 'first bring the schema up to date, as ADMIN_DATABASE_URL')
     .addHelpText(
       'after',
       '\nExit status: 0 after a clean stop; 1 when the start failed, or work was still in flight at the deadline.',
     )
-    .action(async (options: { migrate?: boolean; api: boolean; worker: boolean }) => {
+    .action(async (options: { migrate?: boolean; api: boolean; worker: boolean; dashboard: boolean }) => {
       if (!options.api && !options.worker) {
         throw new LighterError('nothing_to_do', '--no-api and --no-worker together leave nothing to run')
       }
@@ -33,7 +34,7 @@ export function addStart(program: Command): void {
         log.info({ applied: [...plan.pending, ...plan.repeatable].map(f => f.name) }, 'schema is up to date')
       }
       await runUntilSignal(
-        createDaemon({ config, log, worker: options.worker, api: options.api }),
+        createDaemon({ config, log, worker: options.worker, api: options.api, dashboard: options.dashboard }),
         log,
         config.shutdownTimeoutMs,
       )

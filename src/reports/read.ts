@@ -121,57 +121,67 @@ const shownTenants = 10
 const shownFailures = 5
 const shownHours = 24
 
+/** Each a scalar subquery that gives JSON; together in one statement they are of one snapshot. */
+export const sections = {
+  at: 'now()',
+  storage_by_kind: `(
+    select coalesce(json_agg(k order by k.payload_bytes desc, k.kind), '[]')
+      from (select kind, artifacts, payload_bytes, objects, object_bytes, deleted_artifacts,
+                   (oldest at time zone 'UTC')::date as oldest, (newest at time zone 'UTC')::date as newest
+              from lighter.storage_by_kind) k)`,
+  top_tenants: `(
+    select coalesce(json_agg(t order by t.payload_bytes desc, t.tenant_id), '[]')
+      from (select tenant_id, plan, legal_hold, artifacts, payload_bytes, objects, object_bytes
+              from lighter.storage_by_tenant order by payload_bytes desc, tenant_id limit ${shownTenants}) t)`,
+  tenants: '(select count(*) from lighter.storage_by_tenant where artifacts > 0)',
+  queue: `(
+    select coalesce(json_agg(q order by q.source), '[]')
+      from (select source, depth, due, in_flight, retrying, failed, oldest_seconds, exact, paused
+              from lighter.queue_health) q)`,
+  latency: `(
+    select coalesce(json_agg(l order by l.hour desc, l.queue), '[]')
+      from (select hour, queue, rows, p50_ms, p95_ms, p99_ms, max_ms from lighter.offload_latency
+             where hour > now() - make_interval(hours => ${shownHours})) l)`,
+  failures: `(
+    select coalesce(json_agg(f order by f.failed_at desc), '[]')
+      from (select source, row_id, attempts, failed_at, last_error from lighter.failures
+             order by failed_at desc limit ${shownFailures}) f)`,
+  savings: `(
+    select to_json(s)
+      from (select artifacts, payload_bytes, object_bytes, objects, bookkeeping_bytes, inline_bytes, class_a_last_30_days,
+                   storage_usd_per_month, class_a_usd_last_30_days, bookkeeping_usd_per_month, usd_per_month,
+                   inline_usd_per_month, saved_usd_per_month, break_even_reads_per_month
+              from lighter.savings) s)`,
+  packs: `(
+    select coalesce(json_agg(p order by p.object_bytes desc, p.kind), '[]')
+      from (select kind, objects, packs, object_bytes, avg_object_bytes, artifacts_per_object, live_share, partly_dead,
+                   deleting, uploading, orphans
+              from lighter.pack_health) p)`,
+  retention_due: `(
+    select to_json(r)
+      from (select count(distinct tenant_id) as tenants, coalesce(sum(artifacts), 0) as artifacts,
+                   coalesce(sum(payload_bytes), 0) as payload_bytes
+              from lighter.retention_due) r)`,
+  sweeps: `(
+    select coalesce(json_agg(w order by w.started_at desc), '[]')
+      from (select distinct on (sweep) sweep, started_at, seconds, outcome, dry_run, counts, error
+              from lighter.sweep_history order by sweep, started_at desc) w)`,
+} satisfies Record<keyof Stats, string>
+
 /**
  * One statement, so one snapshot; the numbers come as JSON, which is exact up to 2^53.
  * Reads reports and nothing else: any member of lighter_reporter may.
  */
-export async function readStats(db: Queryable): Promise<Stats> {
-  const { rows } = await db.query<{ stats: Stats }>(`
-    select json_build_object(
-      'at', now(),
-      'storage_by_kind', (
-        select coalesce(json_agg(k order by k.payload_bytes desc, k.kind), '[]')
-          from (select kind, artifacts, payload_bytes, objects, object_bytes, deleted_artifacts,
-                       (oldest at time zone 'UTC')::date as oldest, (newest at time zone 'UTC')::date as newest
-                  from lighter.storage_by_kind) k),
-      'top_tenants', (
-        select coalesce(json_agg(t order by t.payload_bytes desc, t.tenant_id), '[]')
-          from (select tenant_id, plan, legal_hold, artifacts, payload_bytes, objects, object_bytes
-                  from lighter.storage_by_tenant order by payload_bytes desc, tenant_id limit ${shownTenants}) t),
-      'tenants', (select count(*) from lighter.storage_by_tenant where artifacts > 0),
-      'queue', (
-        select coalesce(json_agg(q order by q.source), '[]')
-          from (select source, depth, due, in_flight, retrying, failed, oldest_seconds, exact, paused
-                  from lighter.queue_health) q),
-      'latency', (
-        select coalesce(json_agg(l order by l.hour desc, l.queue), '[]')
-          from (select hour, queue, rows, p50_ms, p95_ms, p99_ms, max_ms from lighter.offload_latency
-                 where hour > now() - make_interval(hours => ${shownHours})) l),
-      'failures', (
-        select coalesce(json_agg(f order by f.failed_at desc), '[]')
-          from (select source, row_id, attempts, failed_at, last_error from lighter.failures
-                 order by failed_at desc limit ${shownFailures}) f),
-      'savings', (
-        select to_json(s)
-          from (select artifacts, payload_bytes, object_bytes, objects, bookkeeping_bytes, inline_bytes, class_a_last_30_days,
-                       storage_usd_per_month, class_a_usd_last_30_days, bookkeeping_usd_per_month, usd_per_month,
-                       inline_usd_per_month, saved_usd_per_month, break_even_reads_per_month
-                  from lighter.savings) s),
-      'packs', (
-        select coalesce(json_agg(p order by p.object_bytes desc, p.kind), '[]')
-          from (select kind, objects, packs, object_bytes, avg_object_bytes, artifacts_per_object, live_share, partly_dead,
-                       deleting, uploading, orphans
-                  from lighter.pack_health) p),
-      'retention_due', (
-        select to_json(r)
-          from (select count(distinct tenant_id) as tenants, coalesce(sum(artifacts), 0) as artifacts,
-                       coalesce(sum(payload_bytes), 0) as payload_bytes
-                  from lighter.retention_due) r),
-      'sweeps', (
-        select coalesce(json_agg(w order by w.started_at desc), '[]')
-          from (select distinct on (sweep) sweep, started_at, seconds, outcome, dry_run, counts, error
-                  from lighter.sweep_history order by sweep, started_at desc) w)
-    ) as stats`)
+export function readStats(db: Queryable): Promise<Stats> {
+  return readSections<Stats>(db, sections)
+}
+
+/** The members of the answer, each by its scalar subquery. */
+export async function readSections<T>(db: Queryable, parts: Record<keyof T & string, string>): Promise<T> {
+  const members = Object.entries<string>(parts).map(([name, sql]) => `'${name}', ${sql}`)
+  const { rows } = await db.query<{ sections: T }>(
+    `select json_build_object(${members.join(',\n      ')}) as sections`,
+  )
   if (rows[0] === undefined) throw new Error('the query answered no row')
-  return rows[0].stats
+  return rows[0].sections
 }

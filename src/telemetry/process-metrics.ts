@@ -1,6 +1,7 @@
 // Of the process. Not prom-client's own set: its observer of garbage collections and its monitor of the event loop
 // cost CPU all the time, the rest is read by nobody. Here all but one timer is done at the scrape.
 import { readdir } from 'node:fs/promises'
+import { performance } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 
 /** How often the event loop is asked how late it is. */

@@ -1,8 +1,10 @@
 // The package as npm delivers it: packed, installed into a project of its own, imported, type-checked and run.
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
+import { createInterface } from 'node:readline'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { startApi } from '../support/api.ts'
@@ -157,6 +159,42 @@ describe('without the servers that dev and demo need', () => {
 test('the command is installed', async () => {
   const version = await run(path.join(project, 'node_modules/.bin/lighter'), ['--version'])
   expect(version).toMatch(/^\d+\.\d+\.\d+/)
+})
+
+test('the installed daemon serves the dashboard with all that its page loads', async () => {
+  const environment = await createEnvironment()
+  const daemon = spawn(path.join(project, 'node_modules/.bin/lighter'), ['start', '--no-worker'], {
+    cwd: project,
+    env: { ...process.env, ...environment.env, AUTH_MODE: 'dev', LOG_LEVEL: 'info' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  try {
+    const address = await new Promise<string>((resolve, reject) => {
+      daemon.once('exit', code => reject(new Error(`it ended with ${code}`)))
+      createInterface(daemon.stdout).on('line', line => {
+        const { address } = JSON.parse(line)
+        if (typeof address === 'string') resolve(address)
+      })
+    })
+    const page = await (await fetch(`${address}/dashboard`)).text()
+    const wanted = [...page.matchAll(/(?:src|href)="(dashboard\/assets\/[^"]+)"/g)].map(
+      ([, file = '']) => file,
+    )
+    expect(wanted.length).toBeGreaterThan(4)
+    for (const file of wanted) {
+      const answer = await fetch(`${address}/${file}`)
+      expect([file, answer.status]).toEqual([file, 200])
+      const imports = (await answer.text()).matchAll(/^(?:import|export) .* from '\.\/([^']+)'/gm)
+      for (const [, name = ''] of imports)
+        if (!wanted.includes(`dashboard/assets/${name}`)) wanted.push(`dashboard/assets/${name}`)
+    }
+    expect(wanted).toContain('dashboard/assets/uplot.js')
+  } finally {
+    const ended = once(daemon, 'exit')
+    daemon.kill('SIGTERM')
+    await ended
+    await environment.close()
+  }
 })
 
 test(

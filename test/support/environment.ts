@@ -117,6 +117,7 @@ export async function startDaemon(
     log?: (line: Record<string, unknown>) => void
     worker?: boolean
     api?: boolean
+    dashboard?: boolean
   } = {},
 ): Promise<Daemon> {
   const { env, log, ...rest } = options

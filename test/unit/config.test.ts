@@ -357,6 +357,7 @@ describe('values', () => {
         trustProxy: 0,
         requestTimeoutMs: 300_000,
         corsOrigins: [],
+        dashboard: { payloads: true },
       },
       sweeps: {
         schedules: {
@@ -640,6 +641,22 @@ describe('the HTTP API', () => {
       expect(problemsOf({ ...complete, ARTIFACT_KINDS: value })).toMatchObject([
         { variable: 'ARTIFACT_KINDS' },
       ])
+  })
+
+  test('the dashboard shows payloads where its key reads them anyway, or when that is said', () => {
+    const secret = 'k'.repeat(32)
+    const service = { AUTH_MODE: 'service', SERVICE_API_KEY: secret }
+    const jwt = { AUTH_MODE: 'jwt', JWT_SECRET: secret }
+    for (const [env, expected] of [
+      [service, { payloads: true }],
+      [{ ...service, DASHBOARD_PAYLOADS: 'off' }, { payloads: false }],
+      [{ AUTH_MODE: 'dev' }, { payloads: true }],
+      [jwt, { payloads: false }],
+      [{ ...jwt, DASHBOARD_PAYLOADS: 'on' }, { payloads: true }],
+      [{ ...service, DASHBOARD: 'off', DASHBOARD_PAYLOADS: 'on' }, null],
+    ] as const)
+      expect(apiOf(env).dashboard).toEqual(expected)
+    expect(problemsOf({ ...complete, DASHBOARD: 'yes' })).toMatchObject([{ variable: 'DASHBOARD' }])
   })
 
   test('API_CORS_ORIGINS is a list of origins, never any', () => {

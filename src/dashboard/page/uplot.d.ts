@@ -1,0 +1,3 @@
+// Served from the package of that name (../assets.ts).
+import uPlot from 'uplot'
+export default uPlot

@@ -1,0 +1,122 @@
+// Shows a daemon to whoever looks at the database: one session whose application_name says which version it is, what
+// it is doing and where. A daemon that dies takes its session along, so nothing is written and nothing goes stale; one
+// that hangs stops repeating itself, which pg_stat_activity.state_change tells.
+import { hostname } from 'node:os'
+import pg from 'pg'
+import type { ConnectionUrl } from '../db/url.ts'
+import { openSession, type Session, within } from './session.ts'
+
+/** `api`: it works off no queue. `paused`: the store is in trouble, nothing is claimed until a try succeeds. */
+export type DaemonState = 'starting' | 'awake' | 'asleep' | 'paused' | 'api' | 'stopping'
+
+export const presencePrefix = 'pg-lighter daemon '
+/** How often it repeats itself. */
+export const beatMs = 10_000
+/** A daemon that wakes and sleeps fifty times a second says so once: what it says is for people. */
+const settleMs = 500
+const answerMs = 5000
+/** Postgres cuts a longer application_name off. */
+const maxNameBytes = 63
+
+export interface Presence {
+  start(): void
+  say(state: DaemonState): void
+  stop(): Promise<void>
+}
+
+/**
+ * @param url direct, or through a pooler in session mode
+ * @param keepsSession whether the connection is proved to be a session of ours. Else nothing is said on it: a pooler
+ *   in transaction mode might leave our name on a connection of somebody else's
+ */
+export function openPresence(
+  url: ConnectionUrl,
+  version: string,
+  keepsSession: (client: pg.Client) => Promise<boolean>,
+): Presence {
+  let state: DaemonState = 'starting'
+  let since = new Date()
+  let session: { client: pg.Client; cut: Session['cut'] } | null = null
+  let timer: NodeJS.Timeout | undefined
+  let settling: NodeJS.Timeout | undefined
+  let saying: Promise<void> | null = null
+  let again = false
+  let stopped = false
+
+  const drop = () => {
+    session?.cut()
+    session = null
+  }
+
+  const say = async (): Promise<void> => {
+    if (stopped) return
+    try {
+      if (session === null) {
+        const { config, cut } = openSession(url, 'pg-lighter presence')
+        const client = new pg.Client({ ...config, query_timeout: answerMs })
+        const fresh = { client, cut }
+        session = fresh
+        client.on('error', () => {
+          if (session === fresh) drop()
+        })
+        await client.connect()
+      }
+      if (!(await keepsSession(session.client))) return
+      await session.client.query("select set_config('application_name', $1, false)", [
+        nameOf(version, state, since),
+      ])
+    } catch {
+      // The next beat tries again; that the database is out of reach is said by those who need it.
+      drop()
+    }
+  }
+
+  /** One at a time; what changes meanwhile is said right after. */
+  const beat = (): Promise<void> => {
+    if (saying !== null) {
+      again = true
+      return saying
+    }
+    saying = (async () => {
+      do {
+        again = false
+        await say()
+      } while (again && !stopped)
+      saying = null
+    })()
+    return saying
+  }
+
+  return {
+    start: () => {
+      if (stopped) return
+      timer = setInterval(beat, beatMs)
+      timer.unref()
+      void beat()
+    },
+    say: to => {
+      if (to === state || stopped) return
+      state = to
+      since = new Date()
+      if (timer === undefined) return
+      settling ??= setTimeout(() => {
+        settling = undefined
+        void beat()
+      }, settleMs).unref()
+    },
+    stop: async () => {
+      stopped = true
+      clearInterval(timer)
+      clearTimeout(settling)
+      if (session !== null) await within(1000, 'closing', session.client.end()).catch(() => undefined)
+      drop()
+    },
+  }
+}
+
+/** The host's end is kept where it does not fit: it tells the replicas of a deployment apart. */
+function nameOf(version: string, state: DaemonState, since: Date): string {
+  const facts = `${presencePrefix}${version} ${state} ${Math.floor(since.getTime() / 1000).toString(36)} `
+  const place = `${hostname().replace(/[^\x21-\x7e]/g, '?')}:${process.pid}`
+  return `${facts}${place.slice(-Math.max(1, maxNameBytes - facts.length))}`
+}
