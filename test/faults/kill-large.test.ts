@@ -20,12 +20,12 @@ beforeEach(async () => {
 })
 afterEach(() => environment.close())
 
-/** With nothing but two rows whose payloads are all streamed, so that the points are those of their own way. */
+/** Of what base64 adds zstd takes a quarter away again: two parts of 5 MiB. With nothing but two rows whose payloads are all streamed, so that the points are those of their own way. */
 async function writeLargeRows(): Promise<Map<string, string>> {
   const written = new Map<string, string>()
   const { conversationId } = await newConversation(environment)
   for (let n = 0; n < 2; n++) {
-    const metadata = `{"tool_interactions": ["${noise(100_000)}"], "document": "${noise(6 * 1024 * 1024)}"}`
+    const metadata = `{"tool_interactions": ["${noise(100_000)}"], "document": "${noise(9 * 1024 * 1024)}"}`
     const id = await insertMessage(environment, conversationId, metadata)
     written.set(id, (await asJsonbText(environment, metadata)) ?? '')
   }
