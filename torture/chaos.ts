@@ -87,6 +87,13 @@ export async function runChaos(
         proxy.armKill(moment, asked => asked === operation)
       },
     ],
+    [
+      2,
+      () => {
+        for (const { name, proxy } of fleet.ready())
+          if (name.startsWith('sweeper')) proxy.armKill('after', asked => asked === 'DeleteObjects')
+      },
+    ],
     [2, () => anyone().pause()],
     [1, () => anyone().terminate()],
     [2, () => cutConnections(world, random, counts)],

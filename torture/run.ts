@@ -38,7 +38,7 @@ const sweeperProgram = path.join(import.meta.dirname, 'sweeper-process.ts')
 const sweepers = 2
 const readers = 2
 const startMs = 60_000
-const duels = 4
+const duels = 6
 /** Rows written last, of which readers read most. */
 const recentRows = 150
 
@@ -236,7 +236,7 @@ async function torture(
 /** Each start of a daemon has another shape: large and small batches, packs and none, one codec or another. */
 function shapeOf(random: () => number): Record<string, string> {
   return {
-    OFFLOAD_BATCH_ROWS: String(pick(random, [1, 5, 20, 200])),
+    OFFLOAD_BATCH_ROWS: String(pick(random, [1, 20, 200, 200])),
     OFFLOAD_BATCHES_IN_FLIGHT: String(between(random, 1, 4)),
     OFFLOAD_LINGER_MS: String(pick(random, [0, 0, 100])),
     OFFLOAD_CODEC: pick(random, ['zstd', 'zstd', 'gzip', 'none']),

@@ -10,7 +10,7 @@ export interface TortureOptions {
 /** Of claimed jobs and registered objects. Who is stopped for longer has lost both. */
 export const leaseMs = 1500
 /** Longest silence of the store within a request. */
-export const storeTimeoutMs = 1000
+export const storeTimeoutMs = 2000
 /** How long a process is stopped, beyond its lease; and how long the store holds a request back to let it land late. */
 export const longestStopMs = 5000
 export const latestLandingMs = 4000

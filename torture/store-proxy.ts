@@ -32,6 +32,8 @@ export interface StoreProxy {
   close(): Promise<void>
 }
 
+const longestDeletionMs = 1500
+
 const agent = new Agent({ keepAlive: true, maxSockets: 128 })
 
 /** @param kill ends the process that speaks through this proxy; told the operation and the moment */
@@ -115,6 +117,8 @@ export async function startStoreProxy(
     }
     await sleep(delayMs)
     const answer = await forward(incoming, body)
+    // Deleted, and whoever asked for it does not know yet: what is deleted too early is missed now.
+    if (operation === 'DeleteObjects' && longestDelayMs > 0) await sleep(random() * longestDeletionMs)
     if (killing === 'after') {
       kill(operation, killing)
       cut()
