@@ -8,6 +8,8 @@ const fastIntervalMs = 2000
 const slowIntervalMs = 30_000
 /** After a reading that took long the next one waits so many times as long: reports are never what loads a database. */
 const restFactor = 20
+/** Of a database that is so slow somebody must be able to see it. */
+const longestFastRestMs = 15_000
 
 /** What was the case at one reading, for the charts of the last minutes. */
 export interface Moment {
@@ -36,6 +38,7 @@ export function createFeed(pool: pg.Pool, log: Logger): Feed {
   let last: { fast?: FastReport; slow?: SlowReport; trouble?: string } = {}
   let timer: NodeJS.Timeout | undefined
   let reading = false
+  let fastDue = 0
   let slowDue = 0
   let stopped = false
 
@@ -46,18 +49,18 @@ export function createFeed(pool: pg.Pool, log: Logger): Feed {
   const read = async () => {
     if (reading || stopped) return
     reading = true
-    const began = performance.now()
     try {
-      const fast = await readFast(pool)
+      const fast = await rested(
+        readFast,
+        fastIntervalMs,
+        at => (fastDue = Math.min(at, performance.now() + longestFastRestMs)),
+      )
       remember(moments, last.fast, fast)
       last = { ...(last.slow !== undefined && { slow: last.slow }), fast }
       tell({ event: 'fast', data: { ...fast, moments: moments.slice(-1) } })
       if (performance.now() >= slowDue) {
-        const slowBegan = performance.now()
-        const slow = await readSlow(pool)
-        last.slow = slow
-        slowDue = performance.now() + Math.max(slowIntervalMs, (performance.now() - slowBegan) * restFactor)
-        tell({ event: 'slow', data: slow })
+        last.slow = await rested(readSlow, slowIntervalMs, at => (slowDue = at))
+        tell({ event: 'slow', data: last.slow })
       }
     } catch (error) {
       if (last.trouble === undefined) log.warn({ error: messageOf(error) }, 'the dashboard has no figures')
@@ -65,13 +68,28 @@ export function createFeed(pool: pg.Pool, log: Logger): Feed {
       tell({ event: 'trouble', data: { message: last.trouble } })
     }
     reading = false
-    schedule(Math.max(fastIntervalMs, (performance.now() - began) * restFactor))
+    schedule()
   }
 
-  const schedule = (ms: number) => {
+  /** One that fails rests, too. */
+  const rested = async <T>(
+    work: (pool: pg.Pool) => Promise<T>,
+    intervalMs: number,
+    setDue: (at: number) => void,
+  ): Promise<T> => {
+    const began = performance.now()
+    try {
+      return await work(pool)
+    } finally {
+      const now = performance.now()
+      setDue(Math.max(began + intervalMs, now + (now - began) * restFactor))
+    }
+  }
+
+  const schedule = () => {
     clearTimeout(timer)
-    timer = undefined
-    if (watchers.size > 0 && !stopped) timer = setTimeout(read, ms)
+    if (watchers.size > 0 && !stopped && !reading)
+      timer = setTimeout(read, Math.max(0, fastDue - performance.now()))
   }
 
   return {
@@ -81,13 +99,10 @@ export function createFeed(pool: pg.Pool, log: Logger): Feed {
       if (fast !== undefined) watcher({ event: 'fast', data: { ...fast, moments } })
       if (trouble !== undefined) watcher({ event: 'trouble', data: { message: trouble } })
       watchers.add(watcher)
-      if (timer === undefined) {
-        const age = fast === undefined ? Number.POSITIVE_INFINITY : Date.now() - Date.parse(fast.at)
-        schedule(Math.max(0, Math.min(fastIntervalMs, fastIntervalMs - age)))
-      }
+      schedule()
       return () => {
         watchers.delete(watcher)
-        if (watchers.size === 0) schedule(0)
+        schedule()
       }
     },
     stop: () => {

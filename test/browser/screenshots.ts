@@ -18,7 +18,7 @@ const folder = path.join(import.meta.dirname, '../../docs/images')
 const maxBytes = 250_000
 const serviceKey = `service-${randomUUID()}`
 
-test('pictures', { timeout: 300_000 }, async () => {
+test('pictures', { timeout: 580_000 }, async () => {
   await mkdir(folder, { recursive: true })
   const environment = await createEnvironment()
   const env = { AUTH_MODE: 'service', SERVICE_API_KEY: serviceKey, OFFLOAD_MAX_ATTEMPTS: '1' }
@@ -60,7 +60,7 @@ test('pictures', { timeout: 300_000 }, async () => {
       await signIn(page, serviceKey).finally(() => expect(faults).toEqual([]))
       const readings = new Set<string | null>()
       await until(
-        async () => readings.add(await page.locator('#pulse-text').textContent()).size > 12,
+        async () => readings.add(await page.locator('#pulse-text').textContent()).size > 6,
         'the chart of the last minutes shows something',
         120_000,
       )

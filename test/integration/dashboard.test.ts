@@ -733,6 +733,20 @@ describe('looking up', () => {
     })
   })
 
+  test("a pointer to another tenant's artifact leads nowhere", async () => {
+    const theirs = await offload(big)
+    const { rowId, sourceId } = await offload(big)
+    await environment.admin.query(
+      `update conversation_messages set metadata = jsonb_build_object('tool_interactions_ref', $2::text) where id = $1`,
+      [rowId, theirs.id],
+    )
+    const { pointers } = (await session.get(`/dashboard/row?source_id=${sourceId}&row_id=${rowId}`)).json.row
+    expect(pointers).toEqual([{ name: 'tool_interactions_ref', artifact_id: theirs.id, artifact: null }])
+    expect(
+      await answered(session.post('/dashboard/payload', { source_id: sourceId, row_id: rowId })),
+    ).toEqual([404, 'artifact_not_found'])
+  })
+
   test.each<[string, number, string]>([
     ['row?source_id=1&row_id=x', 400, 'invalid_request'],
     [`row?source_id=1&row_id=${encodeURIComponent("' or 1=1 --")}`, 400, 'invalid_request'],

@@ -82,6 +82,7 @@ export function createChart({ title, series, log = false, time = formatTime, utc
     }
     /** @param {number | null | undefined} v @param {Series} s */
     const formatted = (v, s) => (v === null || v === undefined ? '' : s.format(v))
+    const barSeconds = series.some(s => s.draw === 'bars') ? (xs[1] ?? 0) - (xs[0] ?? 0) : 0
     const bars = uPlot.paths.bars?.({ size: [0.72, 40], align: 1 })
     const scales = [...new Set(series.map(s => s.scale ?? 'y'))]
     drawn = new uPlot(
@@ -92,7 +93,8 @@ export function createChart({ title, series, log = false, time = formatTime, utc
         cursor: { y: false, points: { size: 7, width: 2, fill: color('--panel') } },
         ...(utc && { tzDate: ts => uPlot.tzDate(new Date(ts * 1000), 'Etc/UTC') }),
         scales: {
-          x: { range: (_u, min, max) => [Math.min(min, max - shortestSeconds), max] },
+          // A bar begins at its time and is as wide as the time to the next.
+          x: { range: (_u, min, max) => [Math.min(min, max - shortestSeconds), max + barSeconds] },
           ...Object.fromEntries(
             scales.map(name => [
               name,
