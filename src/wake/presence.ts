@@ -4,7 +4,7 @@
 import { hostname } from 'node:os'
 import pg from 'pg'
 import type { ConnectionUrl } from '../db/url.ts'
-import { openSession, type Session, within } from './session.ts'
+import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
 /** `api`: it works off no queue. `paused`: the store is in trouble, nothing is claimed until a try succeeds. */
 export type DaemonState = 'starting' | 'awake' | 'asleep' | 'paused' | 'api' | 'stopping'
@@ -36,7 +36,7 @@ export function openPresence(
 ): Presence {
   let state: DaemonState = 'starting'
   let since = new Date()
-  let session: { client: pg.Client; cut: Session['cut'] } | null = null
+  let session: { client: pg.Client; cut: Session['cut']; proved: boolean } | null = null
   let timer: NodeJS.Timeout | undefined
   let settling: NodeJS.Timeout | undefined
   let saying: Promise<void> | null = null
@@ -54,17 +54,20 @@ export function openPresence(
       if (session === null) {
         const { config, cut } = openSession(url, 'pg-lighter presence')
         const client = new pg.Client({ ...config, query_timeout: answerMs })
-        const fresh = { client, cut }
+        const fresh = { client, cut, proved: false }
         session = fresh
         client.on('error', () => {
           if (session === fresh) drop()
         })
         await client.connect()
       }
-      if (!(await keepsSession(session.client))) return
-      await session.client.query("select set_config('application_name', $1, false)", [
-        nameOf(version, state, since),
-      ])
+      const { client } = session
+      if (!session.proved) {
+        if (!(await keepsSession(client))) return
+        session.proved = true
+        await noticeDeadClient(client)
+      }
+      await client.query("select set_config('application_name', $1, false)", [nameOf(version, state, since)])
     } catch {
       // The next beat tries again; that the database is out of reach is said by those who need it.
       drop()
