@@ -49,7 +49,7 @@ export function createDatabaseMetrics(registers: Registry[]): DatabaseMetrics {
   const failed = gauge('lighter_queue_failed_jobs', 'Dead letters: rows that were given up.', ['source'])
   const damaged = gauge(
     'lighter_damaged_artifacts',
-    'Artifacts that are marked as damaged: lighter.damaged_artifacts.',
+    'Artifacts that are marked as damaged: see the view damaged_artifacts.',
   )
   const notify = gauge('lighter_notify_queue_usage_ratio', "How full Postgres's NOTIFY queue is, 0 to 1.")
   const horizon = gauge(
@@ -73,7 +73,7 @@ export function createDatabaseMetrics(registers: Registry[]): DatabaseMetrics {
   ])
   const sweepCounts = gauge(
     'lighter_sweep_last_count',
-    'What its last finished run has counted, by the names that lighter.sweep_history has.',
+    'What its last finished run has counted, by the names that the view sweep_history has.',
     ['sweep', 'count'],
   )
 
