@@ -70,12 +70,21 @@ interface ChaosContext {
 }
 
 const longestWaitMs = 15_000
+/** After it has come up again: for what takes several steps to have its turn. */
+const betweenRestartsMs = 8000
 
 export async function runChaos(
   { world, fleet, command, random, counts }: ChaosContext,
   signal: AbortSignal,
 ): Promise<void> {
   const anyone = () => pick(random, fleet.ready())
+  let restartedAt = Number.NEGATIVE_INFINITY
+  const restart = async (mode: 'fast' | 'immediate') => {
+    if (performance.now() - restartedAt < betweenRestartsMs) return
+    counts[`postgres_${mode}`]++
+    await world.restartPostgres(mode)
+    restartedAt = performance.now()
+  }
   const actions: [weight: number, act: () => unknown][] = [
     [1.5, () => anyone().kill('at random')],
     [
@@ -90,27 +99,15 @@ export async function runChaos(
     [
       2,
       () => {
-        for (const { name, proxy } of fleet.ready())
-          if (name.startsWith('sweeper')) proxy.armKill('after', asked => asked === 'DeleteObjects')
+        const sweeper = fleet.ready().find(({ name }) => name.startsWith('sweeper'))
+        sweeper?.proxy.armKill('after', asked => asked === 'DeleteObjects')
       },
     ],
     [2, () => anyone().pause()],
     [1, () => anyone().terminate()],
     [2, () => cutConnections(world, random, counts)],
-    [
-      0.6,
-      async () => {
-        counts.postgres_fast++
-        await world.restartPostgres('fast')
-      },
-    ],
-    [
-      0.9,
-      async () => {
-        counts.postgres_immediate++
-        await world.restartPostgres('immediate')
-      },
-    ],
+    [0.7, () => restart('fast')],
+    [0.9, () => restart('immediate')],
   ]
   const totals = runningTotals(actions.map(([weight]) => weight))
   while (!signal.aborted) {

@@ -51,14 +51,15 @@ export function createFindings(onFirst: () => void): Findings {
   }
 }
 
-/** What was done to a row, what it looks like, and where its artifacts are. Of an artifact: of the row it is of. */
+/** What was done to a row, what it looks like, and where its artifacts are. Of an artifact or object: of a row that it is of. */
 export async function historyOf(admin: pg.Pool, subject: string): Promise<string[]> {
-  if (!/^[0-9a-f-]{36}$/.test(subject)) return []
   const taken = await admin.query<{ rowId: string }>(
-    'select row_id as "rowId" from public.artifact_refs where id = $1 and row_id is not null',
+    `select row_id as "rowId" from public.artifact_refs
+      where (id::text = $1 or r2_key = $1) and row_id is not null order by created_at desc limit 1`,
     [subject],
   )
   const rowId = taken.rows[0]?.rowId ?? subject
+  if (!/^[0-9a-f-]{36}$/.test(rowId)) return []
   const { rows } = await admin.query<{ line: string }>(
     `(select to_char(h.at, 'HH24:MI:SS.MS') || '  version ' || h.version || '  ' || h.operation || coalesce('  ' || h.bytes || ' bytes', '') as line
         from torture.history h where h.row_id = $1 order by h.id desc limit 30)

@@ -7,7 +7,7 @@ import { messageOf, OwnershipError } from '../src/errors.ts'
 import { openStore } from '../src/store/object-store.ts'
 import { type TortureSweep, tortureSweep } from './sweep.ts'
 
-const often: TortureSweep[] = ['orphans', 'retention', 'release', 'compaction', 'compaction']
+const often: TortureSweep[] = ['orphans', 'retention', 'release', 'compaction', 'compaction', 'compaction']
 const names: TortureSweep[] = [...often, ...often, ...often, 'verify', 'rollup', 'vacuum', 'orphans-deep']
 
 const config = loadConfig(process.env)
