@@ -144,6 +144,16 @@ describe('an artifact_refs with rows, made by the original migration', () => {
     ).toBeNull()
   })
 
+  test('keeps the index that its own statements may count on, beside ours of what is alive', async () => {
+    expect(
+      await column(
+        db.pool,
+        `select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid
+          where i.indrelid = 'public.artifact_refs'::regclass and c.relname ~ 'kind_created|_live$' order by 1`,
+      ),
+    ).toEqual(['artifact_refs_live', 'idx_artifact_refs_tenant_kind_created'])
+  })
+
   test('holds many artifacts of one pack, and no location twice', async () => {
     const insert = (key: string, byteOffset: number | null, frameOffset: number | null) =>
       db.environment.worker.query(
