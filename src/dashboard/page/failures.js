@@ -79,7 +79,7 @@ export function createFailures(lookUp) {
             )
       },
     },
-    { title: 'Table', cell: f => f.source ?? '–' },
+    { title: 'Table', class: 'whole', cell: f => f.source ?? '–' },
     { title: 'Error', class: 'error', cell: f => f.last_error },
     { title: 'Attempts', numeric: true, cell: f => formatCount(f.attempts) },
     {
