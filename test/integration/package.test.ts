@@ -83,14 +83,19 @@ test('both entries can be imported, and hydrate', async () => {
 
 test('has what is needed, and nothing else', async () => {
   const allowed =
-    /^(dist\/.*\.(js|d\.ts)|sql\/.*\.sql|docs\/.*\.md|examples\/[\w.-]+\.(ts|json)|(README|CHANGELOG)\.md|LICENSE|package\.json|\.env\.example)$/
+    /^(dist\/.*\.(js|d\.ts)|dist\/dashboard\/page\/\w+\.(css|svg)|sql\/.*\.sql|docs\/.*\.md|monitoring\/[\w/-]+\.(json|ya?ml)|examples\/[\w.-]+\.(ts|json)|(README|CHANGELOG)\.md|LICENSE|package\.json|\.env\.example)$/
   expect(contents.filter(name => !allowed.test(name))).toEqual([])
   const sql = await readdir(path.join(repository, 'sql'), { recursive: true })
   const sources = await readdir(path.join(repository, 'src'), { recursive: true })
   expect(contents).toEqual(
     expect.arrayContaining([
       ...sql.filter(name => name.endsWith('.sql')).map(name => `sql/${name}`),
-      ...sources.filter(name => name.endsWith('.ts')).map(name => `dist/${name.replace(/ts$/, 'js')}`),
+      ...sources
+        .filter(name => name.endsWith('.ts') && !name.endsWith('.d.ts'))
+        .map(name => `dist/${name.replace(/ts$/, 'js')}`),
+      ...sources
+        .filter(name => name.startsWith('dashboard/page/') && /\.(js|css|svg)$/.test(name))
+        .map(name => `dist/${name}`),
       'README.md',
       'LICENSE',
       'CHANGELOG.md',
