@@ -7,13 +7,19 @@ import { pick, type Random } from '../src/demo/random.ts'
 import { latestLandingMs, storeTimeoutMs } from './settings.ts'
 import { type Fault, fair, faults, type Weather } from './weather.ts'
 
+export interface OpenUpload {
+  key: string
+  /** That have arrived. */
+  parts: number
+}
+
 /** What several proxies have in common. */
 export interface StoreTraffic {
   weather: Weather
   requests: number
   faults: Map<Fault, number>
-  /** Multipart uploads that were opened, and neither completed nor aborted, with the parts that have arrived. */
-  openUploads: Map<string, number>
+  /** Multipart uploads that were opened, and neither completed nor aborted by way of a proxy. */
+  openUploads: Map<string, OpenUpload>
 }
 
 export const newTraffic = (): StoreTraffic => ({
@@ -194,8 +200,12 @@ function noteUploads(
     const opened = /[?&]uploads/.test(url)
       ? /<UploadId>([^<]+)</.exec(answer.body.toString())?.[1]
       : undefined
-    if (opened !== undefined) openUploads.set(encodeURIComponent(opened), 0)
+    const key = decodeURIComponent(/\/(torture\/tenants\/[^?]+)/.exec(url)?.[1] ?? '')
+    if (opened !== undefined) openUploads.set(encodeURIComponent(opened), { key, parts: 0 })
   } else if (!url.includes('partNumber=')) openUploads.delete(id)
-  // A part whose answer came after that of the abort went with it.
-  else if (openUploads.has(id)) openUploads.set(id, (openUploads.get(id) ?? 0) + 1)
+  else {
+    // A part whose answer came after that of the abort went with it.
+    const upload = openUploads.get(id)
+    if (upload !== undefined) upload.parts++
+  }
 }

@@ -10,6 +10,7 @@ import type { Command } from './commands.ts'
 import type { Findings } from './findings.ts'
 import { checkRows } from './readers.ts'
 import { leaseMs } from './settings.ts'
+import type { OpenUpload } from './store-proxy.ts'
 import { type TortureSweep, tortureSweep } from './sweep.ts'
 import type { World } from './world.ts'
 
@@ -23,8 +24,8 @@ export interface VerdictContext {
   world: World
   command: Command
   findings: Findings
-  /** Multipart uploads that are still open, with the parts they hold. */
-  openUploads: Map<string, number>
+  /** Multipart uploads that were open at the end of the storm. */
+  openUploads: Map<string, OpenUpload>
   signal: AbortSignal
   onPhase: (phase: string) => void
 }
@@ -33,7 +34,10 @@ export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
   // Where something is wrong already, the rest only tells how much of it: no need to tidy up first.
   if (!context.findings.any()) await finishAllWork(context)
   context.onPhase('checking')
-  if (!context.findings.any()) await checkBucket(context)
+  if (!context.findings.any()) {
+    await checkBucket(context)
+    await checkUploads(context)
+  }
   await checkTenants(context)
   await checkDamage(context)
   return { rows_checked: await checkAllRows(context), ...(await countStored(context)) }
@@ -180,7 +184,7 @@ async function sweepUntilQuiet(context: VerdictContext): Promise<void> {
 }
 
 /** What is in the bucket, what is on record, and what artifacts use, are the same. */
-async function checkBucket({ world, findings, openUploads }: VerdictContext): Promise<void> {
+async function checkBucket({ world, findings }: VerdictContext): Promise<void> {
   const store = openStore(world.calmConfig().store)
   const listed = new Set<string>()
   try {
@@ -206,9 +210,23 @@ async function checkBucket({ world, findings, openUploads }: VerdictContext): Pr
       where a.purged_at is null and o.r2_key is null`,
   )
   for (const { id, key } of unknown.rows) findings.add('lost', id, `its object ${key} is not on record`)
-  for (const [id, parts] of openUploads) {
-    // One without a part takes no space: its id may have been lost in the moment in which it was opened.
-    if (parts > 0) findings.add('leaked_objects', `upload ${id}`, `${parts} part(s) of it were never aborted`)
+}
+
+/** What the sweeps of the verdict have aborted takes no part any more. */
+async function checkUploads({ world, findings, openUploads }: VerdictContext): Promise<void> {
+  const store = openStore(world.calmConfig().store)
+  try {
+    for (const [id, { key, parts }] of openUploads) {
+      // One without a part takes no space: its id may have been lost in the moment in which it was opened.
+      if (parts === 0) continue
+      const open = await store.uploadPart(key, decodeURIComponent(id), parts + 1, Buffer.from('x')).then(
+        () => true,
+        () => false,
+      )
+      if (open) findings.add('leaked_objects', key, `${parts} part(s) of an upload of it were never aborted`)
+    }
+  } finally {
+    store.close()
   }
 }
 
