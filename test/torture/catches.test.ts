@@ -1,5 +1,5 @@
 // The torture is tested itself: with a bug in a copy of the sources it must fail, and say what kind of bug it is. It
-// ends with what it finds first, after some ten seconds; a busy machine has three minutes.
+// ends with what it finds first, after ten seconds to a minute; a busy machine has three minutes.
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
