@@ -7,7 +7,6 @@ import type { Config } from './config.ts'
 import { clockSkewAdvice, clockSkewMs } from './db/clock.ts'
 import { requireCurrentSchema } from './db/migrate.ts'
 import { createPool } from './db/pool.ts'
-import { isSession } from './db/prepared.ts'
 import { requireTenantRole } from './db/tenant.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
 import type { BatchResult } from './offload/pipeline.ts'
@@ -24,7 +23,7 @@ import { openAwakeLock } from './wake/awake-lock.ts'
 import { createCircuitBreaker } from './wake/circuit-breaker.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
 import { createListener } from './wake/listener.ts'
-import { type DaemonState, openPresence } from './wake/presence.ts'
+import { type DaemonState, openNamedSession, openPresence } from './wake/presence.ts'
 
 export interface Daemon {
   /** Checks database, schema and bucket ownership, then works until stopped. @throws {LighterError} with advice */
@@ -64,12 +63,6 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const metrics = createMetrics(config.metricsTenants)
   let tracing: Tracing | null = null
   const stopped = new AbortController()
-  const presence = openPresence(
-    listenDatabaseUrl,
-    version,
-    // Which the listener has proved, where there is one.
-    async client => listener.isListening() || (await isSession(client)),
-  )
   let queueState: DaemonState = worker ? 'starting' : 'api'
   let outage = false
   const showState = () => {
@@ -106,14 +99,23 @@ export function createDaemon(options: DaemonOptions): Daemon {
     db: pool,
     onWake: () => loop.wake(),
     onChange: (listening, reason) => {
-      if (listening) log.info('listening for notifications')
-      else
+      if (listening) {
+        awakeLock.tryAgain()
+        log.info('listening for notifications')
+      } else
         log.warn(
           { reason, pollIntervalMs: config.pollIntervalMs },
           'LISTEN does not work: jobs are found by polling. Behind a pooler in transaction mode, set LISTEN_DATABASE_URL to a direct connection',
         )
     },
   })
+  const presence = openPresence(
+    worker
+      ? // Only where the listener has proved that it is a session of ours.
+        { ...awakeLock, name: async text => (listener.isListening() ? awakeLock.name(text) : undefined) }
+      : openNamedSession(listenDatabaseUrl),
+    version,
+  )
   const breaker = createCircuitBreaker(pool, store, (state, reason) => {
     metrics.offload.circuit(state)
     outage = state !== 'closed'
@@ -200,11 +202,11 @@ export function createDaemon(options: DaemonOptions): Daemon {
       tracing = await openTracing(config.tracing, log, metrics)
       if (stopped.signal.aborted) return
       showState()
-      presence.start()
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
         if (stopped.signal.aborted) return
         await listener.start()
+        presence.start()
         await breaker.probe()
         if (stopped.signal.aborted) return
         loop.start()
@@ -213,7 +215,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
           { bucket: store.bucket, prefix: store.prefix, listening: listener.isListening() },
           'daemon started',
         )
-      }
+      } else presence.start()
       if (apiPool !== null && apiStore !== null) {
         if (config.api.auth.mode !== 'off') await requireTenantRole(apiPool)
         api = await createApi({
@@ -250,8 +252,8 @@ export function createDaemon(options: DaemonOptions): Daemon {
     ])
     await tracing?.stop(Math.min(flushMs, Math.max(0, until - performance.now())))
     await listener.stop()
-    await awakeLock.stop()
     await presence.stop()
+    await awakeLock.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
       Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end(), metricsPool.end()]),

@@ -22,6 +22,10 @@ export interface AwakeLock {
   awake(): Promise<void>
   /** @param hears whether a NOTIFY would be heard: if not, none is asked for */
   asleep(hears: boolean): Promise<void>
+  /** The same way is known to be open again: the next call need not sit out the pause after a failure. */
+  tryAgain(): void
+  /** Gives its session a name (`application_name`). */
+  name(text: string): Promise<void>
   stop(): Promise<void>
 }
 
@@ -79,6 +83,21 @@ export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => v
   return {
     awake: () => change(awakeKey),
     asleep: hears => change(hears ? asleepKey : null),
+    tryAgain: () => {
+      failedAt = Number.NEGATIVE_INFINITY
+    },
+    name: async text => {
+      if (stopped || performance.now() - failedAt < retryAfterMs) return
+      let client: pg.Client | undefined
+      try {
+        client = await connect()
+        await client.query("select set_config('application_name', $1, false)", [text])
+      } catch (error) {
+        // The lock itself may be tried at once: a name is not worth waiting for. And it may have another by now.
+        if (client === undefined || session?.client === client) drop()
+        if (!stopped) onError(error)
+      }
+    },
     stop: async () => {
       stopped = true
       if (session !== null) await within(1000, 'closing', session.client.end()).catch(() => undefined)

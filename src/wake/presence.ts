@@ -3,6 +3,7 @@
 // that hangs stops repeating itself, which pg_stat_activity.state_change tells.
 import { hostname } from 'node:os'
 import pg from 'pg'
+import { isSession } from '../db/prepared.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
@@ -24,55 +25,67 @@ export interface Presence {
   stop(): Promise<void>
 }
 
+/** The session whose name tells. */
+export interface NamedSession {
+  /** Where it can't be named just now, the next beat tries again. */
+  name(text: string): Promise<void>
+  stop(): Promise<void>
+}
+
 /**
- * @param url direct, or through a pooler in session mode
- * @param keepsSession whether the connection is proved to be a session of ours. Else nothing is said on it: a pooler
- *   in transaction mode might leave our name on a connection of somebody else's
+ * A session of its own, for a daemon that works off no queue and so has no lock.
+ * @param url direct, or through a pooler in session mode. Through one in transaction mode nothing is said: our name
+ *   might stay on a connection of somebody else's
  */
-export function openPresence(
-  url: ConnectionUrl,
-  version: string,
-  keepsSession: (client: pg.Client) => Promise<boolean>,
-): Presence {
-  let state: DaemonState = 'starting'
-  let since = new Date()
+export function openNamedSession(url: ConnectionUrl): NamedSession {
   let session: { client: pg.Client; cut: Session['cut']; proved: boolean } | null = null
-  let timer: NodeJS.Timeout | undefined
-  let settling: NodeJS.Timeout | undefined
-  let saying: Promise<void> | null = null
-  let again = false
-  let stopped = false
 
   const drop = () => {
     session?.cut()
     session = null
   }
 
-  const say = async (): Promise<void> => {
-    if (stopped) return
-    try {
-      if (session === null) {
-        const { config, cut } = openSession(url, 'pg-lighter presence')
-        const client = new pg.Client({ ...config, query_timeout: answerMs })
-        const fresh = { client, cut, proved: false }
-        session = fresh
-        client.on('error', () => {
-          if (session === fresh) drop()
-        })
-        await client.connect()
+  return {
+    name: async text => {
+      try {
+        if (session === null) {
+          const { config, cut } = openSession(url, 'pg-lighter presence')
+          const client = new pg.Client({ ...config, query_timeout: answerMs })
+          const fresh = { client, cut, proved: false }
+          session = fresh
+          client.on('error', () => {
+            if (session === fresh) drop()
+          })
+          await client.connect()
+        }
+        const { client } = session
+        if (!session.proved) {
+          if (!(await isSession(client))) return
+          session.proved = true
+          await noticeDeadClient(client)
+        }
+        await client.query("select set_config('application_name', $1, false)", [text])
+      } catch {
+        // That the database is out of reach is said by those who need it.
+        drop()
       }
-      const { client } = session
-      if (!session.proved) {
-        if (!(await keepsSession(client))) return
-        session.proved = true
-        await noticeDeadClient(client)
-      }
-      await client.query("select set_config('application_name', $1, false)", [nameOf(version, state, since)])
-    } catch {
-      // The next beat tries again; that the database is out of reach is said by those who need it.
+    },
+    stop: async () => {
+      if (session !== null) await within(1000, 'closing', session.client.end()).catch(() => undefined)
       drop()
-    }
+    },
   }
+}
+
+/** @param session of a worker that of its lock, since a connection more could be the one that its work then lacks */
+export function openPresence(session: NamedSession, version: string): Presence {
+  let state: DaemonState = 'starting'
+  let since = new Date()
+  let timer: NodeJS.Timeout | undefined
+  let settling: NodeJS.Timeout | undefined
+  let saying: Promise<void> | null = null
+  let again = false
+  let stopped = false
 
   /** One at a time; what changes meanwhile is said right after. */
   const beat = (): Promise<void> => {
@@ -83,7 +96,7 @@ export function openPresence(
     saying = (async () => {
       do {
         again = false
-        await say()
+        await session.name(nameOf(version, state, since))
       } while (again && !stopped)
       saying = null
     })()
@@ -111,8 +124,7 @@ export function openPresence(
       stopped = true
       clearInterval(timer)
       clearTimeout(settling)
-      if (session !== null) await within(1000, 'closing', session.client.end()).catch(() => undefined)
-      drop()
+      await session.stop()
     },
   }
 }

@@ -79,6 +79,13 @@ const terminate = (name: string) =>
     [name],
   )
 
+const terminateLock = () =>
+  environment.admin.query(
+    `select pg_terminate_backend(l.pid) from pg_locks l join pg_database d on d.oid = l.database
+      where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ShareLock' and l.granted
+        and (l.classid::bigint << 32) + l.objid::bigint = lighter.awake_lock_key()`,
+  )
+
 /** How many hold the lock that says "awake", or the one that says "asleep, and would hear". */
 async function awake(key: 'awake' | 'asleep' = 'awake'): Promise<number> {
   const { rows } = await environment.admin.query<{ n: string }>(
@@ -269,7 +276,7 @@ describe('the awake lock', () => {
     const a = await insert()
     await first.reached
     expect(await awake()).toBe(1)
-    await terminate('pg-lighter awake')
+    await terminateLock()
     await until(async () => (await awake()) === 0, 'the lock is lost')
     const b = await insert()
     const second = signals.holdAt('after-claim')
@@ -308,7 +315,11 @@ describe('the listening connection', () => {
     await settled()
     for (let i = 0; i < 20; i++) await insert()
     expect(await backends('pg-lighter listen')).toMatchObject([{ state: 'idle', backend_xmin: null }])
-    expect(await backends('pg-lighter awake')).toMatchObject([{ state: 'idle', backend_xmin: null }])
+    await until(
+      async () => (await backends('pg-lighter daemon %')).length > 0,
+      'the session of the lock has its name',
+    )
+    expect(await backends('pg-lighter daemon %')).toMatchObject([{ state: 'idle', backend_xmin: null }])
   })
 
   test('cut off: jobs are found by polling, and the log says once that it is so and once that it is over', async () => {
