@@ -16,6 +16,7 @@ import {
   fieldSql,
   fromSql,
   ident,
+  isSourceSql,
   isVersionSql,
   pointersSql,
   restSql,
@@ -113,8 +114,9 @@ async function rewriteRows(
  * `locked` holds the rows that still are the version that was read. Of those, the ones with payloads are
  * rewritten by the same expressions that made the payloads; the others had nothing, and are proved to by the lock.
  *
- * What the version does not cover is checked again: that the table is still attached, the tenant where it is
- * the parent's, whether the row's pointer is one (an artifact of that name may have come or gone), and that
+ * What the version does not cover is checked again: that the table is still attached, and in the way that it was
+ * planned by (with a lower threshold, say, a row that had nothing may have something now), the tenant where it is the
+ * parent's, whether the row's pointer is one (an artifact of that name may have come or gone), and that
  * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
  */
 function rewriteSql(source: Source): string {
@@ -131,7 +133,7 @@ function rewriteSql(source: Source): string {
              ${tenantSql(source)} as tenant_id, m.${column} as stored
         from ${fromSql(source)}
         join read r on m.${key} = r.row_id::${source.keyType} and ${isVersionSql('m', 'r.version')}
-       where exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)
+       where ${isSourceSql(source)}
          and (r.phase1_id is null and r.phase2_id is null or not ${isPinnedSql(source, 'r.row_id', tenantSql(source))})
          for no key update of m skip locked
     ),

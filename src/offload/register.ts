@@ -1,6 +1,7 @@
 // Step 4: tell Postgres of objects before their first byte is sent. Whatever happens from here on, every
 // object in the bucket is known, and the orphan sweep need not list the bucket.
 import type { Queryable } from '../db/pool.ts'
+import { preparedRows } from '../db/prepared.ts'
 import { StoreError } from '../errors.ts'
 import type { BuiltObject } from './pack.ts'
 
@@ -21,13 +22,14 @@ export async function registerObjects(
   objects: ObjectToRegister[],
   leaseMs: number,
 ): Promise<void> {
-  await db.query(
-    `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, payload_bytes, lease_until)
+  await db.query({
+    text: `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, payload_bytes, lease_until)
      select d.tenant_id, d.r2_key, d.kind, 'uploading', d.content_type, d.content_encoding, d.artifact_count, d.byte_length, d.payload_bytes,
             now() + $8 * interval '1 ms'
        from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $9::bigint[])
          as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length, payload_bytes)`,
-    [
+    prepare: objects.length <= preparedRows,
+    values: [
       objects.map(o => o.tenantId),
       objects.map(o => o.key),
       objects.map(o => o.kind),
@@ -38,7 +40,7 @@ export async function registerObjects(
       leaseMs,
       objects.map(o => o.payloadBytes),
     ],
-  )
+  })
 }
 
 /**

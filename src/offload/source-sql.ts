@@ -44,6 +44,13 @@ export const isVersionSql = (alias: string, version: string) =>
 // A sub-select: asked once for a statement, not for each row.
 const serverSql = '(select extract(epoch from pg_postmaster_start_time())::text)'
 
+/** True while the source is attached, works, and is as it was when it was loaded. */
+export function isSourceSql(source: Source): string {
+  return `exists (select from lighter.sources s
+             where s.id = ${source.id} and not s.paused and s.xmin::text = ${literal(source.version)}
+               and lighter.effective_threshold(s) = ${source.thresholdBytes})`
+}
+
 export function tenantSql(source: Source): string {
   return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
 }

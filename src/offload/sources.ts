@@ -3,6 +3,8 @@ import type { Queryable } from '../db/pool.ts'
 
 export interface Source {
   id: number
+  /** Which state of the source this is, for `isSourceSql`. */
+  version: string
   /** Ids under which the same column was attached before: artifacts of its rows have them too. */
   formerIds: number[]
   /** Quoted and qualified, ready to stand in a statement; so are the other `…Sql` names. */
@@ -34,10 +36,14 @@ export interface Source {
   rowsHidden: boolean
 }
 
-/** All sources. A handful of rows; callers may keep them for seconds, a stale one makes a statement fail, not lie. */
+/**
+ * All sources. A handful of rows; callers may keep them for seconds: what was planned by a stale one is not committed,
+ * and makes a statement fail, not lie.
+ */
 export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
   const { rows } = await db.query<Source>(`
     select s.id,
+           s.xmin::text as version,
            array(select f.id from lighter.former_sources f
                   where f.relation = s.relation and f.json_column = s.json_column order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",

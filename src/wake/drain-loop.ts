@@ -180,6 +180,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     runBatch(batchContext, sources, jobs, claimMs).then(({ result, large, work }) => {
       learnSize(result)
       if (result.deferred > 0) full = true
+      // Perhaps since the source did.
+      if (result.changed > 0) sourcesLoadedAt = Number.NEGATIVE_INFINITY
       startLarge(large, work)
       report(result, what)
     })
@@ -217,6 +219,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   /** Claims and works until the queue has nothing due and nothing is in flight (large and newest rows apart). */
   const drain = async () => {
     full = true
+    let foundAny = false
+    const drainingSince = performance.now()
     while (!stopping) {
       if (breaker.state() === 'open') {
         await Promise.all(inFlight)
@@ -228,21 +232,27 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         if (databaseFailures > 0) await pauseForDatabase()
       }
       if (stopping) return
-      // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends.
-      const [ids] = await Promise.all([
-        activeSourceIds(),
-        options.mayHoldLock() ? options.awakeLock.awake() : undefined,
-      ])
+      // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends. Beside the claim:
+      // until it is there, who writes notifies in vain, and nothing worse.
+      const awake = options.mayHoldLock() ? options.awakeLock.awake() : undefined
+      const ids = await activeSourceIds()
       const limit = claimLimit()
       const claimingSince = performance.now()
       const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
       const claimMs = performance.now() - claimingSince
+      await awake
       full = jobs.length === limit
       if (jobs.length === 0) {
+        // A table may have been attached while we slept, and what woke us be its first row.
+        if (!foundAny && sourcesLoadedAt < drainingSince) {
+          sourcesLoadedAt = Number.NEGATIVE_INFINITY
+          continue
+        }
         if (inFlight.size === 0) return
         await Promise.race(inFlight)
         continue
       }
+      foundAny = true
       await context.signal('after-claim')
       track(inFlight, startBatch(jobs, claimMs, context, 'batch'), 'batch')
       if (full && breaker.state() === 'closed' && fairlyInFlight.size === 0) {
@@ -266,8 +276,6 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     while (!stopping) {
       try {
         woken = false
-        // A table may have been attached while we slept, and what woke us be its first row.
-        sourcesLoadedAt = Number.NEGATIVE_INFINITY
         if (config.lingerMs > 0) {
           if (options.mayHoldLock()) await options.awakeLock.awake()
           await pause(config.lingerMs)

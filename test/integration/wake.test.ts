@@ -146,6 +146,21 @@ describe('NOTIFY', () => {
     )
   })
 
+  test('of a row that is heavy since a moment ago: what the daemon still knew of the source does not count', async () => {
+    await start({ env: noPolling })
+    onTestFinished(() => environment.admin.query('select lighter.set_threshold(8000)').then(() => undefined))
+    const text = `{"steps": "${'x'.repeat(3000)}"}`
+    await offloaded(await insert())
+    await settled()
+    await environment.admin.query('select lighter.set_threshold(2000)')
+    const id = await insert(text)
+    await until(
+      async () => (await rawMetadata(environment, id))?.includes('artifact_metadata_ref') === true,
+      'the row is offloaded',
+      soonMs,
+    )
+  })
+
   test('with a payload that is not ours, or not JSON, does no harm', async () => {
     const { lines } = await start({ env: noPolling })
     await settled()
