@@ -6,9 +6,7 @@ import { heavyMessages, type Workload } from '../support/messages.ts'
 import { concurrency, countdown, db, putPayload, puts, rows } from './one-row.ts'
 
 const { done, count } = countdown()
-const workload = (
-  process.env.BENCH_WORKLOAD === 'real' ? 'real' : Number(process.env.BENCH_WORKLOAD)
-) as Workload
+const workload = (Number(process.env.BENCH_WORKLOAD) || process.env.BENCH_WORKLOAD) as Workload
 const messages = [...heavyMessages(workload, rows)].map(message => {
   const members = splitObject(message.metadata)
   const field = members.get('tool_interactions')

@@ -5,22 +5,25 @@ import { seededRandom, uuid } from '../../src/demo/random.ts'
 
 const tenants = 5
 
-/** `real`: tool calls and traces as they occur (median 939 bytes); else payloads of so many KB each. */
-export type Workload = 'real' | 4 | 16 | 64
+/**
+ * `real`: tool calls and traces as they occur (median 939 bytes) · `calls`: the tool calls among them, without the
+ * traces, which are few and most of the bytes · else payloads of so many KB each.
+ */
+export type Workload = 'real' | 'calls' | 4 | 16 | 64
 
 /** Only messages that are to be offloaded. */
 export function* heavyMessages(workload: Workload, count: number): Generator<DemoMessage> {
   let made = 0
   for (const message of generateMessages({ seed: 7, messages: Number.POSITIVE_INFINITY, tenants })) {
     if (made === count) return
-    if (workload === 'real') {
-      if (!message.metadata.includes('"tool_interactions"') && message.metadata.length <= 8000) continue
-      yield message
-      made++
-    }
-    if (workload !== 'real') break
+    if (typeof workload === 'number') break
+    const hasCalls = message.metadata.includes('"tool_interactions"')
+    const isLong = message.metadata.length > 8000
+    if (workload === 'real' ? !hasCalls && !isLong : !hasCalls || isLong) continue
+    yield message
+    made++
   }
-  if (workload !== 'real') yield* sizedMessages(workload * 1024, count)
+  if (typeof workload === 'number') yield* sizedMessages(workload * 1024, count)
 }
 
 /** Texts out of the same generator, cut to one size: they compress as real ones do. */
