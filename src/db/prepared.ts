@@ -26,7 +26,7 @@ export class PreparingClient extends pg.Client {
     if (!isStatement(first) || first.prepare !== true || !sessions.has(this)) {
       return Reflect.apply(super.query, this, args)
     }
-    return Reflect.apply(super.query, this, [{ ...first, name: nameOf(first.text) }, ...others])
+    return Reflect.apply(super.query, this, [{ ...first, ...named(first.text) }, ...others])
   }
 }
 
@@ -34,17 +34,32 @@ function isStatement(value: unknown): value is Statement {
   return typeof value === 'object' && value !== null && 'text' in value
 }
 
-const names = new Map<string, string>()
+interface Named {
+  text: string
+  name: string
+}
+
+const names = new Map<string, Named>()
 /** More statements than this are not prepared anew under a remembered name; it bounds this map, not the server. */
 const maxNames = 1000
 
 /** One text, one name, for ever: a table that is attached anew in another way has another text. */
-function nameOf(text: string): string {
+function named(text: string): Named {
   const known = names.get(text)
   if (known !== undefined) return known
-  const name = `lighter_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`
-  if (names.size < maxNames) names.set(text, name)
-  return name
+  const hash = createHash('sha256').update(text).digest('hex').slice(0, 24)
+  const fresh = { text: withHiddenLengths(text), name: `lighter_${hash}` }
+  if (names.size < maxNames) names.set(text, fresh)
+  return fresh
+}
+
+/**
+ * The same statement, with the lengths of arrays out of the planner's sight. It plans a statement anew for each
+ * execution as long as that looks cheaper than the general plan, and an array of one row does: the general plan
+ * reckons with ten. (plancache.c, `choose_custom_plan`; arrayfuncs.c, `array_unnest_support`.)
+ */
+function withHiddenLengths(text: string): string {
+  return text.replace(/(?<=unnest\([^)]*)\$\d+::\w+\[\]/g, array => `(select ${array})`)
 }
 
 /** Longest wait for a lock, of a table that is being altered, say: told apart from a statement that is slow. */

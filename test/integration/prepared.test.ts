@@ -1,6 +1,9 @@
 // Named statements are for connections that are server sessions; behind a pooler the names would get lost.
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { createPool, type Queryable } from '../../src/db/pool.ts'
+import { commitBatch } from '../../src/offload/commit.ts'
+import { planRows } from '../../src/offload/plan.ts'
+import { loadSources } from '../../src/offload/sources.ts'
 import {
   asJsonbText,
   createEnvironment,
@@ -42,6 +45,26 @@ test('on a direct connection a statement to prepare is planned under one name', 
   }
   const { rows } = await pool.query(prepared)
   expect(rows).toEqual([{ name: expect.stringMatching(/^lighter_[0-9a-f]{24}$/), runs: '3' }])
+})
+
+test('the statements of a small batch are planned once, not for each batch', async () => {
+  const pool = poolOf(environment.urls.daemon)
+  const [source] = (await loadSources(pool)).values()
+  if (source === undefined) throw new Error('no table is attached')
+  const { conversationId } = await newConversation(environment)
+  const rowId = await insertMessage(environment, conversationId, '{"model": "m"}')
+  const job = { sourceId: source.id, rowId, attempts: 1 }
+  const limits = { budgetBytes: 1e6, streamThresholdBytes: 1e6, maxPayloadBytes: 1e6 }
+  for (let n = 0; n < 20; n++) {
+    const rows = await planRows(pool, source, [job], limits)
+    expect(rows).toMatchObject([{ outcome: 'nothing' }])
+    expect((await commitBatch(pool, rows, new Map(), [])).done.size).toBe(1)
+  }
+  const { rows } = await pool.query(
+    'select generic_plans::int, custom_plans::int from pg_prepared_statements',
+  )
+  // Postgres tries its luck with the first five. Plan, rewrite, bookkeeping.
+  expect(rows).toEqual(Array.from({ length: 3 }, () => ({ generic_plans: 15, custom_plans: 5 })))
 })
 
 test('others are not', async () => {
