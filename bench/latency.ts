@@ -96,7 +96,7 @@ async function barePut(database: BenchDatabase, text: string, count: number, per
   return { p50: times[Math.floor(count * 0.5)] ?? 0, p99: times[Math.floor(count * 0.99)] ?? 0 }
 }
 
-async function queueEmpty(database: BenchDatabase): Promise<void> {
+export async function queueEmpty(database: BenchDatabase): Promise<void> {
   for (;;) {
     const { rows } = await database.admin.query('select from lighter.jobs limit 1')
     if (rows.length === 0) return
@@ -105,7 +105,10 @@ async function queueEmpty(database: BenchDatabase): Promise<void> {
 }
 
 /** The row's first version is gone, but the writer has kept its transaction's id beside the row's. */
-async function latencies(database: BenchDatabase, writes: string[]): Promise<{ p50: number; p99: number }> {
+export async function latencies(
+  database: BenchDatabase,
+  writes: string[],
+): Promise<{ p50: number; p99: number }> {
   const { rows } = await database.admin.query<{ rows: number; p50: number; p99: number }>(
     `with latencies as (
        select extract(epoch from pg_xact_commit_timestamp(a.xmin)

@@ -7,6 +7,7 @@ import { benchScale } from './scale.ts'
 import { type BenchReport, printReport, type Table } from './support/report.ts'
 import { benchSweeps } from './sweeps.ts'
 import { benchThroughput } from './throughput.ts'
+import { benchTune } from './tune.ts'
 import { benchWritePath } from './write-path.ts'
 
 type Bench = (quick: boolean) => Promise<{ report: BenchReport; tables: Table[] }>
@@ -24,6 +25,7 @@ const benches: Record<string, [description: string, run: Bench]> = {
   latency: ['from commit to rewritten row, against one bare PUT', benchLatency],
   scale: ['with a long queue, many artifacts, more daemons', benchScale],
   sweeps: ['what the sweeps get through, and what they free in the bucket', benchSweeps],
+  tune: ['what each setting does: the real distribution, one setting changed at a time', benchTune],
   read: ['rows hydrated a second, loose and packed, one by one and in batches', benchRead],
 }
 

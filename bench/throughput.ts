@@ -28,7 +28,7 @@ const titleOf = (workload: Workload) =>
       ? 'its tool calls alone'
       : `payloads of ${workload} KB`
 
-interface Run extends Usage {
+export interface Run extends Usage {
   rowsPerSecond: number
   /** Bytes in the bucket for each byte of payload. */
   storedShare: number
@@ -125,12 +125,14 @@ function rowCount(name: Name, workload: Workload, quick: boolean): number {
   return Math.round((mib * 2 ** 20) / bytes)
 }
 
-async function runOne(
+/** @param settings environment of the contestant beside the bench's own */
+export async function runOne(
   servers: BenchServers,
   name: Name,
   workload: Workload,
   delayMs: number,
   quick: boolean,
+  settings: Record<string, string> = {},
 ): Promise<Run> {
   const rows = rowCount(name, workload, quick)
   const database = await servers.createDatabase()
@@ -145,6 +147,7 @@ async function runOne(
       BENCH_WORKLOAD: String(workload),
       // One request at a time for each; more when each takes long.
       BENCH_CONCURRENCY: String(delayMs > 0 ? 96 : 24),
+      ...settings,
     })
     const ms = await contestant.run()
     const usage = await contestant.stop()
