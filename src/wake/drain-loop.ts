@@ -216,6 +216,15 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     await pause(pauseMs)
   }
 
+  const claim = async () => {
+    const ids = await activeSourceIds()
+    const limit = claimLimit()
+    const claimingSince = performance.now()
+    const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
+    full = jobs.length === limit
+    return { jobs, claimMs: performance.now() - claimingSince }
+  }
+
   /** Claims and works until the queue has nothing due and nothing is in flight (large and newest rows apart). */
   const drain = async () => {
     full = true
@@ -233,15 +242,10 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       if (stopping) return
       // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends. Beside the claim:
-      // until it is there, who writes notifies in vain, and nothing worse.
+      // until it is there, who writes notifies in vain, and nothing worse. Never left behind: taken twice, it would
+      // stay when we sleep.
       const awake = options.mayHoldLock() ? options.awakeLock.awake() : undefined
-      const ids = await activeSourceIds()
-      const limit = claimLimit()
-      const claimingSince = performance.now()
-      const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
-      const claimMs = performance.now() - claimingSince
-      await awake
-      full = jobs.length === limit
+      const { jobs, claimMs } = await claim().finally(() => awake)
       if (jobs.length === 0) {
         // A table may have been attached while we slept, and what woke us be its first row.
         if (!foundAny && sourcesLoadedAt < drainingSince) {
