@@ -65,7 +65,7 @@ export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => v
   }
 
   /** The new lock is taken before the old one goes: in between a trigger would think that nobody is there. */
-  const change = async (wanted: string | null): Promise<void> => {
+  const changeNow = async (wanted: string | null): Promise<void> => {
     if (held === wanted || stopped || performance.now() - failedAt < retryAfterMs) return
     const take = wanted === null ? '' : `select pg_advisory_lock_shared(${wanted});`
     const leave = held === null ? '' : `select pg_advisory_unlock_shared(${held});`
@@ -78,6 +78,13 @@ export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => v
       failedAt = performance.now()
       if (!stopped) onError(error)
     }
+  }
+
+  // One after the other: a lock that was taken twice would stay when it is given back once.
+  let last: Promise<void> = Promise.resolve()
+  const change = (wanted: string | null): Promise<void> => {
+    last = last.then(() => changeNow(wanted))
+    return last
   }
 
   return {

@@ -242,8 +242,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       if (stopping) return
       // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends. Beside the claim:
-      // until it is there, who writes notifies in vain, and nothing worse. Never left behind: taken twice, it would
-      // stay when we sleep.
+      // until it is there, who writes notifies in vain, and nothing worse.
       const awake = options.mayHoldLock() ? options.awakeLock.awake() : undefined
       const { jobs, claimMs } = await claim().finally(() => awake)
       if (jobs.length === 0) {

@@ -304,6 +304,20 @@ describe('the awake lock', () => {
     await asleep()
   })
 
+  test('asked for again while it is being taken, is taken once, and gone when it is given back', async () => {
+    const lock = openAwakeLock(environment.urls.daemon, error => {
+      throw error
+    })
+    await Promise.all([lock.awake(), lock.awake()])
+    expect(await awake()).toBe(1)
+    await Promise.all([lock.asleep(true), lock.awake(), lock.asleep(true)])
+    expect(await awake()).toBe(0)
+    expect(await awake('asleep')).toBe(1)
+    await lock.asleep(false)
+    expect(await awake('asleep')).toBe(0)
+    await lock.stop()
+  })
+
   test('that can not be had keeps nobody waiting', async () => {
     const proxy = await startTcpProxy(environment.urls.daemon)
     const errors: unknown[] = []
