@@ -10,6 +10,8 @@ interface Case {
   /** Rows of the table, of which so many are queued. */
   messages: number
   backlog: number
+  /** Of the table of messages, in percent: less leaves room for rewritten rows on their pages. */
+  fillfactor: number
   artifacts: number
   daemons: number
 }
@@ -27,7 +29,7 @@ export async function benchScale(quick: boolean): Promise<{ report: BenchReport;
       const results: CaseResult[] = []
       for (let n = 0; n < (c.messages > short ? 1 : repeats); n++)
         results.push(await runCase(servers, c, short))
-      const key = `messages_${c.messages}.backlog_${c.backlog}.artifacts_${c.artifacts}.daemons_${c.daemons}`
+      const key = `messages_${c.messages}.backlog_${c.backlog}.fillfactor_${c.fillfactor}.artifacts_${c.artifacts}.daemons_${c.daemons}`
       const result = Object.fromEntries(
         measures.map(name => {
           figures[`${key}.${name}`] = median(results.map(each => each[name]))
@@ -36,18 +38,21 @@ export async function benchScale(quick: boolean): Promise<{ report: BenchReport;
       ) as CaseResult
       rows.push([
         ...[c.messages, c.backlog, c.artifacts].map(count => count.toLocaleString('en-US')),
+        String(c.fillfactor),
+        String(c.fillfactor),
         String(c.daemons),
         ...measures.map(name => figure(result[name])),
       ])
       return result
     }
-    const one = { artifacts: 0, daemons: 1 }
+    const one = { artifacts: 0, daemons: 1, fillfactor: 100 }
     const base = await run({ messages: short, backlog: short, ...one })
     const shallow = await run({ messages: long, backlog: short, ...one })
     const deep = await run({ messages: long, backlog: long, ...one })
-    const full = await run({ messages: short, backlog: short, artifacts: many, daemons: 1 })
-    await run({ messages: short, backlog: short, artifacts: 0, daemons: 2 })
-    await run({ messages: short, backlog: short, artifacts: 0, daemons: 4 })
+    await run({ messages: long, backlog: long, ...one, fillfactor: 70 })
+    const full = await run({ messages: short, backlog: short, ...one, artifacts: many })
+    await run({ messages: short, backlog: short, ...one, daemons: 2 })
+    await run({ messages: short, backlog: short, ...one, daemons: 4 })
     return {
       report: {
         bench: 'scale',
@@ -80,6 +85,7 @@ export async function benchScale(quick: boolean): Promise<{ report: BenchReport;
             'messages',
             'jobs',
             'artifacts',
+            'fillfactor',
             'daemons',
             'rows/s',
             'claim of 1,000, ms',
@@ -156,7 +162,8 @@ async function fill(database: BenchDatabase, c: Case): Promise<void> {
   await database.admin.query(
     `insert into public.conversations (id, tenant_id)
      select md5('c' || n)::uuid, md5('t' || n % 5)::uuid from generate_series(1, 500) n;
-     alter table public.conversation_messages disable trigger user`,
+     alter table public.conversation_messages disable trigger user;
+     alter table public.conversation_messages set (fillfactor = ${c.fillfactor})`,
   )
   await database.admin.query(
     `insert into public.conversation_messages (conversation_id, role, content, metadata)

@@ -94,6 +94,7 @@ async function rewriteRows(
       arrayText(rows.map(row => idOf(row, 2))),
       arrayText(rows.map(row => row.tenantId)),
       arrayText(gone.map(row => row.job.rowId)),
+      source.version,
     ],
   })
   if (source.quietRewrite) await db.query('set local session_replication_role = origin')
@@ -133,7 +134,7 @@ function rewriteSql(source: Source): string {
              ${tenantSql(source)} as tenant_id, m.${column} as stored
         from ${fromSql(source)}
         join read r on m.${key} = r.row_id::${source.keyType} and ${isVersionSql('m', 'r.version')}
-       where ${isSourceSql(source)}
+       where ${isSourceSql(source, '$7')}
          and (r.phase1_id is null and r.phase2_id is null or not ${isPinnedSql(source, 'r.row_id', tenantSql(source))})
          for no key update of m skip locked
     ),

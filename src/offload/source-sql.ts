@@ -44,10 +44,13 @@ export const isVersionSql = (alias: string, version: string) =>
 // A sub-select: asked once for a statement, not for each row.
 const serverSql = '(select extract(epoch from pg_postmaster_start_time())::text)'
 
-/** True while the source is attached, works, and is as it was when it was loaded. */
-export function isSourceSql(source: Source): string {
+/**
+ * True while the source is attached, works, and is as it was when it was loaded.
+ * @param version parameter with the version, which must not be a part of a prepared text: each pause has a new one
+ */
+export function isSourceSql(source: Source, version: string): string {
   return `exists (select from lighter.sources s
-             where s.id = ${source.id} and not s.paused and s.xmin::text = ${literal(source.version)}
+             where s.id = ${source.id} and not s.paused and s.xmin::text = ${version}
                and lighter.effective_threshold(s) = ${source.thresholdBytes})`
 }
 

@@ -80,11 +80,13 @@ export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => v
     }
   }
 
-  // One after the other: a lock that was taken twice would stay when it is given back once.
+  // One after the other: a lock that was taken twice would stay when it is given back once. Who asked for a change
+  // hears of its error; the next one is made all the same.
   let last: Promise<void> = Promise.resolve()
   const change = (wanted: string | null): Promise<void> => {
-    last = last.then(() => changeNow(wanted))
-    return last
+    const mine = last.then(() => changeNow(wanted))
+    last = mine.catch(() => undefined)
+    return mine
   }
 
   return {

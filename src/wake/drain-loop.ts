@@ -136,6 +136,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   const report = (result: BatchResult, what: string) => {
     databaseFailures = 0
     breaker.report(result)
+    // Perhaps since its source did.
+    if (result.changed > 0) sourcesLoadedAt = Number.NEGATIVE_INFINITY
     if (result.rowError !== null || result.deadLetters > 0) {
       log.warn(
         { failed: result.failed, deadLetters: result.deadLetters, error: result.rowError },
@@ -180,8 +182,6 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     runBatch(batchContext, sources, jobs, claimMs).then(({ result, large, work }) => {
       learnSize(result)
       if (result.deferred > 0) full = true
-      // Perhaps since the source did.
-      if (result.changed > 0) sourcesLoadedAt = Number.NEGATIVE_INFINITY
       startLarge(large, work)
       report(result, what)
     })

@@ -65,6 +65,17 @@ test('the statements of a small batch are planned once, not for each batch', asy
   )
   // Postgres tries its luck with the first five. Plan, rewrite, bookkeeping.
   expect(rows).toEqual(Array.from({ length: 3 }, () => ({ generic_plans: 15, custom_plans: 5 })))
+
+  // A source that was paused meanwhile has another version, but no other statements, which a session would keep.
+  const planned = await planRows(pool, source, [job], limits)
+  await environment.admin.query('update lighter.sources set paused = true')
+  await environment.admin.query('update lighter.sources set paused = false')
+  expect(await commitBatch(pool, planned, new Map(), [])).toMatchObject({ changed: [job] })
+  const [reloaded] = (await loadSources(pool)).values()
+  if (reloaded === undefined) throw new Error('no table is attached')
+  const again = await planRows(pool, reloaded, [job], limits)
+  expect((await commitBatch(pool, again, new Map(), [])).done.size).toBe(1)
+  expect((await pool.query('select from pg_prepared_statements')).rowCount).toBe(3)
 })
 
 test('others are not', async () => {
