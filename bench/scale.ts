@@ -27,8 +27,7 @@ export async function benchScale(quick: boolean): Promise<{ report: BenchReport;
     const rows: string[][] = []
     const run = async (c: Case) => {
       const results: CaseResult[] = []
-      for (let n = 0; n < (c.messages > short ? 1 : repeats); n++)
-        results.push(await runCase(servers, c, short))
+      for (let n = 0; n < repeats; n++) results.push(await runCase(servers, c, short))
       const key = `messages_${c.messages}.backlog_${c.backlog}.fillfactor_${c.fillfactor}.artifacts_${c.artifacts}.daemons_${c.daemons}`
       const result = Object.fromEntries(
         measures.map(name => {
@@ -38,7 +37,6 @@ export async function benchScale(quick: boolean): Promise<{ report: BenchReport;
       ) as CaseResult
       rows.push([
         ...[c.messages, c.backlog, c.artifacts].map(count => count.toLocaleString('en-US')),
-        String(c.fillfactor),
         String(c.fillfactor),
         String(c.daemons),
         ...measures.map(name => figure(result[name])),
