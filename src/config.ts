@@ -110,7 +110,9 @@ export const environmentSchema = z.object({
     ),
   OFFLOAD_LINGER_MS: integer(0, 60_000)
     .default(0)
-    .describe('How long a quiet daemon waits after waking, for fuller packs'),
+    .describe(
+      'How long rows may wait for others, for fuller packs: after waking, and between claims that do not fill a batch',
+    ),
   OFFLOAD_MAX_ATTEMPTS: integer(1, 100)
     .default(8)
     .describe('Failed attempts before a job becomes a dead letter'),

@@ -77,6 +77,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   let bytesPerRow = 0
   /** The last claim took all it was allowed: there is more in the queue. */
   let full = true
+  let claimedAt = Number.NEGATIVE_INFINITY
 
   const wake = () => {
     woken = true
@@ -219,10 +220,16 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   const claim = async () => {
     const ids = await activeSourceIds()
     const limit = claimLimit()
-    const claimingSince = performance.now()
+    claimedAt = performance.now()
     const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
     full = jobs.length === limit
-    return { jobs, claimMs: performance.now() - claimingSince }
+    return { jobs, claimMs: performance.now() - claimedAt }
+  }
+
+  /** While claims do not fill a batch they are so far apart: what comes one by one goes into one pack. */
+  const linger = async () => {
+    const leftMs = claimedAt + config.lingerMs - performance.now()
+    if (!full && leftMs > 0) await pause(leftMs)
   }
 
   /** Claims and works until the queue has nothing due and nothing is in flight (large and newest rows apart). */
@@ -240,6 +247,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         await Promise.all(inFlight)
         if (databaseFailures > 0) await pauseForDatabase()
       }
+      await linger()
       if (stopping) return
       // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends. Beside the claim:
       // until it is there, who writes notifies in vain, and nothing worse.
