@@ -4,15 +4,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { isDatabaseOutage, isTransactionConflict } from '../src/errors.ts'
+import { shortLivedKind } from './settings.ts'
 
-const artifacts = (column: string, by: string) => `
+const artifacts = (column: string, by: string, which = 'true') => `
   update public.artifact_refs a set ${column} = a.${column} - interval '${by}'
     from (select tenant_id, id from public.artifact_refs
-           where ${column} > now() - interval '${by}' and ${column} < now() - $1 * interval '1 ms' for update skip locked) d
+           where ${column} > now() - interval '${by}' and ${column} < now() - $1 * interval '1 ms' and ${which}
+             for update skip locked) d
    where a.tenant_id = d.tenant_id and a.id = d.id`
 
 /** Of every artifact and object that is `olderThanMs` the hour, or the day, is over. */
 export async function ageOnce(admin: pg.Pool, olderThanMs: number): Promise<void> {
+  await admin.query(artifacts('created_at', '2 days', `kind = '${shortLivedKind}'`), [olderThanMs])
   await admin.query(artifacts('created_at', '2 hours'), [olderThanMs])
   await admin.query(artifacts('released_at', '2 days'), [olderThanMs])
   await admin.query(artifacts('deleted_at', '2 days'), [olderThanMs])

@@ -140,9 +140,10 @@ $$;
 create function torture.delete_conversation(conversation uuid) returns boolean
 language plpgsql as $$
 begin
+  -- First: it waits for whoever is inserting into it, whose messages are deleted too.
+  delete from public.conversations c where c.id = conversation;
   perform torture.note(e.row_id, 'delete with its conversation') from torture.expected e where e.conversation_id = conversation;
   delete from torture.expected e where e.conversation_id = conversation;
-  delete from public.conversations c where c.id = conversation;
   return true;
 end
 $$;

@@ -14,6 +14,8 @@ export interface TortureReport extends Record<FindingKind, number> {
   operations: number
   /** Rows read back while all of it went on. */
   reads: number
+  /** Artifacts of programs, read over HTTP while all of it went on. */
+  artifact_reads: number
   /** Processes that got SIGKILL, or were stopped past their lease. */
   kills: number
   postgres_restarts: number
@@ -22,6 +24,8 @@ export interface TortureReport extends Record<FindingKind, number> {
   store_requests: number
   /** Rows read back at the end: all there are. */
   rows_checked: number
+  /** Artifacts that programs have put: all there ever were. */
+  artifacts_checked: number
   artifacts: number
   objects: number
   by: {
@@ -65,10 +69,12 @@ export function printReport(report: TortureReport): void {
       [
         ['writes', formatCount(report.operations)],
         ['rows read meanwhile', formatCount(report.reads)],
+        ['artifacts read meanwhile', formatCount(report.artifact_reads)],
         ['kills', formatCount(report.kills)],
         ['restarts of Postgres', formatCount(report.postgres_restarts)],
         ['faults of the store', formatCount(report.faults)],
         ['rows checked at the end', formatCount(report.rows_checked)],
+        ['artifacts checked at the end', formatCount(report.artifacts_checked)],
         ...findingKinds.map(kind => [kind.replaceAll('_', ' '), formatCount(report[kind])]),
       ],
     ),

@@ -5,6 +5,8 @@ import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { between, chance, pick, seededRandom, uuid } from '../src/demo/random.ts'
+import { freePort } from '../src/embedded/ports.ts'
+import { createLighterClient } from '../src/index.ts'
 import { openStore } from '../src/store/object-store.ts'
 import { runAgeing } from './ageing.ts'
 import { createFates, newChaosCounts, runChaos, runWeather } from './chaos.ts'
@@ -13,9 +15,10 @@ import { runDuels } from './duels.ts'
 import { createFindings, type Findings, historyOf } from './findings.ts'
 import { createFleet } from './fleet.ts'
 import { createNoise, createPayloads } from './payloads.ts'
+import { createProgram } from './programs.ts'
 import { runReader } from './readers.ts'
 import { type Counts, sum, type TortureReport } from './report.ts'
-import { graceMs, type TortureOptions } from './settings.ts'
+import { graceMs, serviceKey, type TortureOptions } from './settings.ts'
 import { newTraffic, startStoreProxy } from './store-proxy.ts'
 import type { SweepReport } from './sweep.ts'
 import { reachVerdict } from './verdict.ts'
@@ -74,6 +77,7 @@ async function torture(
   const database = newChaosCounts()
   const commands = newCommandCounts()
   let reads = 0
+  let artifactReads = 0
   let phase = 'starting'
   let stormBegan = began
 
@@ -112,6 +116,34 @@ async function torture(
   const writers = [writerOf('a', 0, 2), writerOf('b', 0, 0), writerOf('c', 1, 2), writerOf('d', 2, 0)]
   const leaving = writerOf('leaving', 3, 1)
 
+  const ports = await Promise.all(Array.from({ length: daemons }, () => freePort()))
+  const clientsOf = (tenantId: string) =>
+    ports.map(port =>
+      createLighterClient({
+        baseUrl: `http://127.0.0.1:${port}`,
+        token: serviceKey,
+        tenantId,
+        retries: 0,
+        timeoutMs: 8000,
+      }),
+    )
+  // One beside the rows of a tenant, one alone.
+  const programs = [0, 4].map(tenant =>
+    createProgram({
+      tenantId: uuid(random(`tenant ${tenant}`)),
+      clientsOf,
+      random: random(`program ${tenant}`),
+      noise,
+      findings,
+      onWrite: operation => {
+        operations[operation] = (operations[operation] ?? 0) + 1
+      },
+      onRead: () => {
+        artifactReads++
+      },
+    }),
+  )
+
   const report = () => {
     const kills = Object.fromEntries(fleet.kills)
     const faults = Object.fromEntries(traffic.faults)
@@ -134,11 +166,17 @@ async function torture(
   try {
     const fates = createFates(random('fates'))
     const shapes = random('shapes')
-    for (let n = 1; n <= daemons; n++) {
+    for (const [index, port] of ports.entries()) {
       await fleet.add({
-        name: `daemon-${n}`,
+        name: `daemon-${index + 1}`,
         program: daemonProgram,
-        env: () => ({ LOG_LEVEL: 'warn', ...shapeOf(shapes), ...fates() }),
+        env: () => ({
+          LOG_LEVEL: 'warn',
+          WITH_API: 'on',
+          API_PORT: String(port),
+          ...shapeOf(shapes),
+          ...fates(),
+        }),
       })
     }
     // Before the first daemon has claimed the prefix there is nothing to sweep.
@@ -170,6 +208,7 @@ async function torture(
     const work = [
       ...all.map(writer => writer.run(storm)),
       ...Array.from({ length: duels }, () => runDuels(duel, storm)),
+      ...programs.map(program => program.run(storm)),
       ...Array.from({ length: readers }, () =>
         runReader(readContext, readRandom, known, storm, rows => {
           reads += rows
@@ -194,6 +233,7 @@ async function torture(
       world,
       command,
       findings,
+      kept: programs.flatMap(program => program.kept),
       openUploads: traffic.openUploads,
       signal,
       onPhase: now => {
@@ -209,6 +249,7 @@ async function torture(
       duration_ms: Math.round(performance.now() - began),
       operations: sum(operations),
       reads,
+      artifact_reads: artifactReads,
       kills: sum(kills),
       postgres_restarts: database.postgres_fast + database.postgres_immediate,
       faults: sum(faults),

@@ -19,6 +19,10 @@ export const latestLandingMs = 4000
  * application keeps a pointer in hand.
  */
 export const graceMs = 6000
+/** Artifacts of this kind, which programs put over HTTP, are kept for a day: they expire when they are `graceMs` old. */
+export const shortLivedKind = 'workflow_state'
+/** Of whoever calls the API. */
+export const serviceKey = 'torture-torture-torture-torture-torture'
 /** A read that has taken longer may find what it looked for gone: it must look again. */
 export const longestReadMs = 4000
 
@@ -59,6 +63,8 @@ export const daemonSettings = {
   POLL_INTERVAL_MS: '500',
   SHUTDOWN_TIMEOUT_MS: '3000',
   API_PORT: '0',
+  AUTH_MODE: 'service',
+  SERVICE_API_KEY: serviceKey,
   ...Object.fromEntries(
     ['ORPHANS', 'RETENTION', 'RELEASE', 'COMPACTION', 'VERIFY', 'VACUUM', 'ROLLUP'].map(name => [
       `SWEEP_${name}_CRON`,

@@ -4,18 +4,21 @@ import { pino } from 'pino'
 import { createDaemon, type Daemon } from '../src/daemon.ts'
 import { createPool } from '../src/db/pool.ts'
 import { messageOf } from '../src/errors.ts'
+import { createLighterClient } from '../src/index.ts'
 import { openStore } from '../src/store/object-store.ts'
 import { ageOnce } from './ageing.ts'
 import type { Command } from './commands.ts'
 import type { Findings } from './findings.ts'
+import { codeOf, type Kept, sha256Of } from './programs.ts'
 import { checkRows } from './readers.ts'
-import { leaseMs } from './settings.ts'
+import { leaseMs, shortLivedKind } from './settings.ts'
 import type { OpenUpload } from './store-proxy.ts'
 import { type TortureSweep, tortureSweep } from './sweep.ts'
 import type { World } from './world.ts'
 
 export interface Verdict {
   rows_checked: number
+  artifacts_checked: number
   artifacts: number
   objects: number
 }
@@ -24,6 +27,8 @@ export interface VerdictContext {
   world: World
   command: Command
   findings: Findings
+  /** What programs have put. */
+  kept: Kept[]
   /** Multipart uploads that were open at the end of the storm. */
   openUploads: Map<string, OpenUpload>
   signal: AbortSignal
@@ -40,7 +45,11 @@ export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
   }
   await checkTenants(context)
   await checkDamage(context)
-  return { rows_checked: await checkAllRows(context), ...(await countStored(context)) }
+  return {
+    rows_checked: await checkAllRows(context),
+    artifacts_checked: await checkKept(context),
+    ...(await countStored(context)),
+  }
 }
 
 async function finishAllWork(context: VerdictContext): Promise<void> {
@@ -293,6 +302,41 @@ async function checkAllRows({ world, findings }: VerdictContext): Promise<number
   )
   for (const { id } of rows) findings.add('mismatched', id, 'the row was deleted, and is there')
   return checked
+}
+
+/** What programs have put is there once, to the last byte, until it was deleted or its time was over. */
+async function checkKept({ world, findings, kept }: VerdictContext): Promise<number> {
+  const store = openStore(world.calmConfig().store)
+  const finished = !findings.any()
+  try {
+    for (const one of kept) {
+      const client = createLighterClient({ pool: world.admin, store, tenantId: one.tenantId })
+      const { artifacts } = await client.list({ entityType: 'torture', entityId: one.entityId })
+      const [artifact, ...more] = artifacts
+      if (more.length > 0)
+        findings.add('leaked_objects', one.entityId, `put once, and stored ${artifacts.length} times`)
+      // Whether it was put or deleted is not known of those whose answer was lost.
+      const unsure = one.id === null || one.state === 'going'
+      if (artifact === undefined) {
+        if (one.state === 'there' && one.kind !== shortLivedKind && !unsure)
+          findings.add('lost', one.id ?? one.entityId, 'it was stored, and is not there')
+        continue
+      }
+      if (one.state === 'gone') findings.add('mismatched', artifact.id, 'it was deleted, and is there')
+      if (one.kind === shortLivedKind && finished)
+        findings.add('leaked_objects', artifact.id, 'its time is over, and it is there')
+      if (one.id !== null && artifact.id !== one.id)
+        findings.add('lost', one.id, `another one is in its place: ${artifact.id}`)
+      const sha256 = await client.get(artifact.id).then(
+        ({ payload }) => sha256Of(payload.bytes),
+        error => `${codeOf(error)} ${messageOf(error)}`,
+      )
+      if (sha256 !== one.sha256) findings.add('mismatched', artifact.id, `it reads ${sha256}`)
+    }
+  } finally {
+    store.close()
+  }
+  return kept.length
 }
 
 async function countStored({ world: { admin } }: VerdictContext) {

@@ -7,7 +7,7 @@ import { type Config, loadConfig } from '../src/config.ts'
 import { type RunningPostgres, startPostgres } from '../src/embedded/postgres.ts'
 import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../src/embedded/prepare.ts'
 import { type RunningR2, startR2 } from '../src/embedded/r2.ts'
-import { daemonSettings } from './settings.ts'
+import { daemonSettings, shortLivedKind } from './settings.ts'
 
 export interface World {
   dir: string
@@ -92,6 +92,10 @@ async function prepare(postgres: RunningPostgres): Promise<EmbeddedUrls> {
     await admin.query(await readFile(path.join(import.meta.dirname, 'model.sql'), 'utf8'))
     // An artifact that expires takes its row's payload with it, as it should: the model has no rows that expire.
     await admin.query('update lighter.retention_policies set keep_days = null')
+    await admin.query(
+      "insert into lighter.retention_policies (plan, kind, keep_days) values ('standard', $1, 1)",
+      [shortLivedKind],
+    )
   } finally {
     await admin.end()
   }

@@ -151,6 +151,22 @@ $$;
 comment on function lighter.api_begin_idempotent(text, text, integer) is
   'Takes an idempotency key for the current tenant: new (go on), done (with the artifact of the first request), busy (it is under way), mismatch (the key was used for another request).';
 
+create or replace function lighter.api_extend_idempotent(idempotency_key text, idempotency_attempt uuid, lease_ms integer)
+returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update lighter.idempotency_keys k
+     set locked_until = now() + lease_ms * interval '1 ms'
+   where k.tenant_id = lighter.require_tenant() and k.key = idempotency_key and k.attempt = idempotency_attempt
+     and k.artifact_id is null;
+  return found;
+end
+$$;
+comment on function lighter.api_extend_idempotent(text, uuid, integer) is
+  'Keeps an idempotency key for the request that took it while that is under way; false when another has it by now.';
+
 create or replace function lighter.api_end_idempotent(idempotency_key text, idempotency_attempt uuid) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp

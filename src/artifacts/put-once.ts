@@ -13,8 +13,6 @@ export interface Idempotency {
   key: string
   /** What tells one artifact from another beside kind, entity and type: the payload's hash where it is known. */
   content: string
-  /** A key whose request died is free again after this. */
-  lockMs: number
 }
 
 /**
@@ -30,7 +28,7 @@ export async function putOnce(
   idempotency: Idempotency | null,
 ): Promise<ArtifactRecord> {
   if (idempotency === null) return putArtifact(pool, store, { ...artifact, idempotency: null }, options)
-  const { key, content, lockMs } = idempotency
+  const { key, content } = idempotency
   const { tenantId, kind, entityType, entityId, contentType } = artifact
   const fingerprint = createHash('sha256')
     .update(JSON.stringify([kind, entityType, entityId, contentType, content]))
@@ -38,7 +36,7 @@ export async function putOnce(
   const db = tenantDatabase(pool, tenantId)
   const { rows } = await db.query<{ outcome: string; artifact: string | null; attempt: string | null }>(
     'select outcome, artifact, attempt from lighter.api_begin_idempotent($1, $2, $3)',
-    [key, fingerprint, lockMs],
+    [key, fingerprint, options.leaseMs],
   )
   const [begun] = rows
   if (begun?.outcome === 'mismatch') {
@@ -61,17 +59,21 @@ export async function putOnce(
       retryable: true,
     })
   }
-  try {
-    return await putArtifact(
-      pool,
-      store,
-      { ...artifact, idempotency: { key, attempt: begun.attempt } },
-      options,
+  const { attempt } = begun
+  // One whose process dies is free again after a lease. A lease that was lost is no harm: the commit finds that out.
+  const extending = setInterval(() => {
+    db.query('select lighter.api_extend_idempotent($1, $2, $3)', [key, attempt, options.leaseMs]).catch(
+      () => undefined,
     )
+  }, options.leaseMs / 3)
+  try {
+    return await putArtifact(pool, store, { ...artifact, idempotency: { key, attempt } }, options)
   } catch (error) {
     // Given back at once; should this fail, the key comes free when its time is up.
-    await db.query('select lighter.api_end_idempotent($1, $2)', [key, begun.attempt]).catch(() => undefined)
+    await db.query('select lighter.api_end_idempotent($1, $2)', [key, attempt]).catch(() => undefined)
     throw error
+  } finally {
+    clearInterval(extending)
   }
 }
 

@@ -13,8 +13,6 @@ import type { PutBody } from './put-body.ts'
 const partBytes = 8 * 1024 * 1024
 /** How long an upload may stand still before the orphan sweep takes it. */
 const leaseMs = 60_000
-/** A key whose request died is free again after this. */
-const lockMs = 300_000 + leaseMs
 
 export async function putDirectly(
   pool: pg.Pool,
@@ -42,7 +40,7 @@ export async function putDirectly(
     // Bytes stay as they are: they can be read in ranges, and by presigned URL.
     { ...facts, payload, codec: body.shape === 'json' ? options.codec : 'none' },
     { partBytes, leaseMs, maxBytes: options.maxBytes },
-    key === undefined ? null : { key, content, lockMs },
+    key === undefined ? null : { key, content },
   )
 }
 

@@ -135,6 +135,7 @@ describe('privileges', () => {
     'api_begin_idempotent(text,text,integer)': ['lighter_tenant'],
     'api_delete_artifact(uuid)': ['lighter_tenant'],
     'api_end_idempotent(text,uuid)': ['lighter_tenant'],
+    'api_extend_idempotent(text,uuid,integer)': ['lighter_tenant'],
     'api_register_object(text,text,text,text,bigint,integer)': ['lighter_tenant'],
     'api_store_artifact(uuid,text,text,text,uuid,text,text,bigint,text,bigint,text,uuid)': ['lighter_tenant'],
     'api_touch_object(text,text,integer)': ['lighter_tenant'],
@@ -231,6 +232,7 @@ describe('privileges', () => {
       'api_begin_idempotent',
       'api_delete_artifact',
       'api_end_idempotent',
+      'api_extend_idempotent',
       'api_register_object',
       'api_store_artifact',
       'api_touch_object',
@@ -572,6 +574,10 @@ describe('a session of lighter_tenant', () => {
         'api_end_idempotent',
         () => session.query(`select lighter.api_end_idempotent('k', gen_random_uuid())`),
       ],
+      [
+        'api_extend_idempotent',
+        () => session.query(`select lighter.api_extend_idempotent('k', gen_random_uuid(), 1000)`),
+      ],
     ]
 
     test.each(calls)('%s needs a tenant', async (_name, call) => {
@@ -694,6 +700,13 @@ describe('a session of lighter_tenant', () => {
           'select attempt from lighter.idempotency_keys where tenant_id = $1 and key = $2',
           [theirs, name],
         )
+        const extended = await commit(() =>
+          session.query('select lighter.api_extend_idempotent($1, $2, 3600000) as extended', [
+            name,
+            theirAttempt,
+          ]),
+        )
+        expect(extended).toEqual([{ extended: false }])
         await commit(() => session.query('select lighter.api_end_idempotent($1, $2)', [name, theirAttempt]))
         const begun = await commit(() =>
           session.query(`select * from lighter.api_begin_idempotent($1, 'g', 60000)`, [name]),

@@ -1,6 +1,7 @@
 // The HTTP API as an application uses it, against a real daemon, database and store.
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { freePort } from '../../src/embedded/ports.ts'
 import { startApi, type TestApi } from '../support/api.ts'
 import {
   asJsonbText,
@@ -10,7 +11,9 @@ import {
   newConversation,
   rawMetadata,
   type TestEnvironment,
+  until,
 } from '../support/environment.ts'
+import { spawnDaemon } from '../support/spawn-daemon.ts'
 
 let environment: TestEnvironment
 let api: TestApi
@@ -219,6 +222,93 @@ describe('Idempotency-Key', () => {
     const refused = await send(key, '{"a": }')
     expect(refused.status).toBe(400)
     expect((await send(key, '3')).status).toBe(201)
+  })
+})
+
+describe('an Idempotency-Key of a request that is under way', () => {
+  const leaseMs = 1500
+  const path = '/api/storage/artifacts/raw?kind=attachment'
+  const whole = 'first second'
+  const request = (key: string) => ({ headers: { 'idempotency-key': key, 'content-type': 'text/plain' } })
+
+  /** A body whose second half comes when `more` resolves. */
+  const slowly = (more: Promise<unknown>) =>
+    new ReadableStream({
+      start: async controller => {
+        controller.enqueue(Buffer.from('first '))
+        await more
+        controller.enqueue(Buffer.from('second'))
+        controller.close()
+      },
+    })
+
+  const tell = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
+
+  async function storedUnder(entity: string) {
+    const { rows } = await environment.admin.query<{ id: string; sha256: string }>(
+      'select id, sha256 from artifact_refs where entity_id = $1',
+      [entity],
+    )
+    return rows
+  }
+
+  test('is held by it, however long it takes, and its artifact is the answer to the next', async () => {
+    const slow = await startApi(environment, { env: { OFFLOAD_LEASE_MS: String(leaseMs) } })
+    try {
+      const [key, entity] = [randomUUID(), randomUUID()]
+      const to = `${path}&entity_type=run&entity_id=${entity}`
+      const more = tell(3 * leaseMs)
+      const first = slow.call(tenant, 'POST', to, { body: slowly(more), ...request(key) })
+      await tell(2 * leaseMs)
+      const second = await slow.call(tenant, 'POST', to, { body: whole, ...request(key) })
+      expect([second.status, second.json.code]).toEqual([409, 'idempotency_conflict'])
+      const answer = await first
+      expect(answer.status).toBe(201)
+      const third = await slow.call(tenant, 'POST', to, { body: whole, ...request(key) })
+      expect(third.json.artifact.id).toBe(answer.json.artifact.id)
+      expect(await storedUnder(entity)).toHaveLength(1)
+    } finally {
+      await slow.daemon.stop()
+    }
+  })
+
+  test('comes free after a lease when its daemon was killed; it is stored once', async () => {
+    const port = await freePort()
+    const daemon = await spawnDaemon(environment, {
+      env: {
+        AUTH_MODE: 'dev',
+        WITH_API: 'on',
+        API_PORT: String(port),
+        OFFLOAD_LEASE_MS: String(leaseMs),
+      },
+    })
+    const [key, entity] = [randomUUID(), randomUUID()]
+    const to = `${path}&entity_type=run&entity_id=${entity}`
+    const cut = fetch(`http://127.0.0.1:${port}${to}`, {
+      method: 'POST',
+      body: slowly(tell(60_000)),
+      duplex: 'half',
+      headers: { 'x-tenant-id': tenant, ...request(key).headers },
+    } as RequestInit).catch((error: unknown) => error)
+    await until(async () => {
+      const { rows } = await environment.admin.query('select from lighter.idempotency_keys where key = $1', [
+        key,
+      ])
+      return rows.length === 1
+    }, 'the request has its key')
+    daemon.kill('SIGKILL')
+    await daemon.ended
+    expect(await cut).toBeInstanceOf(Error)
+    const killedAt = performance.now()
+    let answer = await api.call(tenant, 'POST', to, { body: whole, ...request(key) })
+    expect([answer.status, answer.json.code]).toEqual([409, 'idempotency_conflict'])
+    await until(async () => {
+      answer = await api.call(tenant, 'POST', to, { body: whole, ...request(key) })
+      return answer.status !== 409
+    }, 'the key is free')
+    expect(answer.status).toBe(201)
+    expect(performance.now() - killedAt).toBeLessThan(3 * leaseMs)
+    expect(await storedUnder(entity)).toEqual([{ id: answer.json.artifact.id, sha256: sha256(whole) }])
   })
 })
 

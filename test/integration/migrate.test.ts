@@ -36,6 +36,7 @@ const apiFunctions = [
   'api_begin_idempotent',
   'api_delete_artifact',
   'api_end_idempotent',
+  'api_extend_idempotent',
   'api_register_object',
   'api_store_artifact',
   'api_touch_object',

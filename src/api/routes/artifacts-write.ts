@@ -202,8 +202,6 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
     content: string,
   ): Promise<ArtifactRecord> {
     const key = request.headers['idempotency-key']
-    // A request that is still under way has its time, and the upload's lease on top.
-    const lockMs = config.requestTimeoutMs + offload.leaseMs
     const leave = await context.gates.uploads.enter(request.tenantId)
     try {
       return await putOnce(
@@ -211,7 +209,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
         context.store,
         artifact,
         options,
-        key === undefined ? null : { key, content, lockMs },
+        key === undefined ? null : { key, content },
       )
     } finally {
       leave()
