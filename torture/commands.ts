@@ -118,7 +118,9 @@ export async function runCommands(
     async () => {
       const writer = pick(random, writers)
       const conversation = pick(random, writer.conversations())
-      await writer.deleteConversation(conversation)
+      // What is written into a conversation that is being erased stays in its row.
+      await writer.pause()
+      await writer.deleteConversation(conversation).finally(() => writer.resume())
       await run('erase', ['--tenant', writer.tenantId, '--entity', `conversation:${conversation}`, '--yes'])
     },
     async () => {

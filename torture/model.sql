@@ -7,12 +7,17 @@ create table torture.expected (
   row_id uuid primary key,
   conversation_id uuid not null,
   tenant_id uuid not null,
+  -- Of a conversation that is moved to this tenant, and back: it can be read as one of the two.
+  other_tenant_id uuid,
   version integer not null default 1,
   metadata jsonb,
   -- Written whole and not patched since: hydrates to this very text. Else to an equal jsonb, its keys in any order.
   exact boolean not null default true
 );
 create index expected_conversation on torture.expected (conversation_id);
+
+-- Tenants whose conversations are moved to another one, and back.
+create table torture.wanderers (tenant_id uuid primary key, other_tenant_id uuid not null);
 
 create table torture.history (
   id bigint generated always as identity primary key,
@@ -48,7 +53,8 @@ create function torture.insert_message(id uuid, conversation uuid, tenant uuid, 
 language plpgsql as $$
 begin
   insert into public.conversations values (conversation, tenant) on conflict do nothing;
-  insert into torture.expected (row_id, conversation_id, tenant_id, metadata) values (id, conversation, tenant, doc);
+  insert into torture.expected (row_id, conversation_id, tenant_id, other_tenant_id, metadata)
+    values (id, conversation, tenant, (select w.other_tenant_id from torture.wanderers w where w.tenant_id = tenant), doc);
   insert into public.conversation_messages (id, conversation_id, role, content, metadata)
     values (id, conversation, 'assistant', '', doc);
   perform torture.note(id, 'insert');
@@ -100,8 +106,8 @@ $$;
 create function torture.copy_message(source uuid, id uuid) returns boolean
 language plpgsql as $$
 begin
-  insert into torture.expected (row_id, conversation_id, tenant_id, metadata, exact)
-    select copy_message.id, e.conversation_id, e.tenant_id, e.metadata, false from torture.expected e where e.row_id = source;
+  insert into torture.expected (row_id, conversation_id, tenant_id, other_tenant_id, metadata, exact)
+    select copy_message.id, e.conversation_id, e.tenant_id, e.other_tenant_id, e.metadata, false from torture.expected e where e.row_id = source;
   if not found then return false; end if;
   insert into public.conversation_messages (id, conversation_id, role, content, metadata)
     select copy_message.id, m.conversation_id, m.role, m.content, m.metadata
@@ -134,6 +140,24 @@ begin
   delete from public.conversation_messages m where m.id = delete_message.id;
   perform torture.require_found(found, id);
   return true;
+end
+$$;
+
+-- Of a field that is inline beside its pointer.
+create function torture.without_pointers(doc jsonb) returns jsonb
+language sql immutable
+return case when jsonb_typeof(doc) = 'object' and doc ? 'tool_interactions'
+            then doc - 'tool_interactions_ref' - 'tool_interactions_count' else doc end;
+
+-- Between the two tenants of a wanderer: from the one that it is of to the other.
+create function torture.move_conversation(conversation uuid) returns boolean
+language plpgsql as $$
+begin
+  update public.conversations c
+     set tenant_id = case when c.tenant_id = w.tenant_id then w.other_tenant_id else w.tenant_id end
+    from torture.wanderers w
+   where c.id = conversation and c.tenant_id in (w.tenant_id, w.other_tenant_id);
+  return found;
 end
 $$;
 

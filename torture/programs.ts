@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { between, chance, pick, type Random, uuid } from '../src/demo/random.ts'
-import { type LighterClient, LighterError } from '../src/index.ts'
+import { messageOf } from '../src/errors.ts'
+import { type LighterClient, LighterError, LighterHttpError } from '../src/index.ts'
 import type { Findings } from './findings.ts'
 import { graceMs, longestReadMs, shortLivedKind } from './settings.ts'
 
@@ -95,6 +96,7 @@ export function createProgram(options: ProgramOptions): Program {
         if (stored.sha256 !== one.sha256)
           findings.add('mismatched', stored.id, `stored with sha256 ${stored.sha256}, not ${one.sha256}`)
         options.onWrite(large ? 'put large' : 'put')
+        if (attempt > 0) await findTwins(one)
         return
       } catch (error) {
         // An answer that took longer than it lives.
@@ -103,11 +105,22 @@ export function createProgram(options: ProgramOptions): Program {
           return
         }
         if (!isTrouble(error)) {
-          findings.add('refused_writes', entityId, `put: ${codeOf(error)} ${String(error)}`)
+          findings.add('refused_writes', entityId, `put: ${said(error)}`)
           return
         }
         await sleep(between(random, 50, Math.min(1000, 100 * 2 ** attempt)))
       }
+    }
+  }
+
+  /** Whoever had to send it several times has stored it once. */
+  const findTwins = async ({ entityId }: Kept) => {
+    try {
+      const { artifacts } = await anyone().list({ entityType: 'torture', entityId })
+      if (artifacts.length > 1)
+        findings.add('leaked_objects', entityId, `put once, and stored ${artifacts.length} times`)
+    } catch (error) {
+      if (!isTrouble(error)) throw error
     }
   }
 
@@ -127,7 +140,7 @@ export function createProgram(options: ProgramOptions): Program {
           return
         }
         if (!isTrouble(error)) {
-          findings.add('lost', one.id, `delete: ${codeOf(error)} ${String(error)}`)
+          findings.add('lost', one.id, `delete: ${said(error)}`)
           return
         }
         await sleep(between(random, 50, 500))
@@ -147,7 +160,7 @@ export function createProgram(options: ProgramOptions): Program {
     } catch (error) {
       if (isTrouble(error) || performance.now() - began > longestReadMs) return
       if (isGone(error) && (one.state !== 'there' || isShortLived(one))) return
-      findings.add('lost', one.id, `${codeOf(error)} ${String(error)}`)
+      findings.add('lost', one.id, said(error))
     }
   }
 
@@ -161,7 +174,7 @@ export function createProgram(options: ProgramOptions): Program {
       findings.add('cross_tenant', one.id, 'another tenant could read it')
     } catch (error) {
       if (!isTrouble(error) && codeOf(error) !== 'artifact_not_found')
-        findings.add('cross_tenant', one.id, `another tenant was told ${codeOf(error)}`)
+        findings.add('cross_tenant', one.id, `another tenant was told ${said(error)}`)
     }
   }
 
@@ -193,6 +206,9 @@ export const isShortLived = ({ kind, sentAt }: Kept) =>
   kind === shortLivedKind && performance.now() - sentAt > graceMs
 
 export const codeOf = (error: unknown) => (error instanceof LighterError ? error.code : 'unknown')
+
+const said = (error: unknown) =>
+  `${codeOf(error)} ${messageOf(error)}${error instanceof LighterHttpError && error.requestId !== undefined ? `, request ${error.requestId}` : ''}`
 
 const isGone = (error: unknown) =>
   ['artifact_not_found', 'artifact_gone', 'artifact_deleted', 'artifact_expired'].includes(codeOf(error))

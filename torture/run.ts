@@ -14,6 +14,7 @@ import { createCommand, newCommandCounts, runCommands } from './commands.ts'
 import { runDuels } from './duels.ts'
 import { createFindings, type Findings, historyOf } from './findings.ts'
 import { createFleet } from './fleet.ts'
+import { runMoves } from './moves.ts'
 import { createNoise, createPayloads } from './payloads.ts'
 import { createProgram } from './programs.ts'
 import { runReader } from './readers.ts'
@@ -115,6 +116,11 @@ async function torture(
   // Two of one tenant, so that packs have rows of both.
   const writers = [writerOf('a', 0, 2), writerOf('b', 0, 0), writerOf('c', 1, 2), writerOf('d', 2, 0)]
   const leaving = writerOf('leaving', 3, 1)
+  const wanderer = writerOf('wanderer', 5, 1)
+  await admin.query('insert into torture.wanderers values ($1, $2)', [
+    wanderer.tenantId,
+    uuid(random('tenant 6')),
+  ])
 
   const ports = await Promise.all(Array.from({ length: daemons }, () => freePort()))
   const clientsOf = (tenantId: string) =>
@@ -193,7 +199,7 @@ async function torture(
     phase = 'storm'
     stormBegan = performance.now()
     const storm = AbortSignal.any([signal, over.signal, AbortSignal.timeout(minutes * 60_000)])
-    const all = [...writers, leaving]
+    const all = [...writers, leaving, wanderer]
     const readContext = { admin, worker, store, findings }
     const readRandom = random('reader')
     const known = () => (chance(readRandom, 0.7) ? recent : pick(readRandom, all).rows)
@@ -209,6 +215,10 @@ async function torture(
       ...all.map(writer => writer.run(storm)),
       ...Array.from({ length: duels }, () => runDuels(duel, storm)),
       ...programs.map(program => program.run(storm)),
+      runMoves(
+        { app, random: random('moves'), wanderer, onMove: () => onWrite('move conversation', null) },
+        storm,
+      ),
       ...Array.from({ length: readers }, () =>
         runReader(readContext, readRandom, known, storm, rows => {
           reads += rows
@@ -317,7 +327,10 @@ async function withHistory(
     explainedOf.set(finding.kind, nth)
     const history =
       nth <= historiesOfKind
-        ? [...(await historyOf(world.admin, finding.subject)), ...(await mentionsIn(logs, finding.subject))]
+        ? [
+            ...(await historyOf(world.admin, finding.subject)),
+            ...(await mentionsIn(logs, [finding.subject, ...requestsIn(finding.detail)])),
+          ]
         : []
     explained.push({ ...finding, history })
   }
@@ -331,13 +344,16 @@ async function tailOf(logs: string[]): Promise<string> {
 
 const mentionsAtMost = 10
 
-/** Lines of the processes' logs that name it. */
-async function mentionsIn(logs: string[], subject: string): Promise<string[]> {
+/** Ids of requests, as `programs.ts` tells them. */
+const requestsIn = (detail: string) => [...detail.matchAll(/request (\S+)/g)].map(([, id = '']) => id)
+
+/** Lines of the processes' logs that name one of them. */
+async function mentionsIn(logs: string[], subjects: string[]): Promise<string[]> {
   const mentions: string[] = []
   for (const log of logs) {
     for await (const line of createInterface({ input: createReadStream(log) })) {
-      if (line.includes(subject) && mentions.length < mentionsAtMost)
-        mentions.push(`${path.basename(log)}  ${line.slice(0, 400)}`)
+      if (subjects.some(subject => line.includes(subject)) && mentions.length < mentionsAtMost)
+        mentions.push(`${path.basename(log)}  ${line.slice(0, 1500)}`)
     }
   }
   return mentions

@@ -94,7 +94,7 @@ export async function putArtifact(
         }),
       ])
       // Whichever failed first is the cause. A reader that was stopped only says that it was.
-      if (read.status === 'rejected' && !isPrematureClose(read.reason)) throw read.reason
+      if (read.status === 'rejected' && !isStopped(read.reason)) throw read.reason
       if (sent.status === 'rejected') throw sent.reason
       if (read.status === 'rejected') throw read.reason
       objectBytes = sent.value
@@ -217,8 +217,13 @@ async function prepare(artifact: NewArtifact, maxBytes: number): Promise<Upload>
   return { kind: 'stream', compressed, flow, contentEncoding: encodingOf(codec), measured }
 }
 
-function isPrematureClose(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ERR_STREAM_PREMATURE_CLOSE'
+/** What a stream says of itself when its other end was destroyed, or nobody reads it any more. */
+function isStopped(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    'code' in error &&
+    (error.code === 'ERR_STREAM_PREMATURE_CLOSE' || error.code === 'ABORT_ERR')
+  )
 }
 
 /** Extends the lease of the object three times per lease for as long as the upload goes on. */

@@ -120,11 +120,18 @@ test('JSON bodies that stall hold their own share only', async () => {
     `POST /api/storage/artifacts HTTP/1.1\r\nHost: 127.0.0.1\r\nx-tenant-id: ${bad}\r\n` +
     `content-type: application/json\r\ncontent-length: ${7 * MiB}\r\n\r\n{"kind"`
   const sockets = await Promise.all(Array.from({ length: 40 }, () => send(head)))
-  await new Promise(resolve => setTimeout(resolve, 300))
-  const mine = await api.call(bad, 'POST', '/api/storage/artifacts', {
-    json: `{"kind": "agent_trace", "payload": "${'x'.repeat(5 * MiB)}"}`,
-  })
-  expect([mine.status, mine.json.code]).toEqual([503, 'overloaded'])
+  // Once they have arrived.
+  await expect
+    .poll(
+      async () => {
+        const mine = await api.call(bad, 'POST', '/api/storage/artifacts', {
+          json: `{"kind": "agent_trace", "payload": "${'x'.repeat(5 * MiB)}"}`,
+        })
+        return [mine.status, mine.json.code]
+      },
+      { timeout: 5000 },
+    )
+    .toEqual([503, 'overloaded'])
   await expectGoodService()
   for (const socket of sockets) socket.destroy()
 })

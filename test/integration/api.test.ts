@@ -13,6 +13,7 @@ import {
   type TestEnvironment,
   until,
 } from '../support/environment.ts'
+import { startFaultyStore } from '../support/request-fault.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
 let environment: TestEnvironment
@@ -153,6 +154,41 @@ describe('storing', () => {
     expect(read.json.status).toBe('ok')
     expect(Buffer.from(read.json.payload_base64, 'base64').toString()).toBe('1}, "status": "evil"')
   })
+
+  test.each(['multipart opened', 'part'])(
+    'an upload whose %s the store refuses is told to come again',
+    async step => {
+      const faulty = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
+      const troubled = await startApi(environment, { worker: false, env: { R2_ENDPOINT: faulty.endpoint } })
+      try {
+        faulty.fault = (method, target) =>
+          target.includes(step === 'part' ? 'partNumber=' : 'uploads') && method !== 'DELETE' ? 503 : null
+        let sent = 0
+        const long = new ReadableStream({
+          async pull(controller) {
+            if (sent++ === 60) return controller.close()
+            controller.enqueue(randomBytes(1_000_000))
+            await new Promise(resolve => setTimeout(resolve, 10))
+          },
+        })
+        const answer = await troubled.call(
+          randomUUID(),
+          'POST',
+          '/api/storage/artifacts/raw?kind=attachment',
+          {
+            body: long,
+            headers: { 'content-type': 'application/octet-stream' },
+          },
+        )
+        expect([answer.status, answer.json.code]).toEqual([503, 'store_unavailable'])
+        expect(answer.headers.get('retry-after')).toBe('5')
+      } finally {
+        // Its client has not ended its request.
+        await troubled.daemon.stop(0)
+        await faulty.close()
+      }
+    },
+  )
 
   test('an upload that breaks off leaves no artifact, and an object that the sweep will find', async () => {
     const before = await environment.admin.query('select count(*)::int as n from artifact_refs')
