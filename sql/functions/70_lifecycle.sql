@@ -3,8 +3,8 @@ returns table (policy_id integer, keep_days integer, policy text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- (more days than Postgres has time for are as good as for ever)
-  select p.id, least(p.keep_days, 1000000),
+  -- (more days than Postgres has time for are as good as for ever; least() by itself would make a number of null)
+  select p.id, case when p.keep_days is not null then least(p.keep_days, 1000000) end,
          concat_ws(', ',
            case when p.tenant_id is not null then 'this tenant' end,
            case when p.plan is not null then p.plan || ' plan' end,
@@ -19,7 +19,7 @@ as $$
    limit 1;
 $$;
 comment on function lighter.retention_policy_of(uuid, text) is
-  'The retention policy that holds for a tenant''s artifacts of a kind: the most specific (tenant before plan, kind before none); no row: kept for ever.'
+  'The retention policy that holds for a tenant''s artifacts of a kind: the most specific (tenant before plan, kind before none); keep_days null, or no row: kept for ever.'
   ' Example: select policy, keep_days from lighter.retention_policy_of(''<tenant>'', ''agent_trace'');';
 
 -- The daemon reads policies, plans and holds, and may change none of them; an erasure must take a tenant's own away.

@@ -103,13 +103,14 @@ describe('retention', () => {
   test('the most specific policy wins: tenant before plan, kind before none', async () => {
     const kind = 'assistant_message_tool_interactions'
     const tenantId = randomUUID()
-    const policy = async () => {
+    const inForce = async () => {
       const { rows } = await environment.worker.query(
-        'select policy from lighter.retention_policy_of($1, $2)',
+        'select policy, keep_days from lighter.retention_policy_of($1, $2)',
         [tenantId, kind],
       )
-      return rows[0]?.policy
+      return rows[0]
     }
+    const policy = async () => (await inForce())?.policy
     const add = (plan: string | null, tenant: string | null, ofKind: string | null, days: number | null) =>
       environment.admin.query(
         'insert into lighter.retention_policies (plan, tenant_id, kind, keep_days) values ($1, $2, $3, $4)',
@@ -121,7 +122,7 @@ describe('retention', () => {
     await add('standard', null, kind, 30)
     expect(await policy()).toBe(`standard plan, kind ${kind}, 30 days`)
     await add(null, tenantId, null, null)
-    expect(await policy()).toBe('this tenant, kept for ever')
+    expect(await inForce()).toEqual({ policy: 'this tenant, kept for ever', keep_days: null })
     await add(null, tenantId, kind, 10)
     expect(await policy()).toBe(`this tenant, kind ${kind}, 10 days`)
     await environment.admin.query(`insert into lighter.tenants (tenant_id, plan) values ($1, 'premium')`, [
