@@ -202,7 +202,7 @@ export function createProgram(options: ProgramOptions): Program {
 }
 
 /** It was all that its program ever said of it that may be over: of its kind nothing lives long. */
-export const isShortLived = ({ kind, sentAt }: Kept) =>
+const isShortLived = ({ kind, sentAt }: Kept) =>
   kind === shortLivedKind && performance.now() - sentAt > graceMs
 
 export const codeOf = (error: unknown) => (error instanceof LighterError ? error.code : 'unknown')
