@@ -201,7 +201,7 @@ export function createProgram(options: ProgramOptions): Program {
   }
 }
 
-/** It was all that its program ever said of it that may be over: of its kind nothing lives long. */
+/** Of the kind that expires, and old enough for that. */
 const isShortLived = ({ kind, sentAt }: Kept) =>
   kind === shortLivedKind && performance.now() - sentAt > graceMs
 
