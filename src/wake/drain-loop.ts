@@ -257,6 +257,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         // A table may have been attached while we slept, and what woke us be its first row.
         if (!foundAny && sourcesLoadedAt < drainingSince) {
           sourcesLoadedAt = Number.NEGATIVE_INFINITY
+          // It has waited for company already.
+          full = true
           continue
         }
         if (inFlight.size === 0) return
