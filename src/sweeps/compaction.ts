@@ -139,8 +139,8 @@ async function* smallObjects({ pool, config }: SweepContext, pack: PackConfig): 
       limit $5`,
     [
       foldDays,
-      pack.maxPackBytes / smallFraction,
-      Math.max(pack.maxPackArtifacts / smallFraction, 2),
+      Math.floor(pack.maxPackBytes / smallFraction),
+      Math.max(Math.floor(pack.maxPackArtifacts / smallFraction), 2),
       foldAtLeast,
       Math.max(config.batchSize, foldAtLeast) * 100,
     ],

@@ -4,29 +4,26 @@ import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { newArtifactId } from '../../src/ids.ts'
 import {
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { type RunningCli, runCli, startCli } from '../support/process.ts'
 import { type FaultyStore, startFaultyStore } from '../support/request-fault.ts'
 import { secretToken } from '../support/tokens.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 /** In front of the simulator, which does not tell the time with its answers, as R2's own front does. */
 let store: FaultyStore
 beforeEach(async () => {
-  environment = await createEnvironment()
   store = await startFaultyStore(environment.config().store.endpoint)
 })
 afterEach(() => store.close())
-afterEach(() => environment.close())
 
 const hourMs = 3_600_000
 const secret = 's'.repeat(40)

@@ -1,12 +1,11 @@
 // Credentials that are rotated under a running daemon.
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { startR2 } from '../../src/embedded/r2.ts'
 import { openStore } from '../../src/store/object-store.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
@@ -14,17 +13,16 @@ import {
   startDaemon,
   type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { createLogin } from '../support/own-login.ts'
 import { temporaryDir } from '../support/own-server.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let conversationId: string
 beforeEach(async () => {
-  environment = await createEnvironment()
   conversationId = (await newConversation(environment)).conversationId
 })
-afterEach(() => environment.close())
 
 type Line = Record<string, unknown>
 

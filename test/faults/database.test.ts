@@ -1,10 +1,9 @@
 // The database in trouble while a batch is under way: the daemon lives, and nothing is lost.
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test } from 'vitest'
 import type { BatchResult } from '../../src/offload/pipeline.ts'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import {
   asJsonbText,
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
@@ -13,19 +12,17 @@ import {
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let conversationId: string
 beforeEach(async () => {
-  environment = await createEnvironment()
   conversationId = (await newConversation(environment)).conversationId
 })
-afterEach(() => environment.close())
 
 const heavy = '{"tool_interactions": ["heavy"]}'
 const terminate = () =>

@@ -1,24 +1,19 @@
 // As kill.test.ts, at each step of a row whose payloads are streamed.
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { expectExact, noise, settings } from '../support/killed.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 /** Of what base64 adds zstd takes a quarter away again: two parts of 5 MiB. With nothing but two rows whose payloads are all streamed, so that the points are those of their own way. */
 async function writeLargeRows(): Promise<Map<string, string>> {

@@ -1,25 +1,20 @@
 // A real daemon process gets SIGKILL at each named step. Every row hydrates at once, before anything has
 // recovered; the next daemon finishes the work; the bucket holds nothing that Postgres does not know.
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { expectExact, noise, settings } from '../support/killed.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 async function writeRows(): Promise<Map<string, string>> {
   const written = new Map<string, string>()

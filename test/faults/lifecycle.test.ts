@@ -4,13 +4,12 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import {
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
@@ -18,18 +17,16 @@ import { column, value } from '../support/sql.ts'
 import { type FaultyPostgres, startFaultyPostgres } from '../support/statement-fault.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 let postgres: FaultyPostgres
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
   postgres = await startFaultyPostgres(environment.urls.daemon)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 /** Some twenty processes, one after another. */

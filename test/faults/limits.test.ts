@@ -1,9 +1,8 @@
 // A database that is well, and refuses: out of connections, out of time, a lock held, a conflict lost. None of it is a
 // row's fault, so none of it may use up a row's attempts.
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import {
   asJsonbText,
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
@@ -12,8 +11,8 @@ import {
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { createLogin } from '../support/own-login.ts'
@@ -21,13 +20,11 @@ import { runCli } from '../support/process.ts'
 import { connect } from '../support/sql.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let conversationId: string
 beforeEach(async () => {
-  environment = await createEnvironment()
   conversationId = (await newConversation(environment)).conversationId
 })
-afterEach(() => environment.close())
 
 type Line = Record<string, unknown>
 const said = (lines: Line[], text: string) => lines.filter(line => String(line.msg).includes(text))

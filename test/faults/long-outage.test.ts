@@ -2,29 +2,26 @@
 // writing, the daemon holds nothing but its breath, and afterwards the newest rows do not wait for the day's.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
   newConversation,
   rawMetadata,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { type FaultyStore, startFaultyStore } from '../support/request-fault.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 import { column, value } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let store: FaultyStore
 beforeAll(async () => {
-  environment = await createEnvironment()
   store = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
 })
 afterAll(async () => {
   await store.close()
-  await environment.close()
 })
 
 const MiB = 1024 * 1024

@@ -4,21 +4,20 @@ import type { Daemon } from '../../src/daemon.ts'
 import { adoptOwnership } from '../../src/store/ownership.ts'
 import { startApi } from '../support/api.ts'
 import {
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { type Fault, type FaultyStore, startFaultyStore } from '../support/request-fault.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 import { value } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let store: FaultyStore
 let conversations: string[]
 let daemons: Daemon[]
@@ -39,7 +38,6 @@ async function start(log?: (line: Record<string, unknown>) => void): Promise<Dae
 }
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   store = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
   conversations = []
   daemons = []
@@ -48,7 +46,6 @@ beforeEach(async () => {
 afterEach(async () => {
   await Promise.all(daemons.map(daemon => daemon.stop()))
   await store.close()
-  await environment.close()
 })
 
 const write = async (rows: number): Promise<Map<string, string>> => {

@@ -2,19 +2,18 @@
 // a moment later: whatever of ours stays on it (a lock, a setting, a role, a statement's name) is a fault.
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import { startApi } from '../support/api.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import {
@@ -30,11 +29,7 @@ import { errorOf } from '../support/sql.ts'
 const missing = (await findPgBouncer()) === null
 if (missing) process.stderr.write(`pgbouncer.test.ts is skipped: ${noPgBouncer}\n`)
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 const pooler = (options: PgBouncerOptions) => startPgBouncer(Object.values(environment.urls), options)
 

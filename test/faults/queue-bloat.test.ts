@@ -1,22 +1,17 @@
 // A long transaction elsewhere keeps vacuum from the queue's dead rows: every job that ever was is still in the index.
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { claimJobs } from '../../src/offload/claim.ts'
 import {
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useEnvironment,
 } from '../support/environment.ts'
 import { connect, value } from '../support/sql.ts'
 
-let environment: TestEnvironment
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
+const environment = await useEnvironment()
 
 const dead = 200_000
 const claimed = 100

@@ -1,8 +1,7 @@
 // Rows that can not be offloaded, or not now: each is told of by itself, and no other row waits for it.
 import { randomUUID } from 'node:crypto'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { beforeEach, expect, test } from 'vitest'
 import {
-  createEnvironment,
   drained,
   hydrated,
   hydratedMany,
@@ -10,18 +9,16 @@ import {
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { value } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let conversationId: string
 beforeEach(async () => {
-  environment = await createEnvironment()
   conversationId = (await newConversation(environment)).conversationId
 })
-afterEach(() => environment.close())
 
 const writeGood = async (rows: number): Promise<string[]> => {
   const ids: string[] = []

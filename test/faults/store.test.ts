@@ -4,27 +4,25 @@ import type { Daemon } from '../../src/daemon.ts'
 import type { BatchResult } from '../../src/offload/pipeline.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { type FaultyStore, startFaultyStore } from '../support/request-fault.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let store: FaultyStore
 let daemon: Daemon
 let conversationId: string
 const results: BatchResult[] = []
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   store = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
   daemon = await startDaemon(environment, {
     env: {
@@ -45,7 +43,6 @@ beforeEach(() => {
 afterAll(async () => {
   await daemon.stop()
   await store.close()
-  await environment.close()
 })
 
 const small = '{"model": "m", "tool_interactions": ["small"]}'

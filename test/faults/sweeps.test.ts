@@ -4,32 +4,29 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import {
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { type FaultyStore, startFaultyStore } from '../support/request-fault.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 let faulty: FaultyStore
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
   faulty = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
 })
 afterEach(async () => {
   await daemon.stop()
   await faulty.close()
-  await environment.close()
 })
 
 /** The environment of a process that talks to the store by way of the faulty one. */

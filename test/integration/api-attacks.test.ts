@@ -7,13 +7,12 @@ import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Answer, startApi, type TestApi } from '../support/api.ts'
 import {
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
+  useEnvironment,
 } from '../support/environment.ts'
 import { parseAnswers, sendRaw } from '../support/raw-http.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
@@ -37,7 +36,7 @@ const token = secretToken(jwtSecret, { tenant_id: mine, exp: inSeconds(3600) })
 const theirToken = secretToken(jwtSecret, { tenant_id: theirs, exp: inSeconds(3600) })
 const bearer = (value: string) => ({ authorization: `Bearer ${value}` })
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let api: TestApi
 const logLines: string[] = []
 /** Credentials in any form that were used here; the log must have none. */
@@ -57,7 +56,6 @@ const env = {
 }
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   api = await startApi(environment, { worker: false, env, log: line => logLines.push(JSON.stringify(line)) })
   const { R2_ENDPOINT = '', R2_SECRET_ACCESS_KEY = '', R2_ACCESS_KEY_ID = '' } = environment.env
   const database = new URL(environment.urls.daemon)
@@ -72,7 +70,6 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await api.daemon.stop()
-  await environment.close()
 })
 
 type Options = NonNullable<Parameters<TestApi['call']>[3]>

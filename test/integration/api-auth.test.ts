@@ -9,16 +9,15 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { loadConfig } from '../../src/config.ts'
 import { ConfigError } from '../../src/errors.ts'
 import { type Answer, startApi, type TestApi } from '../support/api.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 import { forgeToken, hmac, inSeconds, newSigningKey, secretToken } from '../support/tokens.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 const started: TestApi[] = []
 const mine = randomUUID()
 const theirs = randomUUID()
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   // One artifact each: the list tells as whom a request was taken.
   await environment.admin.query(
     `insert into artifact_refs (tenant_id, kind, r2_key)
@@ -31,7 +30,6 @@ afterEach(() => {
 })
 afterAll(async () => {
   await Promise.all(started.map(api => api.daemon.stop()))
-  await environment.close()
 })
 
 async function start(env: Record<string, string>): Promise<TestApi> {

@@ -3,28 +3,19 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { startApi, type TestApi } from '../support/api.ts'
-import {
-  createEnvironment,
-  drained,
-  hydrated,
-  insertMessage,
-  newConversation,
-  type TestEnvironment,
-} from '../support/environment.ts'
+import { drained, hydrated, insertMessage, newConversation, useEnvironment } from '../support/environment.ts'
 
 const MiB = 1024 * 1024
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let api: TestApi
 const bad = randomUUID()
 const good = randomUUID()
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   api = await startApi(environment, { env: { API_HYDRATE_LIMIT_BYTES: String(16 * MiB) } })
 })
 afterAll(async () => {
   await api.daemon.stop(1000)
-  await environment.close()
 })
 
 async function storeRaw(tenantId: string, bytes: Buffer, contentType = 'image/png'): Promise<string> {

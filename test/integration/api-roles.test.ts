@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { migrate } from '../../src/db/migrate.ts'
 import { asTenant } from '../../src/db/tenant.ts'
 import { asTenantId } from '../../src/ids.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 import {
   asRole,
   column,
@@ -18,13 +18,12 @@ import {
   value,
 } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment({ empty: true })
 let admin: pg.Client
 const mine = randomUUID()
 const theirs = randomUUID()
 
 beforeAll(async () => {
-  environment = await createEnvironment({ empty: true })
   admin = await connect(environment.urls.admin)
   // As on Supabase: its roles are there, and get everything on whatever is made in schema public.
   await ensureSupabaseRoles(admin)
@@ -33,7 +32,6 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await admin.end()
-  await environment.close()
 })
 
 describe('privileges', () => {

@@ -5,30 +5,27 @@ import { freePort } from '../../src/embedded/ports.ts'
 import { startApi, type TestApi } from '../support/api.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   rawMetadata,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let api: TestApi
 const tenant = randomUUID()
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   api = await startApi(environment, {
     env: { STREAM_THRESHOLD_BYTES: '65536', ARTIFACT_KINDS: 'invoice_scan' },
   })
 })
 afterAll(async () => {
   await api.daemon.stop()
-  await environment.close()
 })
 
 const sha256 = (data: string | Buffer) => createHash('sha256').update(data).digest('hex')

@@ -1,12 +1,8 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { arrayText } from '../../src/db/array-text.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 
-let environment: TestEnvironment
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
+const environment = await useEnvironment()
 
 test('Postgres reads arrays as they were written, whatever is in them', async () => {
   const values = [

@@ -8,6 +8,7 @@ import {
   startDaemon,
   type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import {
   asRole,
@@ -20,15 +21,13 @@ import {
   value,
 } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let admin: pg.Pool
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   admin = environment.admin
   await admin.query('create schema things')
 })
-afterAll(() => environment.close())
 
 let tables = 0
 /** A table of the test's own; `columns` is what stands between the parentheses. */

@@ -1,34 +1,29 @@
 // Rows that were there before: found as the trigger would have found them, enqueued behind live ones, resumably.
 import { randomUUID } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { parseAge } from '../../src/backfill/age.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import { estimateRows } from '../../src/offload/table-size.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { oddValues } from '../support/json-values.ts'
 import { offloadedRows, writeMessages } from '../support/messages.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { column, value } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon | undefined
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
 afterEach(async () => {
   await daemon?.stop()
   daemon = undefined
-  await environment.close()
 })
 
 const cli = (...args: string[]) => runCli(args, { env: environment.env })

@@ -20,26 +20,24 @@ import { fieldRefKey, metadataRefKey } from '../../src/offload/source-sql.ts'
 import { startApi, type TestApi } from '../support/api.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   rawMetadata,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
 const MiB = 1024 * 1024
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let api: TestApi
 /** A login with no rights but those of a member of lighter_tenant. */
 let tenantPool: pg.Pool
 let login: string
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   api = await startApi(environment, { env: { API_HYDRATE_LIMIT_BYTES: String(MiB), API_RATE_LIMIT: '0' } })
   login = `client_${randomBytes(6).toString('hex')}`
   await environment.admin.query(`create role ${login} login password 'secret' in role lighter_tenant`)
@@ -53,7 +51,6 @@ afterAll(async () => {
   await tenantPool.end()
   await api.daemon.stop()
   await environment.admin.query(`drop role ${login}`)
-  await environment.close()
 })
 
 const overHttp = (tenantId: string, more = {}) => createLighterClient({ baseUrl: api.url, tenantId, ...more })

@@ -7,25 +7,22 @@ import type { Daemon } from '../../src/daemon.ts'
 import { loadSources } from '../../src/offload/sources.ts'
 import { sweepCompaction } from '../../src/sweeps/compaction.ts'
 import {
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 const metadata = (n: number) => `{"tool_interactions": [{"n": ${n}, "text": "${'lorem '.repeat(n % 50)}"}]}`

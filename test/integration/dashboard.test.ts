@@ -19,13 +19,12 @@ import {
 } from '../support/dashboard.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   rawMetadata,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { mendFailingRows, writeFailingRows } from '../support/failing-rows.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
@@ -38,14 +37,13 @@ const behindProxy = { ...service, API_TRUST_PROXY: '1' }
 const jwt = { AUTH_MODE: 'jwt', JWT_SECRET: randomUUID() + randomUUID() }
 const noSession = { AUTH_MODE: 'dev' }
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let api: TestApi
 let session: TestSession
 const lines: Record<string, unknown>[] = []
 const started: TestApi[] = []
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   api = await start(behindProxy, { worker: true, log: line => lines.push(line) })
   session = await openSession(api, key)
 })
@@ -54,7 +52,6 @@ afterEach(() => {
 })
 afterAll(async () => {
   await Promise.all(started.map(each => each.daemon.stop()))
-  await environment.close()
 })
 
 async function start(

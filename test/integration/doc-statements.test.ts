@@ -1,9 +1,9 @@
 // The SQL of the guides runs, as the owner of the tables. (That of operations.md and sql.md has tests of its own.)
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { blocksOf, documents, readDoc, readDocument } from '../support/doc-blocks.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 import { asRole, column, ensureSupabaseRoles, errorOf } from '../support/sql.ts'
 
 const tested = ['docs/operations.md', 'docs/sql.md', 'docs/sql-reference.md']
@@ -16,12 +16,10 @@ const statements = documents()
       .map(block => ({ ...block, name: `${name}:${block.line}` })),
   )
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 beforeAll(async () => {
-  environment = await createEnvironment()
   await ensureSupabaseRoles(environment.admin)
 })
-afterAll(() => environment.close())
 
 test('there are some', () => {
   expect(statements.length).toBeGreaterThan(8)

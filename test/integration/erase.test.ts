@@ -13,13 +13,13 @@ import type { Counts } from '../../src/sweeps/context.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
 import {
-  createEnvironment,
   drained,
   hydratedMany,
   newConversation,
   rawMetadata,
   startDaemon,
   type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
@@ -27,16 +27,14 @@ import { startFaultyStore } from '../support/request-fault.ts'
 import { errorOf } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 async function twoTenants(messages = 500): Promise<[TenantData, TenantData]> {

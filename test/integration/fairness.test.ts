@@ -1,28 +1,23 @@
 // One tenant's backlog must not keep others waiting, nor its own newest rows. How many jobs the backlog has is in
 // FAIRNESS_JOBS; what is asserted is how much of it was worked off meanwhile, not how fast the machine is.
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { claimJobs } from '../../src/offload/claim.ts'
 import type { BatchResult } from '../../src/offload/pipeline.ts'
 import { releaseJobs } from '../../src/offload/release.ts'
 import {
-  createEnvironment,
   insertMessage,
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 import { value } from '../support/sql.ts'
 
 const backlog = Number(process.env.FAIRNESS_JOBS ?? 150_000)
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 /** Rows of one tenant and their jobs, by the set: as many triggers would take minutes. */
 async function fillBacklog(jobs: number): Promise<{ tenantId: string; conversationId: string }> {

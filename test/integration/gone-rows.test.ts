@@ -1,29 +1,24 @@
 // Rows that are not there when their jobs are worked on: gone for good, back in a moment, or only hidden.
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon | null = null
 
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
 afterEach(async () => {
   await daemon?.stop()
   daemon = null
-  await environment.close()
 })
 
 const heavy = '{"tool_interactions": [{"n": 1}]}'

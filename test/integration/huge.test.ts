@@ -1,35 +1,24 @@
 // Values whose binary form tells that they must be streamed, so that none is rendered to learn its length.
 import { createHash } from 'node:crypto'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { Daemon } from '../../src/daemon.ts'
+import { expect, test } from 'vitest'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
-  startDaemon,
-  type TestEnvironment,
+  useDaemon,
+  useEnvironment,
 } from '../support/environment.ts'
 
 const threshold = 64 * 1024
-let environment: TestEnvironment
-let daemon: Daemon
-
-beforeAll(async () => {
-  environment = await createEnvironment()
-  daemon = await startDaemon(environment, {
-    env: {
-      STREAM_THRESHOLD_BYTES: String(threshold),
-      MAX_PAYLOAD_BYTES: String(1024 * 1024),
-    },
-  })
-})
-afterAll(async () => {
-  await daemon.stop()
-  await environment.close()
+const environment = await useEnvironment()
+await useDaemon(environment, {
+  env: {
+    STREAM_THRESHOLD_BYTES: String(threshold),
+    MAX_PAYLOAD_BYTES: String(1024 * 1024),
+  },
 })
 
 const shapes: Record<string, unknown> = {

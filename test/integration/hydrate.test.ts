@@ -1,23 +1,13 @@
 // Reading back: pointers that lead in circles, fields with odd names, one bad row among good ones.
 import { createHash } from 'node:crypto'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
 import { asTenantId } from '../../src/ids.ts'
 import { loadSources } from '../../src/offload/sources.ts'
-import {
-  createEnvironment,
-  drained,
-  newConversation,
-  startDaemon,
-  type TestEnvironment,
-} from '../support/environment.ts'
+import { drained, newConversation, startDaemon, useEnvironment } from '../support/environment.ts'
 
-let environment: TestEnvironment
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
+const environment = await useEnvironment()
 
 /** An artifact stored by hand, as an application may. */
 async function store(tenantId: string, artifactId: string, payload: string): Promise<void> {

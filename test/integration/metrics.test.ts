@@ -1,36 +1,31 @@
 // What /metrics says agrees with what was done, and is said in time.
 import { randomUUID } from 'node:crypto'
 import { pino } from 'pino'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { createPool } from '../../src/db/pool.ts'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { writeConversations } from '../support/conversations.ts'
 import {
-  createEnvironment,
   createSignals,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { byLabel, samplesOf, scrape, serviceKey } from '../support/scrape.ts'
 import { value } from '../support/sql.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon | undefined
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
 afterEach(async () => {
   await daemon?.stop()
   daemon = undefined
-  await environment.close()
 })
 
 async function start(

@@ -8,14 +8,13 @@ import type { Check } from '../../src/doctor/checks.ts'
 import { findMovedRows } from '../../src/doctor/moved-rows.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { runCli } from '../support/process.ts'
 import { asRole, column, errorOf, value } from '../support/sql.ts'
@@ -24,16 +23,14 @@ import { age, runNow } from '../support/sweep.ts'
 // Each runs a handful of commands, one after another.
 const timeout = 180_000
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment, { env: { OFFLOAD_MAX_ATTEMPTS: '1' } })
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 const heavy = (note: string) =>

@@ -1,28 +1,17 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Daemon } from '../../src/daemon.ts'
+import { describe, expect, test } from 'vitest'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
-  startDaemon,
-  type TestEnvironment,
+  useDaemon,
+  useEnvironment,
 } from '../support/environment.ts'
 
-let environment: TestEnvironment
-let daemon: Daemon
-
-beforeAll(async () => {
-  environment = await createEnvironment()
-  daemon = await startDaemon(environment)
-})
-afterAll(async () => {
-  await daemon.stop()
-  await environment.close()
-})
+const environment = await useEnvironment()
+await useDaemon(environment)
 
 describe('phase 1', () => {
   test('tool_interactions leave the row whatever their size, with a pointer and a count', async () => {

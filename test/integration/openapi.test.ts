@@ -11,7 +11,7 @@ import { createApi } from '../../src/api/server.ts'
 import { createMetrics } from '../../src/telemetry/metrics.ts'
 import { type Answer, startApi, type TestApi } from '../support/api.ts'
 import { blocksOf, readDoc } from '../support/doc-blocks.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 
 const markdown = readDoc('api.md')
 const blocks = blocksOf(markdown)
@@ -30,13 +30,12 @@ interface Operation {
   responses: Record<string, { content?: Record<string, { schema: Record<string, unknown> }> }>
 }
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let api: TestApi
 let document: OpenApi
 let token: string
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   // As docs/api.md sets it up for Supabase, with the legacy secret.
   api = await startApi(environment, {
     worker: false,
@@ -55,7 +54,6 @@ beforeAll(async () => {
 afterAll(async () => {
   vi.unstubAllEnvs()
   await api.daemon.stop()
-  await environment.close()
 })
 
 function tokenOf(of: string): Promise<string> {

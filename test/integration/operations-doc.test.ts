@@ -1,23 +1,21 @@
 // The statements of docs/operations.md run: those of the runbooks as the daemon logs in, all others as the owner.
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { blocksOf, readDoc } from '../support/doc-blocks.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 import { column } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 const tenant = randomUUID()
 const artifact = randomUUID()
 beforeAll(async () => {
-  environment = await createEnvironment()
   await environment.admin.query(
     `insert into artifact_refs (id, tenant_id, kind, r2_key, deleted_at, deleted_reason)
      values ($1, $2::uuid, 'agent_trace', 'tenants/' || $2::uuid || '/x', now(), 'expired: standard plan, 90 days')`,
     [artifact, tenant],
   )
 })
-afterAll(() => environment.close())
 
 const [before = '', runbooks = ''] = readDoc('operations.md').split(/^## Runbooks$/m)
 /** In lists they are indented. */

@@ -10,23 +10,21 @@ import {
   type UnknownObject,
 } from '../../src/sweeps/orphans-deep.ts'
 import { writeConversations } from '../support/conversations.ts'
-import { createEnvironment, hydratedMany, startDaemon, type TestEnvironment } from '../support/environment.ts'
+import { hydratedMany, startDaemon, useFreshEnvironment } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
 import { runCli } from '../support/process.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { errorOf } from '../support/sql.ts'
 import { runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 /** The store two days later: what is in it has become older. */

@@ -1,27 +1,21 @@
 // Named statements are for connections that are server sessions; behind a pooler the names would get lost.
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { createPool, type Queryable } from '../../src/db/pool.ts'
 import { commitBatch } from '../../src/offload/commit.ts'
 import { planRows } from '../../src/offload/plan.ts'
 import { loadSources } from '../../src/offload/sources.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useEnvironment,
 } from '../support/environment.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
-let environment: TestEnvironment
-
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
+const environment = await useEnvironment()
 
 function poolOf(url: string) {
   const pool = createPool(url, 1, () => undefined)

@@ -1,22 +1,20 @@
 // The generated pages are what the code says, and the code says something of everything.
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { renderPages } from '../../reference/pages.ts'
 import { readSqlSchema, type SqlSchema } from '../../reference/sql.ts'
 import { createProgram } from '../../src/cli/program.ts'
 import { environmentSchema } from '../../src/config.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let schema: SqlSchema
 let pages: Map<string, string>
 beforeAll(async () => {
-  environment = await createEnvironment()
   schema = await readSqlSchema(environment.admin)
   pages = await renderPages(environment.admin, file => readFileSync(file, 'utf8'))
 })
-afterAll(() => environment.close())
 
 test.each(['sql-reference.md', 'configuration.md', 'cli.md'])('docs/%s is what npm run docs writes', name => {
   const [file = '', text] = [...pages].find(([path]) => path.endsWith(`/${name}`)) ?? []

@@ -4,27 +4,24 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { column, value } from '../support/sql.ts'
 import { age, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 const heavy = (note: string) =>

@@ -9,28 +9,19 @@ import { readStats } from '../../src/reports/read.ts'
 import { renderStats } from '../../src/reports/render.ts'
 import { fitTable } from '../../src/reports/table.ts'
 import { sweepRollup } from '../../src/sweeps/rollup.ts'
-import {
-  createEnvironment,
-  drained,
-  newConversation,
-  startDaemon,
-  type TestEnvironment,
-  until,
-} from '../support/environment.ts'
+import { drained, newConversation, startDaemon, until, useFreshEnvironment } from '../support/environment.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { asRole, column, errorOf, uniqueRole, value } from '../support/sql.ts'
 import { age, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 /** One transaction, so that they share packs. Every fifth message has a trace beside its tool calls. */

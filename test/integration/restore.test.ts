@@ -6,7 +6,6 @@ import type { SignalPoint } from '../../src/offload/signals.ts'
 import { batchesOf } from '../../src/restore/restore.ts'
 import {
   asJsonbText,
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
@@ -14,24 +13,22 @@ import {
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { offloadedRows } from '../support/messages.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { column, value } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 const signals = createSignals()
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment, { signal: signals.signal })
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 const cli = (...args: string[]) => runCli(args, { env: environment.env })

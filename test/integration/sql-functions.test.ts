@@ -1,23 +1,18 @@
 // docs/sql.md and the functions that it is about: every example is run, and what it says of them is tried.
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { blocksOf, readDoc } from '../support/doc-blocks.ts'
 import {
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useEnvironment,
 } from '../support/environment.ts'
 import { asRole, column, errorOf, uniqueRole, value } from '../support/sql.ts'
 
-let environment: TestEnvironment
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
+const environment = await useEnvironment()
 
 interface Row {
   tenantId?: string

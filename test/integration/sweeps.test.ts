@@ -7,7 +7,6 @@ import type { ObjectStore } from '../../src/store/object-store.ts'
 import { adoptOwnership, advanceEpoch, checkOwnership, claimOwnership } from '../../src/store/ownership.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
 import {
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
@@ -15,22 +14,20 @@ import {
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { column, value } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 /** A tenant with messages whose tool calls are offloaded; returns the messages' ids. */

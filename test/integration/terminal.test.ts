@@ -1,23 +1,14 @@
 // How the command speaks to a terminal and to a pipe. The terminal is a real one, made by script(1).
 import { execFile, spawnSync } from 'node:child_process'
 import path from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import {
-  createEnvironment,
-  insertMessage,
-  newConversation,
-  type TestEnvironment,
-} from '../support/environment.ts'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { insertMessage, newConversation, useEnvironment } from '../support/environment.ts'
 
 const cli = path.join(import.meta.dirname, '../../src/cli/main.ts')
 const hasTerminal = spawnSync('script', ['--version']).stdout?.toString().includes('util-linux') === true
 const esc = '\x1b'
 
-let environment: TestEnvironment
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
+const environment = await useEnvironment()
 
 interface Output {
   status: number

@@ -3,33 +3,30 @@ import { randomUUID } from 'node:crypto'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { type Collector, type ReceivedSpan, startCollector } from '../support/collector.ts'
 import {
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { byLabel, scrape, serviceKey } from '../support/scrape.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let collector: Collector
 let conversation: { tenantId: string; conversationId: string }
 let daemon: Daemon | undefined
 const warnings: string[] = []
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   conversation = await newConversation(environment)
 })
-afterAll(() => environment.close())
 beforeEach(async () => {
   collector = await startCollector()
   warnings.length = 0

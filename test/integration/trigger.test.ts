@@ -1,15 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../../src/embedded/prepare.ts'
 import type { TestPostgres } from '../support/backends/backend.ts'
 import { startPostgresBeside } from '../support/backends/start.ts'
-import {
-  createEnvironment,
-  insertMessage,
-  newConversation,
-  type TestEnvironment,
-} from '../support/environment.ts'
+import { insertMessage, newConversation, useEnvironment } from '../support/environment.ts'
 import {
   asRole,
   backendPid,
@@ -21,16 +16,14 @@ import {
   value,
 } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let conversationId: string
 let sourceId: number
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   conversationId = (await newConversation(environment)).conversationId
   sourceId = await value(environment.admin, 'select id from lighter.sources')
 })
-afterAll(() => environment.close())
 beforeEach(async () => {
   await environment.admin.query('delete from lighter.jobs')
 })

@@ -3,15 +3,14 @@
 import { appendFile, cp, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
   newConversation,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { startCli } from '../support/process.ts'
@@ -19,7 +18,7 @@ import { value } from '../support/sql.ts'
 
 const root = path.join(import.meta.dirname, '..', '..')
 let next: string
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 
 beforeAll(async () => {
   next = await mkdtemp(path.join(tmpdir(), 'pg-lighter-next-'))
@@ -39,10 +38,6 @@ beforeAll(async () => {
   await appendFile(path.join(next, 'sql', 'functions', '20_trigger.sql'), '\n-- as of the next version\n')
 })
 afterAll(() => rm(next, { recursive: true, force: true }))
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
 
 const settings = () => ({ ...environment.env, LOG_LEVEL: 'info', OFFLOAD_BATCH_ROWS: '20' })
 const artifacts = () => value<number>(environment.admin, 'select count(*)::int from artifact_refs')

@@ -1,20 +1,18 @@
 // Vacuum of attached tables after a wave of offloads, where it is worth it, allowed, and not in a busy hour.
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, test } from 'vitest'
 import { sweepVacuum } from '../../src/sweeps/vacuum.ts'
-import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { useEnvironment } from '../support/environment.ts'
 import { runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   await environment.admin.query(`
     alter table conversation_messages set (autovacuum_enabled = off, toast.autovacuum_enabled = off);
     insert into conversations (id, tenant_id) values ('22222222-2222-4222-8222-222222222222', gen_random_uuid());
     insert into conversation_messages (conversation_id, role, content)
     select '22222222-2222-4222-8222-222222222222', 'user', n::text from generate_series(1, 20000) n`)
 })
-afterAll(() => environment.close())
 
 const dead = async () =>
   (

@@ -10,28 +10,25 @@ import { type DamagedArtifact, sweepVerify, type VerifyOptions } from '../../src
 import { sampleArtifacts } from '../../src/sweeps/verify-choose.ts'
 import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
 import {
-  createEnvironment,
   drained,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { runCli } from '../support/process.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { value } from '../support/sql.ts'
 import { runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 /** Runs the sweep over everything; `stopAfter` batches it is stopped. */

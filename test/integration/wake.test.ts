@@ -1,17 +1,16 @@
-import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { createPool } from '../../src/db/pool.ts'
 import { openAwakeLock } from '../../src/wake/awake-lock.ts'
 import { createListener, type Listener, type ListenerOptions } from '../../src/wake/listener.ts'
 import {
-  createEnvironment,
   createSignals,
   insertMessage,
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
   until,
+  useEnvironment,
 } from '../support/environment.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
@@ -22,14 +21,12 @@ const soonMs = 5000
 
 const heavy = '{"tool_interactions": [{"tool": "a"}]}'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let conversationId: string
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   ;({ conversationId } = await newConversation(environment))
 })
-afterAll(() => environment.close())
 
 type Line = Record<string, unknown>
 

@@ -1,10 +1,8 @@
 // Invariant 1 while the application goes on writing: updates and deletes at every step of the way.
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Daemon } from '../../src/daemon.ts'
+import { beforeAll, describe, expect, test } from 'vitest'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import {
   asJsonbText,
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
@@ -12,24 +10,18 @@ import {
   insertMessage,
   newConversation,
   rawMetadata,
-  startDaemon,
-  type TestEnvironment,
+  useDaemon,
+  useEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 
-let environment: TestEnvironment
-let daemon: Daemon
-let conversationId: string
+const environment = await useEnvironment()
 const signals = createSignals()
+await useDaemon(environment, { signal: signals.signal })
+let conversationId: string
 
 beforeAll(async () => {
-  environment = await createEnvironment()
-  daemon = await startDaemon(environment, { signal: signals.signal })
   conversationId = (await newConversation(environment)).conversationId
-})
-afterAll(async () => {
-  await daemon.stop()
-  await environment.close()
 })
 
 const heavy = (mark: string) =>

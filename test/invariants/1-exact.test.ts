@@ -1,31 +1,23 @@
 // Invariant 1: every row hydrates to exactly what was written. Here: whatever the JSON, untouched by anyone.
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Daemon } from '../../src/daemon.ts'
+import { beforeAll, describe, expect, test } from 'vitest'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
-  startDaemon,
-  type TestEnvironment,
+  useDaemon,
+  useEnvironment,
 } from '../support/environment.ts'
 import { oddValues } from '../support/json-values.ts'
 
-let environment: TestEnvironment
-let daemon: Daemon
+const environment = await useEnvironment()
+await useDaemon(environment)
 let conversationId: string
 
 beforeAll(async () => {
-  environment = await createEnvironment()
-  daemon = await startDaemon(environment)
   conversationId = (await newConversation(environment)).conversationId
-})
-afterAll(async () => {
-  await daemon.stop()
-  await environment.close()
 })
 
 async function roundTrip(metadata: string | null) {

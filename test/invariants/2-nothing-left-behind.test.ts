@@ -7,22 +7,20 @@ import type { SweepName } from '../../src/config.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 const daemons: Daemon[] = []
 
 beforeAll(async () => {
-  environment = await createEnvironment()
   // Small batches make small packs, which the compaction folds again and again.
   for (let n = 0; n < 2; n++)
     daemons.push(
@@ -31,7 +29,6 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await Promise.all(daemons.map(daemon => daemon.stop()))
-  await environment.close()
 })
 
 const seconds = 12

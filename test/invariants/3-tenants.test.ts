@@ -1,37 +1,33 @@
 // Invariant 3: no read returns another tenant's data, or tells whether another tenant's artifact exists.
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { fetchPayloads } from '../../src/artifacts/fetch.ts'
 import { lookupArtifacts } from '../../src/artifacts/lookup.ts'
-import type { Daemon } from '../../src/daemon.ts'
 import { ArtifactError } from '../../src/errors.ts'
 import { asArtifactId, asTenantId } from '../../src/ids.ts'
 import {
   asJsonbText,
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
   insertMessage,
   newConversation,
   rawMetadata,
-  startDaemon,
-  type TestEnvironment,
+  useDaemon,
+  useEnvironment,
 } from '../support/environment.ts'
 import { strayArtifacts } from '../support/invariants.ts'
 
-let environment: TestEnvironment
-let daemon: Daemon
+const environment = await useEnvironment()
 const signals = createSignals()
+await useDaemon(environment, {
+  signal: signals.signal,
+  env: { OFFLOAD_MAX_ATTEMPTS: '1' }, // what is to be given up is so at once
+})
 let mine: { tenantId: string; conversationId: string; rowId: string; artifactId: string }
 let theirs: typeof mine
 
 beforeAll(async () => {
-  environment = await createEnvironment()
-  daemon = await startDaemon(environment, {
-    signal: signals.signal,
-    env: { OFFLOAD_MAX_ATTEMPTS: '1' }, // what is to be given up is so at once
-  })
   const write = async (text: string) => {
     const conversation = await newConversation(environment)
     const rowId = await insertMessage(
@@ -45,10 +41,6 @@ beforeAll(async () => {
   }
   mine = await write('mine')
   theirs = await write('theirs')
-})
-afterAll(async () => {
-  await daemon.stop()
-  await environment.close()
 })
 
 /** The error's words, with the id it was asked for taken out. */

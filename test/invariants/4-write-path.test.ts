@@ -1,7 +1,6 @@
 // Invariant 4: the application's write never fails, waits for the store, or for the daemon.
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import {
-  createEnvironment,
   createSignals,
   drained,
   hydrated,
@@ -9,14 +8,10 @@ import {
   newConversation,
   rawMetadata,
   startDaemon,
-  type TestEnvironment,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 const heavy = '{"tool_interactions": ["heavy"]}'
 

@@ -1,14 +1,10 @@
 // Invariant 5: memory is bounded by configuration, not by payloads or backlog. Measured from outside, on a
 // real daemon process.
-import { afterEach, beforeEach, expect, test } from 'vitest'
-import { createEnvironment, drained, newConversation, type TestEnvironment } from '../support/environment.ts'
+import { expect, test } from 'vitest'
+import { drained, newConversation, useFreshEnvironment } from '../support/environment.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 const MiB = 1024 * 1024
 

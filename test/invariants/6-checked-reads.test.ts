@@ -1,27 +1,22 @@
 // Invariant 6: a payload that is not what its sha256 says is an error, never data.
 import { createHash } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { streamPayload } from '../../src/artifacts/fetch.ts'
 import { lookupArtifacts } from '../../src/artifacts/lookup.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import { asArtifactId, asTenantId } from '../../src/ids.ts'
 import {
-  createEnvironment,
   drained,
   hydrated,
   hydratedMany,
   insertMessage,
   newConversation,
   startDaemon,
-  type TestEnvironment,
+  useEnvironment,
 } from '../support/environment.ts'
 
-let environment: TestEnvironment
+const environment = await useEnvironment()
 let daemon: Daemon | undefined
-beforeAll(async () => {
-  environment = await createEnvironment()
-})
-afterAll(() => environment.close())
 
 /** Offloads rows of one tenant with the given codec; a pack when there are many, else a loose object. */
 async function offload(codec: string, rows: number) {

@@ -1,24 +1,19 @@
 // Invariant 7: many daemons do the same as one.
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydratedMany,
   insertMessage,
   newConversation,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { type DaemonProcess, spawnDaemon } from '../support/spawn-daemon.ts'
 import { value } from '../support/sql.ts'
 
-let environment: TestEnvironment
-beforeEach(async () => {
-  environment = await createEnvironment()
-})
-afterEach(() => environment.close())
+const environment = useFreshEnvironment()
 
 test('four daemons that start at once on one queue offload every row, and each row once', async () => {
   const conversations = await Promise.all(Array.from({ length: 6 }, () => newConversation(environment)))

@@ -3,27 +3,24 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydratedMany,
   startDaemon,
-  type TestEnvironment,
   until,
+  useFreshEnvironment,
 } from '../support/environment.ts'
 import { oddValues } from '../support/json-values.ts'
 import { offloadedRows, writeMessages } from '../support/messages.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { column } from '../support/sql.ts'
 
-let environment: TestEnvironment
+const environment = useFreshEnvironment()
 let daemon: Daemon
 beforeEach(async () => {
-  environment = await createEnvironment()
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {
   await daemon.stop()
-  await environment.close()
 })
 
 const crmTables = `

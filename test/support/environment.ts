@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { pino } from 'pino'
-import { inject } from 'vitest'
+import { afterAll, afterEach, beforeEach, inject } from 'vitest'
 import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
 import { type Config, loadConfig } from '../../src/config.ts'
@@ -51,6 +51,21 @@ export async function createEnvironment(options: EnvironmentOptions = {}): Promi
       await onServer(servers, `drop database ${database} with (force)`)
     },
   }
+}
+
+/** `createEnvironment` for a whole test file: closed after its last test. Called at the top of the file. */
+export async function useEnvironment(options: EnvironmentOptions = {}): Promise<TestEnvironment> {
+  const environment = await createEnvironment(options)
+  afterAll(() => environment.close())
+  return environment
+}
+
+/** An environment of each test's own, under one name: the object stays, what is in it is new for each test. */
+export function useFreshEnvironment(options: EnvironmentOptions = {}): TestEnvironment {
+  const environment = {} as TestEnvironment
+  beforeEach(async () => void Object.assign(environment, await createEnvironment(options)))
+  afterEach(() => environment.close())
+  return environment
 }
 
 /** On a database that is there, such as a replica's. It stays when this is closed. */
@@ -135,6 +150,16 @@ export async function startDaemon(
     ...rest,
   })
   await daemon.start()
+  return daemon
+}
+
+/** `startDaemon` for a whole test file: stopped after its last test, before the environment is closed. */
+export async function useDaemon(
+  environment: TestEnvironment,
+  options: Parameters<typeof startDaemon>[1] = {},
+): Promise<Daemon> {
+  const daemon = await startDaemon(environment, options)
+  afterAll(() => daemon.stop())
   return daemon
 }
 
