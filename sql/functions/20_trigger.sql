@@ -1,3 +1,26 @@
+-- A NOTIFY takes a lock on the whole database at commit, so it is sent only when it is worth that: no daemon is awake
+-- (the lock of those is free), and one that sleeps would hear it (the lock of those is not free). With no daemon at
+-- all, writes just queue. A full queue of notifications would make the commit fail.
+--
+-- The triggers call this inside the application's transaction: it must neither fail nor wait.
+create or replace function lighter.wake_daemon() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_try_advisory_lock(lighter.awake_lock_key()) then
+    perform pg_advisory_unlock(lighter.awake_lock_key());
+    if pg_try_advisory_lock(lighter.asleep_lock_key()) then
+      perform pg_advisory_unlock(lighter.asleep_lock_key());
+    elsif pg_notification_queue_usage() < 0.5 then
+      perform pg_notify('lighter_jobs', '{}');
+    end if;
+  end if;
+end
+$$;
+comment on function lighter.wake_daemon() is 'Notifies the daemons if none is awake and one sleeps.';
+revoke all on function lighter.wake_daemon() from public;
+
 -- Creates (again) the enqueue function and the trigger of one source. The threshold is baked into the
 -- trigger's WHEN, which is evaluated on the tuple in memory: on a small plain row nothing is called.
 create or replace function lighter.build_trigger(source lighter.sources) returns void
@@ -22,10 +45,7 @@ begin
   --
   -- The key's column may have been renamed under us: then the row stays inline, and the server's log says why.
   --
-  -- One wake-up check per transaction. A NOTIFY takes a lock on the whole database at commit, so it is sent only
-  -- when it is worth it: no daemon is awake (the lock of those can be had), and one sleeps that would hear it
-  -- (the lock of those can not). With no daemon at all, writes just queue. A full queue of notifications would
-  -- make the commit fail.
+  -- One wake-up check per transaction.
   execute format('create or replace function %s() returns trigger language plpgsql security definer '
     'set search_path = pg_catalog, pg_temp as %L', function_name, format(
     $body$
@@ -52,18 +72,11 @@ begin
       end if;
       if coalesce(current_setting('lighter.woken', true), '') = '' then
         perform set_config('lighter.woken', 'on', true);
-        if pg_try_advisory_lock(%3$s) then
-          perform pg_advisory_unlock(%3$s);
-          if pg_try_advisory_lock(%4$s) then
-            perform pg_advisory_unlock(%4$s);
-          elsif pg_notification_queue_usage() < 0.5 then
-            perform pg_notify('lighter_jobs', '{}');
-          end if;
-        end if;
+        perform lighter.wake_daemon();
       end if;
       return null;
     end
-    $body$, source.id, source.key_column, lighter.awake_lock_key(), lighter.asleep_lock_key()));
+    $body$, source.id, source.key_column));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Enqueues rows of %s for offload; made by lighter.attach.', source.relation));
