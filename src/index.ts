@@ -1,12 +1,24 @@
 // What a program imports: the client of one tenant's artifacts and rows, what it is made of for programs that serve
 // many tenants at once, and the daemon to run inside a program of its own.
+//
+// The import and the client over HTTP work on every Node that package.json names. All else needs a later one, and
+// says so when it is called.
+import { fetchPayloads as fetchPayloadsNow, streamPayload as streamPayloadNow } from './artifacts/fetch.ts'
+import { hydrateMany as hydrateInputsNow } from './artifacts/hydrate.ts'
+import { lookupArtifacts as lookupArtifactsNow } from './artifacts/lookup.ts'
+import { readRows as readRowsNow } from './artifacts/rows.ts'
+import { loadConfig as loadConfigNow } from './config.ts'
+import { createDaemon as createDaemonNow } from './daemon.ts'
+import { migrate as migrateNow, planMigration as planMigrationNow } from './db/migrate.ts'
+import { createPool as createPoolNow } from './db/pool.ts'
+import { LighterError } from './errors.ts'
+import { nodeTooOld } from './node-version.ts'
+import { loadSources as loadSourcesNow } from './offload/sources.ts'
+import { openStore as openStoreNow } from './store/object-store.ts'
+
 export type { FetchOptions } from './artifacts/fetch.ts'
-export { fetchPayloads, streamPayload } from './artifacts/fetch.ts'
 export type { HydrateContext, HydrateInput, HydrateResult } from './artifacts/hydrate.ts'
-export { hydrateMany as hydrateInputs } from './artifacts/hydrate.ts'
 export type { Artifact } from './artifacts/lookup.ts'
-export { lookupArtifacts } from './artifacts/lookup.ts'
-export { readRows } from './artifacts/rows.ts'
 export type {
   ArtifactPage,
   ArtifactWithPayload,
@@ -30,11 +42,7 @@ export { HydrateError, LighterHttpError } from './client/errors.ts'
 export type { HttpClientOptions } from './client/http.ts'
 export { hydrate, hydrateMany } from './client/hydrate.ts'
 export type { Config, StoreConfig } from './config.ts'
-export { loadConfig } from './config.ts'
 export type { Daemon, DaemonOptions } from './daemon.ts'
-export { createDaemon } from './daemon.ts'
-export { migrate, planMigration } from './db/migrate.ts'
-export { createPool } from './db/pool.ts'
 export {
   ArtifactError,
   ConfigError,
@@ -46,5 +54,30 @@ export {
 } from './errors.ts'
 export { type ArtifactId, asArtifactId, asTenantId, type TenantId } from './ids.ts'
 export type { BatchResult } from './offload/pipeline.ts'
-export { loadSources, type Source } from './offload/sources.ts'
-export { type ObjectStore, openStore } from './store/object-store.ts'
+export type { Source } from './offload/sources.ts'
+export type { ObjectStore } from './store/object-store.ts'
+
+export const createDaemon = onLaterNode('createDaemon', createDaemonNow)
+export const createPool = onLaterNode('createPool', createPoolNow)
+export const fetchPayloads = onLaterNode('fetchPayloads', fetchPayloadsNow)
+export const hydrateInputs = onLaterNode('hydrateInputs', hydrateInputsNow)
+export const loadConfig = onLaterNode('loadConfig', loadConfigNow)
+export const loadSources = onLaterNode('loadSources', loadSourcesNow)
+export const lookupArtifacts = onLaterNode('lookupArtifacts', lookupArtifactsNow)
+export const migrate = onLaterNode('migrate', migrateNow)
+export const openStore = onLaterNode('openStore', openStoreNow)
+export const planMigration = onLaterNode('planMigration', planMigrationNow)
+export const readRows = onLaterNode('readRows', readRowsNow)
+export const streamPayload = onLaterNode('streamPayload', streamPayloadNow)
+
+/** The function itself; on a Node that is too old for it, one that throws {LighterError} `node_too_old`. */
+function onLaterNode<F extends (...args: never[]) => unknown>(name: string, work: F): F {
+  const problem = nodeTooOld(name)
+  if (problem === null) return work
+  const refuse = () => {
+    throw new LighterError('node_too_old', problem, {
+      hint: 'The client over HTTP works here: createLighterClient({ baseUrl }).',
+    })
+  }
+  return refuse as unknown as F
+}
