@@ -9,6 +9,7 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import type { RequestSpan } from '../telemetry/tracing.ts'
 import type { CircuitState } from '../wake/circuit-breaker.ts'
 import type { Authenticate } from './auth.ts'
+import type { FairPause } from './fair-pause.ts'
 import type { Gate } from './gate.ts'
 import type { UrlSigner } from './signed-url.ts'
 
@@ -22,6 +23,8 @@ export interface ApiContext {
   authenticate: Authenticate
   /** Uploads; answers that are held whole (hydrations, payloads); payloads that are streamed. */
   gates: { uploads: Gate; hydrations: Gate; whole: Gate; streams: Gate }
+  /** Between two steps of long work in memory. */
+  pause: FairPause
   /** Whether the bucket can be reached, over the worker's connections: a crowd of readers says nothing of it. */
   checkBucket: () => Promise<unknown>
   /** Of the worker in this process. */

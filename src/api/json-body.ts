@@ -1,6 +1,7 @@
 // JSON bodies whose payloads stay text: checked from end to end, never made into values.
 import { isUtf8 } from 'node:buffer'
-import { checkJson, rawKind, splitObject } from '../artifacts/raw-json.ts'
+import { checkJson } from '../artifacts/json-check.ts'
+import { rawKind, splitObject } from '../artifacts/raw-json.ts'
 import { ApiError } from './errors.ts'
 
 /** A member of the body as the exact text that was sent. */

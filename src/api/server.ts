@@ -26,6 +26,7 @@ import { version } from '../version.ts'
 import { createAuthenticator, requireSameTenant } from './auth.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError, logError, sendError, toApiError } from './errors.ts'
+import { createFairPause } from './fair-pause.ts'
 import { createByteBudget, createGate } from './gate.ts'
 import { parseBody } from './json-body.ts'
 import { artifactReadRoutes } from './routes/artifacts-read.ts'
@@ -86,6 +87,7 @@ export async function createApi(parts: {
     gates: createGates(api),
     signer: createUrlSigner(config.store.secretAccessKey),
     verified: createVerifiedObjects(),
+    pause: createFairPause(),
     publicUrl: () => api.publicUrl ?? address ?? `http://${api.host}:${api.port}`,
   }
 

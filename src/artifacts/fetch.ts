@@ -16,7 +16,13 @@ export interface FetchOptions {
   /** A payload longer than this is refused (`artifact_too_large`): read it with `streamPayload`. */
   maxPayloadBytes: number
   /** Counts down the bytes that may still be brought together; what no longer fits is refused likewise. */
-  budget?: { bytes: number }
+  budget?: ReadBudget
+}
+
+export interface ReadBudget {
+  bytes: number
+  /** What the smallest payload counts as: each costs a request, too. */
+  leastBytes?: number
 }
 
 export const defaultFetchOptions: FetchOptions = { concurrency: 16, maxPayloadBytes }
@@ -180,11 +186,12 @@ function refusalOf(artifact: Artifact, maxPayloadBytes: number): ArtifactError |
 async function overBudget(
   store: ObjectStore,
   artifact: Artifact,
-  budget: { bytes: number } | undefined,
+  budget: ReadBudget | undefined,
 ): Promise<ArtifactError | null> {
   if (budget === undefined) return null
   // A row that the application wrote itself may not say.
-  const bytes = artifact.sizeBytes ?? (await store.head(artifact.key))?.size ?? 0
+  const size = artifact.sizeBytes ?? (await store.head(artifact.key))?.size ?? 0
+  const bytes = Math.max(size, budget.leastBytes ?? 0)
   if (bytes > budget.bytes) {
     return new ArtifactError(
       'artifact_too_large',

@@ -15,19 +15,19 @@ export class MalformedJsonError extends Error {
   }
 }
 
-const quote = 0x22
+export const quote = 0x22
 const plus = 0x2b
-const comma = 0x2c
+export const comma = 0x2c
 const minus = 0x2d
 const dot = 0x2e
 const zero = 0x30
 const nine = 0x39
-const colon = 0x3a
-const openBracket = 0x5b
-const backslash = 0x5c
-const closeBracket = 0x5d
-const openBrace = 0x7b
-const closeBrace = 0x7d
+export const colon = 0x3a
+export const openBracket = 0x5b
+export const backslash = 0x5c
+export const closeBracket = 0x5d
+export const openBrace = 0x7b
+export const closeBrace = 0x7d
 
 /**
  * What a JSON text is. Objects, arrays and strings are told by their first character, however long they are;
@@ -54,31 +54,70 @@ export function rawKind(text: string): RawKind {
  */
 export function splitObject(text: string, maxMembers = Number.POSITIVE_INFINITY): Map<string, string> {
   const members = new Map<string, string>()
-  let at = skipSpace(text, 0)
-  if (text.charCodeAt(at) !== openBrace) throw new MalformedJsonError('not an object', at)
-  at = skipSpace(text, at + 1)
-  if (text.charCodeAt(at) === closeBrace) {
-    expectEnd(text, at + 1)
-    return members
+  const reader = new MemberReader(text)
+  while (reader.next()) {
+    members.set(reader.key, reader.raw())
+    if (members.size > maxMembers)
+      throw new MalformedJsonError(`more than ${maxMembers} members`, reader.start)
   }
-  for (;;) {
+  return members
+}
+
+/** Walks over the top-level members of an object's text, one at a time, and copies nothing of it. */
+export class MemberReader {
+  /** Decoded key of the member that `next` came to. */
+  key = ''
+  /** Where its key begins, where its value begins, and where it ends. */
+  start = 0
+  valueStart = 0
+  end = 0
+  readonly #text: string
+  #begun = false
+
+  constructor(text: string) {
+    this.#text = text
+  }
+
+  /** @returns false at the end of the object. @throws {MalformedJsonError} as `splitObject` */
+  next(): boolean {
+    const text = this.#text
+    let at = this.#begun ? this.#pastComma() : this.#pastBrace()
+    if (at === null) return false
     if (text.charCodeAt(at) !== quote) throw new MalformedJsonError('a key was expected', at)
+    this.start = at
     const keyEnd = stringEnd(text, at)
-    const key = decodeKey(text.slice(at, keyEnd), at)
+    this.key = decodeKey(text.slice(at, keyEnd), at)
     at = skipSpace(text, keyEnd)
     if (text.charCodeAt(at) !== colon) throw new MalformedJsonError('":" was expected', at)
-    at = skipSpace(text, at + 1)
-    const end = valueEnd(text, at)
-    members.set(key, text.slice(at, end))
-    if (members.size > maxMembers) throw new MalformedJsonError(`more than ${maxMembers} members`, at)
-    at = skipSpace(text, end)
+    this.valueStart = skipSpace(text, at + 1)
+    this.end = valueEnd(text, this.valueStart)
+    return true
+  }
+
+  /** The exact text of its value. */
+  raw(): string {
+    return this.#text.slice(this.valueStart, this.end)
+  }
+
+  #pastBrace(): number | null {
+    const text = this.#text
+    this.#begun = true
+    const brace = skipSpace(text, 0)
+    if (text.charCodeAt(brace) !== openBrace) throw new MalformedJsonError('not an object', brace)
+    const at = skipSpace(text, brace + 1)
+    if (text.charCodeAt(at) !== closeBrace) return at
+    expectEnd(text, at + 1)
+    return null
+  }
+
+  #pastComma(): number | null {
+    const text = this.#text
+    const at = skipSpace(text, this.end)
     const next = text.charCodeAt(at)
-    if (next === closeBrace) {
-      expectEnd(text, at + 1)
-      return members
-    }
-    if (next !== comma) throw new MalformedJsonError('"," or "}" was expected', at)
-    at = skipSpace(text, at + 1)
+    if (next === comma) return skipSpace(text, at + 1)
+    if (next !== closeBrace) throw new MalformedJsonError('"," or "}" was expected', at)
+    expectEnd(text, at + 1)
+    return null
   }
 }
 
@@ -87,26 +126,6 @@ export function joinObject(members: Iterable<[string, string]>): string {
   const parts: string[] = []
   for (const [key, raw] of members) parts.push(`${JSON.stringify(key)}: ${raw}`)
   return `{${parts.join(', ')}}`
-}
-
-/**
- * What jsonb's `base || own` gives, for an object `own`: members of an object are replaced, an array is
- * appended to, anything else becomes an array of both. Without own members the base is returned as it is.
- * @throws {MalformedJsonError} the base is broken: it is never cut or wrapped on a guess
- */
-export function overlay(base: string, own: Map<string, string>): string {
-  if (own.size === 0) return base
-  const kind = rawKind(base)
-  if (kind === 'object') {
-    const merged = splitObject(base)
-    for (const [key, raw] of own) merged.set(key, raw)
-    return joinObject(merged)
-  }
-  const whole = wholeValue(base)
-  const added = joinObject(own)
-  if (kind !== 'array') return `[${whole}, ${added}]`
-  const isEmpty = skipSpace(whole, 1) === whole.length - 1
-  return isEmpty ? `[${added}]` : `${whole.slice(0, -1)}, ${added}]`
 }
 
 /**
@@ -138,77 +157,6 @@ export function splitArray(text: string, maxElements = Number.POSITIVE_INFINITY)
   }
 }
 
-/**
- * Checks that a text from outside is JSON from end to end (RFC 8259) and not nested deeper than `maxDepth`,
- * without making values of it: a hostile text of some megabytes would become hundreds of them.
- * @throws {MalformedJsonError}
- */
-export function checkJson(text: string, maxDepth: number): void {
-  const closers: number[] = []
-  let at = skipSpace(text, 0)
-  for (;;) {
-    // A value begins here.
-    const code = text.charCodeAt(at)
-    if (code === openBrace || code === openBracket) {
-      if (closers.length === maxDepth) throw new MalformedJsonError(`nested deeper than ${maxDepth}`, at)
-      const closer = code === openBrace ? closeBrace : closeBracket
-      at = skipSpace(text, at + 1)
-      if (text.charCodeAt(at) !== closer) {
-        closers.push(closer)
-        if (closer === closeBrace) at = memberValue(text, at)
-        continue
-      }
-      at++
-    } else if (code === quote) at = checkedStringEnd(text, at)
-    else at = valueEnd(text, at)
-    // It has ended; what surrounds it goes on, or ends too.
-    for (;;) {
-      at = skipSpace(text, at)
-      const closer = closers.at(-1)
-      if (closer === undefined) {
-        expectEnd(text, at)
-        return
-      }
-      const next = text.charCodeAt(at)
-      if (next === comma) {
-        at = skipSpace(text, at + 1)
-        if (closer === closeBrace) at = memberValue(text, at)
-        break
-      }
-      if (next !== closer) throw new MalformedJsonError('"," or the closing bracket was expected', at)
-      closers.pop()
-      at++
-    }
-  }
-}
-
-/** From a key to where its value begins. */
-function memberValue(text: string, start: number): number {
-  if (text.charCodeAt(start) !== quote) throw new MalformedJsonError('a key was expected', start)
-  const at = skipSpace(text, checkedStringEnd(text, start))
-  if (text.charCodeAt(at) !== colon) throw new MalformedJsonError('":" was expected', at)
-  return skipSpace(text, at + 1)
-}
-
-const simpleEscapes = new Set([...'"\\/bfnrt'].map(c => c.charCodeAt(0)))
-
-/** As `stringEnd`, of a string whose every character and escape is allowed. */
-function checkedStringEnd(text: string, start: number): number {
-  for (let at = start + 1; at < text.length; at++) {
-    const code = text.charCodeAt(at)
-    if (code === quote) return at + 1
-    if (code < 0x20) throw new MalformedJsonError('a string holds a control character', at)
-    if (code !== backslash) continue
-    at++
-    if (simpleEscapes.has(text.charCodeAt(at))) continue
-    if (text[at] !== 'u' || !/^[0-9a-fA-F]{4}$/.test(text.slice(at + 1, at + 5))) {
-      throw new MalformedJsonError('an escape that JSON does not have', at)
-    }
-    at += 4
-  }
-  throw new MalformedJsonError('a string has no end', start)
-}
-
 const uuidLiteral = /^"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"$/i
 
 /**
@@ -221,20 +169,20 @@ export function uuidOf(raw: string | undefined): string | null {
 }
 
 /** The one value of a text, without the space around it. */
-function wholeValue(text: string): string {
+export function wholeValue(text: string): string {
   const start = skipSpace(text, 0)
   const end = valueEnd(text, start)
   expectEnd(text, end)
   return text.slice(start, end)
 }
 
-function expectEnd(text: string, from: number): void {
+export function expectEnd(text: string, from: number): void {
   const rest = skipSpace(text, from)
   if (rest < text.length) throw new MalformedJsonError('the text goes on after its value', rest)
 }
 
 /** JSON knows four kinds of space; String.trim would take away more. */
-function skipSpace(text: string, from: number): number {
+export function skipSpace(text: string, from: number): number {
   let at = from
   for (;;) {
     const code = text.charCodeAt(at)
@@ -244,7 +192,7 @@ function skipSpace(text: string, from: number): number {
 }
 
 /** Just past the value that begins at `start`. What may follow it is the caller's to say. */
-function valueEnd(text: string, start: number): number {
+export function valueEnd(text: string, start: number): number {
   const first = text.charCodeAt(start)
   if (first === quote) return stringEnd(text, start)
   if (first === openBrace || first === openBracket) return containerEnd(text, start)
@@ -308,8 +256,13 @@ function digitsEnd(text: string, start: number): number {
   return at
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: a raw one makes a key invalid, which the parser says
+const needsParser = /[\\\u0000-\u001f]/
+
 /** Only ever a key: its escapes must be read to compare it, and it holds no number to lose. */
 function decodeKey(literal: string, offset: number): string {
+  // Most keys are plain, and a parser costs more than all the rest of the walk.
+  if (!needsParser.test(literal)) return literal.slice(1, -1)
   try {
     return JSON.parse(literal)
   } catch {

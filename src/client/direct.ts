@@ -5,6 +5,7 @@ import type pg from 'pg'
 import { streamPayload } from '../artifacts/fetch.ts'
 import { fetchCurrent } from '../artifacts/fetch-current.ts'
 import { hydrateMany } from '../artifacts/hydrate.ts'
+import { batchLimits, widestLimits } from '../artifacts/hydrate-limits.ts'
 import { requireKind } from '../artifacts/kinds.ts'
 import type { Artifact } from '../artifacts/lookup.ts'
 import { createVerifiedObjects, streamRange, type VerifiedObjects } from '../artifacts/range.ts'
@@ -40,6 +41,9 @@ export interface DirectClientOptions {
 
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
+/** Payloads of several rows that are hydrated together. */
+const batchBytes = 64 * 1024 * 1024
+
 /** @throws {TypeError} an option can't be used */
 export function createDirectClient(options: DirectClientOptions): LighterClient {
   const { pool, store } = options
@@ -51,7 +55,11 @@ export function createDirectClient(options: DirectClientOptions): LighterClient 
 
   const hydrateTexts = async (texts: string[], field: string, signal: AbortSignal | undefined) => {
     const inputs = texts.map(metadata => ({ tenantId, metadata, field }))
-    const results = await run(signal, () => hydrateMany({ db, store }, inputs))
+    // A row by itself may be as long as a text can be; several are asked for again in parts.
+    const limits = inputs.length > 1 ? batchLimits(batchBytes) : widestLimits
+    const results = await run(signal, () =>
+      hydrateMany({ db, store, limits, ...(signal && { signal }) }, inputs),
+    )
     return results.map(result => result.error ?? result.metadata ?? 'null')
   }
 

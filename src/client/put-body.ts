@@ -1,5 +1,6 @@
 // What is to be stored, in one of three shapes.
-import { checkJson, MalformedJsonError } from '../artifacts/raw-json.ts'
+import { checkJson } from '../artifacts/json-check.ts'
+import { MalformedJsonError } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { NewArtifact } from './client.ts'
 

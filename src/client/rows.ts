@@ -1,6 +1,7 @@
 // Rows as an application has them, hydrated: which have pointers, in what batches they are asked for, and how what
 // comes back gets into them. How it is asked for is the transport's.
-import { checkJson, MalformedJsonError, splitObject, uuidOf } from '../artifacts/raw-json.ts'
+import { checkJson } from '../artifacts/json-check.ts'
+import { MalformedJsonError, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { HydrateFailure, HydrateManyOptions, HydrateOptions } from './client.ts'
 import { HydrateError } from './errors.ts'

@@ -4,6 +4,7 @@ import type { ApiContext } from '../api/context.ts'
 import { ApiError, notFound } from '../api/errors.ts'
 import { fetchPayloads } from '../artifacts/fetch.ts'
 import { hydrate } from '../artifacts/hydrate.ts'
+import { requestLimits } from '../artifacts/hydrate-limits.ts'
 import type { Artifact } from '../artifacts/lookup.ts'
 import { streamRange, type VerifiedObjects } from '../artifacts/range.ts'
 import { findArtifact } from '../artifacts/record.ts'
@@ -67,13 +68,9 @@ export async function showRow(context: ApiContext, source: Source, rowId: string
     {
       db: tenantDatabase(context.pool, asTenantId(row.tenantId)),
       store: context.store,
-      fetch: {
-        concurrency: fetchConcurrency,
-        maxPayloadBytes: hydrateLimitBytes,
-        budget: { bytes: hydrateLimitBytes },
-      },
-      output: { characters: hydrateLimitBytes },
-      maxDepth: 200,
+      concurrency: fetchConcurrency,
+      limits: requestLimits(hydrateLimitBytes),
+      pause: () => context.pause(row.tenantId),
     },
     row,
   )

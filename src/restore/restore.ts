@@ -2,8 +2,8 @@
 // release sweep takes care of it. Rows without pointers are done, so a restore that was stopped goes on by itself.
 import { setTimeout } from 'node:timers/promises'
 import type pg from 'pg'
-import type { FetchOptions } from '../artifacts/fetch.ts'
 import { hydrateMany } from '../artifacts/hydrate.ts'
+import { batchLimits, widestLimits } from '../artifacts/hydrate-limits.ts'
 import type { OffloadConfig } from '../config.ts'
 import { isDatabaseOutage, isTransactionConflict, LighterError, messageOf, RowError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
@@ -265,17 +265,13 @@ async function hydrateRows(run: Run, rowIds: string[]): Promise<{ ready: Restore
   const alone = rowIds.length === 1
   for (let attempt = 1; ; attempt++) {
     const rows = await readStored(context.pool, source, rowIds)
-    const fetch: FetchOptions = {
-      concurrency: context.config.uploadConcurrency,
-      maxPayloadBytes: context.config.maxPayloadBytes,
-      // Estimates may be wrong: by what a row that has changed since points to, or artifacts of unknown length.
-      ...(!alone && { budget: { bytes: 2 * context.config.batchBytes } }),
-    }
+    // Estimates may be wrong: by what a row that has changed since points to, or artifacts of unknown length.
+    const limits = alone ? widestLimits : batchLimits(2 * context.config.batchBytes)
     const withTenant = rows.flatMap(row =>
       row.tenantId === null ? [] : [{ ...row, tenantId: row.tenantId }],
     )
     const results = await hydrateMany(
-      { db: context.pool, store: context.store, fetch },
+      { db: context.pool, store: context.store, concurrency: context.config.uploadConcurrency, limits },
       withTenant.map(row => ({
         tenantId: asTenantId(row.tenantId),
         metadata: row.metadata,

@@ -1,15 +1,26 @@
 import assert from 'node:assert/strict'
 import { describe, expect, test } from 'vitest'
+import { checkJson } from '../../src/artifacts/json-check.ts'
+import { mergeSteps } from '../../src/artifacts/layers.ts'
 import {
-  checkJson,
   joinObject,
   MalformedJsonError,
-  overlay,
   rawKind,
   splitArray,
   splitObject,
   uuidOf,
 } from '../../src/artifacts/raw-json.ts'
+import { atOnce } from '../../src/artifacts/steps.ts'
+
+/** As hydrating lays a row's own members over its payload. */
+function overlay(base: string, own: Map<string, string>): string {
+  const layers = [joinObject(own), base].map(text => ({
+    opened: { text, metadataRef: null, fieldRef: null, hasField: false },
+    field: null,
+    dropped: new Set<string>(),
+  }))
+  return atOnce(mergeSteps(layers, null, 1000))
+}
 
 type Json = null | boolean | number | string | Json[] | { [key: string]: Json }
 

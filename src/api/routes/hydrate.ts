@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import { hydrateMany } from '../../artifacts/hydrate.ts'
+import { requestLimits } from '../../artifacts/hydrate-limits.ts'
 import { rawKind, splitArray } from '../../artifacts/raw-json.ts'
 import { tenantDatabase } from '../../db/tenant.ts'
 import { ArtifactError } from '../../errors.ts'
@@ -13,8 +14,6 @@ import { RawJson } from '../json-body.ts'
 import { commonErrors, errorSchema, tenantId } from '../schemas.ts'
 
 const maxItems = 200
-/** A chain costs a round trip for each of its links. */
-const maxDepth = 200
 
 export function hydrateRoutes(app: FastifyInstance, context: ApiContext): void {
   const { config } = context
@@ -69,13 +68,9 @@ export function hydrateRoutes(app: FastifyInstance, context: ApiContext): void {
         {
           db: tenantDatabase(context.pool, request.tenantId),
           store: context.store,
-          fetch: {
-            concurrency: context.config.fetchConcurrency,
-            maxPayloadBytes: config.hydrateLimitBytes,
-            budget: { bytes: config.hydrateLimitBytes },
-          },
-          output: { characters: config.hydrateLimitBytes },
-          maxDepth,
+          concurrency: config.fetchConcurrency,
+          limits: requestLimits(config.hydrateLimitBytes),
+          pause: () => context.pause(request.tenantId),
           signal: goneSignal(reply),
         },
         texts.map(text => ({
