@@ -1,3 +1,5 @@
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
@@ -10,6 +12,8 @@ export default defineConfig({
     // Each file has a database and a bucket prefix of its own; two files at once keep Postgres busy enough.
     pool: 'forks',
     maxWorkers: 2,
+    // Halves the start of each command and daemon that tests run.
+    env: { NODE_COMPILE_CACHE: path.join(tmpdir(), 'pg-lighter-compile-cache') },
     testTimeout: 60_000,
     hookTimeout: 120_000,
   },

@@ -9,7 +9,7 @@ import { keepLog } from './logs.ts'
 const ownRoot = path.join(import.meta.dirname, '..', '..')
 
 export interface CliOptions {
-  /** The whole environment, but for PATH, HOME and TMPDIR. */
+  /** The whole environment, but for PATH, HOME, TMPDIR and Node's compile cache. */
   env?: Record<string, string>
   cwd?: string
   /** Of the program; by default this one. */
@@ -38,12 +38,12 @@ export interface RunningCli {
 
 /** Started, and killed when the test ends before it. */
 export function startCli(args: string[], options: CliOptions = {}): RunningCli {
-  const { PATH = '', HOME = '', TMPDIR = '' } = process.env
+  const { PATH = '', HOME = '', TMPDIR = '', NODE_COMPILE_CACHE = '' } = process.env
   const child: ChildProcess = spawn(
     process.execPath,
     [path.join(options.root ?? ownRoot, 'src', 'cli', 'main.ts'), ...args],
     {
-      env: { PATH, HOME, ...(TMPDIR === '' ? {} : { TMPDIR }), ...options.env },
+      env: { PATH, HOME, NODE_COMPILE_CACHE, ...(TMPDIR === '' ? {} : { TMPDIR }), ...options.env },
       cwd: options.cwd,
       stdio: ['ignore', 'pipe', 'pipe'],
     },
