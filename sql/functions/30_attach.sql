@@ -4,9 +4,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if lighter.envelope_value_limit(source) < 40 then
-    raise exception 'threshold of % bytes leaves no room for % envelope keys', lighter.effective_threshold(source),
-      cardinality(source.envelope_keys)
-      using errcode = 'invalid_parameter_value', hint = 'Raise threshold_bytes or pass fewer envelope_keys.';
+    perform lighter.raise_obstacles(source.relation, source.json_column, array[lighter.envelope_obstacle(source)]);
   end if;
 end
 $$;
@@ -42,50 +40,81 @@ comment on function lighter.column_type(regclass, name) is
   'Type of a column; null when there is none of that name.';
 revoke all on function lighter.column_type(regclass, name) from public;
 
--- What attach would write, found from its arguments and the catalogue; raises when something is amiss.
+-- What was said, over what the source has already, over what is the default. Null means "not said", everywhere.
+create or replace function lighter.attach_options(existing lighter.sources, said jsonb) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+return jsonb_build_object(
+    'phase1_field', 'tool_interactions',
+    'phase1_kind', 'assistant_message_tool_interactions',
+    'phase2_kind', 'assistant_message_metadata',
+    'envelope_keys', array['tenant_id', 'model', 'iterations', 'reason', 'usage', 'lead_id', 'contact_id',
+      'account_id', 'opportunity_id', 'activity_id', 'project_id', 'site_id'],
+    'skip_triggers', true,
+    'allow_dependents', false)
+  || case when existing.id is null then '{}' else
+       -- A field or entity that the source does not have was decided too.
+       jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
+  || case when said ? 'tenant_column' and not said ? 'parent_column' then '{"parent_column": ""}' else '{}'::jsonb end
+  || jsonb_strip_nulls(said);
+comment on function lighter.attach_options(lighter.sources, jsonb) is
+  'The options of attach that hold: what was said, else what the source has, else the default.';
+revoke all on function lighter.attach_options(lighter.sources, jsonb) from public;
+
+-- What attach would write, found from its arguments and the catalogue, and all that stands in the way of it. One
+-- obstacle does not keep the next from being found: whoever attaches mends them all at once.
 create or replace function lighter.describe_source(
   target regclass,
   json_column name,
-  tenant_column name,
-  parent_column name,
-  entity_type text,
-  entity_column name,
-  phase1_field text,
-  phase1_kind text,
-  phase2_kind text,
-  envelope_keys text[],
-  threshold_bytes integer,
-  skip_triggers boolean
-) returns lighter.sources
+  said jsonb,
+  out source lighter.sources,
+  out existing lighter.sources,
+  out obstacles lighter.obstacle[]
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   s lighter.sources;
+  options jsonb;
   relation record;
   schema_owner name;
   keys name[];
   parents record;
+  parent_column name;
+  column_type text;
+  tenant_table regclass;
 begin
   if target is null or json_column is null then
     raise exception 'table and column must be given' using errcode = 'null_value_not_allowed';
   end if;
   select relkind, relpersistence, relnamespace, relowner into relation from pg_class where oid = target;
+  -- Of what is no table of the application's nothing else can be said.
   if relation.relkind is null or relation.relkind not in ('r', 'p') then
-    raise exception '% is not a table', target
-      using errcode = 'wrong_object_type', hint = 'Attach the table that the view or other relation reads from.';
+    obstacles := array[lighter.new_obstacle('wrong_object_type', format('%s is not a table', target),
+      'Attach the table that the view or other relation reads from.')];
+    return;
   end if;
   if relation.relpersistence = 't' then
-    raise exception '% is a temporary table, which no other session sees', target using errcode = 'wrong_object_type';
+    obstacles := array[lighter.new_obstacle('wrong_object_type', format('%s is a temporary table, which no other session sees', target))];
+    return;
   end if;
   if relation.relnamespace in ('lighter'::regnamespace, 'pg_catalog'::regnamespace) then
-    raise exception '% belongs to pg-lighter itself, or to Postgres', target using errcode = 'wrong_object_type';
+    obstacles := array[lighter.new_obstacle('wrong_object_type', format('%s belongs to pg-lighter itself, or to Postgres', target))];
+    return;
   end if;
+  obstacles := '{}';
+  select * into existing from lighter.sources e where e.relation = target and e.json_column = describe_source.json_column;
+  options := lighter.attach_options(existing, said);
+  s.relation := target;
+  s.json_column := json_column;
+
   -- set_threshold rebuilds the trigger with the rights of our owner.
   schema_owner := (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter');
   if not has_table_privilege(schema_owner, target, 'trigger') then
-    raise exception '"%", the owner of schema lighter, may not create a trigger on %', schema_owner, target
-      using errcode = 'insufficient_privilege', hint = format('grant trigger on %s to %I;', target, schema_owner);
+    obstacles := obstacles || lighter.new_obstacle('insufficient_privilege',
+      format('"%s", the owner of schema lighter, may not create a trigger on %s', schema_owner, target),
+      format('grant trigger on %s to %I;', target, schema_owner));
   end if;
 
   -- Not from pg_index: that lists the columns of INCLUDE too.
@@ -94,34 +123,35 @@ begin
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
    where c.conrelid = target and c.contype = 'p';
   if keys is null then
-    raise exception '% has no primary key', target
-      using errcode = 'invalid_table_definition', hint = 'Add a primary key of one uuid, bigint or integer column.';
+    obstacles := obstacles || lighter.new_obstacle('invalid_table_definition', format('%s has no primary key', target),
+      'Add a primary key of one uuid, bigint or integer column.');
   elsif cardinality(keys) > 1 then
-    raise exception 'the primary key of % has % columns, one is needed', target, cardinality(keys)
-      using errcode = 'feature_not_supported';
-  end if;
-  s.relation := target;
-  s.key_column := keys[1];
-  s.key_type := lighter.column_type(target, s.key_column);
-  if s.key_type not in ('uuid', 'bigint', 'integer') then
-    raise exception 'the primary key %.% is of type %, not uuid, bigint or integer', target, s.key_column, s.key_type
-      using errcode = 'feature_not_supported';
+    obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
+      format('the primary key of %s has %s columns, one is needed', target, cardinality(keys)));
+  else
+    s.key_column := keys[1];
+    s.key_type := lighter.column_type(target, s.key_column);
+    if s.key_type not in ('uuid', 'bigint', 'integer') then
+      obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
+        format('the primary key %s.%s is of type %s, not uuid, bigint or integer', target, s.key_column, s.key_type));
+    end if;
   end if;
 
-  s.json_column := json_column;
-  if lighter.column_type(target, json_column) is null then
-    raise exception '% has no column "%"', target, json_column using errcode = 'undefined_column';
-  elsif lighter.column_type(target, json_column) <> 'jsonb' then
-    raise exception '%.% is of type %, not jsonb', target, json_column, lighter.column_type(target, json_column)
-      using errcode = 'datatype_mismatch',
-            hint = format('alter table %s alter column %I type jsonb using %I::jsonb;', target, json_column, json_column);
+  column_type := lighter.column_type(target, json_column);
+  if column_type is null then
+    obstacles := obstacles || lighter.new_obstacle('undefined_column', format('%s has no column "%s"', target, json_column));
+  elsif column_type <> 'jsonb' then
+    obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
+      format('%s.%s is of type %s, not jsonb', target, json_column, column_type),
+      format('alter table %s alter column %I type jsonb using %I::jsonb;', target, json_column, json_column));
   elsif (select attgenerated <> '' from pg_attribute a where a.attrelid = target and a.attname = json_column) then
-    raise exception '%.% is generated, so nothing can be taken off it', target, json_column
-      using errcode = 'wrong_object_type', hint = 'Attach the column that it is generated from.';
+    obstacles := obstacles || lighter.new_obstacle('wrong_object_type',
+      format('%s.%s is generated, so nothing can be taken off it', target, json_column), 'Attach the column that it is generated from.');
   end if;
 
   -- The tenant: a column of the table, else of the one parent that has it.
-  s.tenant_column := coalesce(tenant_column, 'tenant_id');
+  s.tenant_column := coalesce(options ->> 'tenant_column', 'tenant_id');
+  parent_column := nullif(options ->> 'parent_column', '');
   if parent_column is null and lighter.column_type(target, s.tenant_column) is null then
     select count(*) as found, min(fk.column_name::text)::name as column_name,
            string_agg(format('%s (over %s)', fk.parent, fk.column_name), ', ') as names
@@ -129,15 +159,16 @@ begin
       from lighter.foreign_keys(target) fk
      where lighter.column_type(fk.parent, s.tenant_column) is not null;
     if parents.found = 0 then
-      raise exception 'cannot tell the tenant of a row of %: neither it nor a table it refers to has a column "%"',
-        target, s.tenant_column
-        using errcode = 'undefined_column',
-              hint = 'Pass tenant_column => ..., or parent_column => the column that refers to the table with the tenant.';
+      obstacles := obstacles || lighter.new_obstacle('undefined_column',
+        format('cannot tell the tenant of a row of %s: neither it nor a table it refers to has a column "%s"', target, s.tenant_column),
+        'Pass tenant_column => ..., or parent_column => the column that refers to the table with the tenant.');
     elsif parents.found > 1 then
-      raise exception 'the tenant of a row of % can be found in several tables: %', target, parents.names
-        using errcode = 'ambiguous_column', hint = 'Pass parent_column => the column to follow.';
+      obstacles := obstacles || lighter.new_obstacle('ambiguous_column',
+        format('the tenant of a row of %s can be found in several tables: %s', target, parents.names),
+        'Pass parent_column => the column to follow.');
+    else
+      parent_column := parents.column_name;
     end if;
-    parent_column := parents.column_name;
   end if;
   if parent_column is not null then
     -- A column may refer to several tables: the one with the tenant is meant.
@@ -147,20 +178,26 @@ begin
      order by lighter.column_type(fk.parent, s.tenant_column) = 'uuid' desc nulls last
      limit 1;
     if s.parent_relation is null then
-      raise exception '%.% is not a foreign key of one column', target, parent_column
-        using errcode = 'undefined_object', hint = 'parent_column must refer to the table that has the tenant.';
+      obstacles := obstacles || lighter.new_obstacle('undefined_object',
+        format('%s.%s is not a foreign key of one column', target, parent_column),
+        'parent_column must refer to the table that has the tenant.');
+    else
+      s.parent_column := parent_column;
     end if;
-    s.parent_column := parent_column;
   end if;
-  if lighter.column_type(coalesce(s.parent_relation, target), s.tenant_column) is distinct from 'uuid' then
-    raise exception 'the tenant column %.% is %, not uuid', coalesce(s.parent_relation, target), s.tenant_column,
-      coalesce('of type ' || lighter.column_type(coalesce(s.parent_relation, target), s.tenant_column), 'missing')
-      using errcode = 'datatype_mismatch';
+  tenant_table := case when parent_column is null then target else s.parent_relation end;
+  column_type := lighter.column_type(tenant_table, s.tenant_column);
+  -- One that was not found is an obstacle already.
+  if column_type <> 'uuid' or column_type is null and s.parent_relation is not null then
+    obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
+      format('the tenant column %s.%s is %s, not uuid', tenant_table, s.tenant_column, coalesce('of type ' || column_type, 'missing')));
   end if;
 
   -- The entity: what was passed, else the parent, else the first table referred to by a uuid.
-  if entity_column is null and entity_type is null then
-    select fk.column_name, regexp_replace(c.relname, 's$', '') into entity_column, entity_type
+  s.entity_column := options ->> 'entity_column';
+  s.entity_type := options ->> 'entity_type';
+  if s.entity_column is null and s.entity_type is null then
+    select fk.column_name, regexp_replace(c.relname, 's$', '') into s.entity_column, s.entity_type
       from lighter.foreign_keys(target) fk
       join pg_class c on c.oid = fk.parent
      where fk.column_name <> s.tenant_column
@@ -168,45 +205,198 @@ begin
        and lighter.column_type(target, fk.column_name) = 'uuid'
      limit 1;
   end if;
-  if entity_column is not null and lighter.column_type(target, entity_column) is distinct from 'uuid' then
-    raise exception 'the entity column %.% is %, not uuid', target, entity_column,
-      coalesce('of type ' || lighter.column_type(target, entity_column), 'missing') using errcode = 'datatype_mismatch';
+  s.entity_column := nullif(s.entity_column, '');
+  s.entity_type := nullif(s.entity_type, '');
+  column_type := lighter.column_type(target, s.entity_column);
+  if s.entity_column is not null and column_type is distinct from 'uuid' then
+    obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
+      format('the entity column %s.%s is %s, not uuid', target, s.entity_column, coalesce('of type ' || column_type, 'missing')));
   end if;
-  s.entity_column := entity_column;
-  s.entity_type := entity_type;
 
-  if (phase1_kind ~ '^[a-z][a-z0-9_]{0,62}$' and phase2_kind ~ '^[a-z][a-z0-9_]{0,62}$') is not true then
-    raise exception 'a kind is snake_case, at most 63 characters: %, %', phase1_kind, phase2_kind
-      using errcode = 'invalid_parameter_value';
+  s.phase1_kind := options ->> 'phase1_kind';
+  s.phase2_kind := options ->> 'phase2_kind';
+  if not (s.phase1_kind ~ '^[a-z][a-z0-9_]{0,62}$' and s.phase2_kind ~ '^[a-z][a-z0-9_]{0,62}$') then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('a kind is snake_case, at most 63 characters: %s, %s', s.phase1_kind, s.phase2_kind));
   end if;
+  s.phase1_field := nullif(options ->> 'phase1_field', '');
   -- "artifact_metadata" because its pointer would be artifact_metadata_ref.
-  if phase1_field = any (array['', 'artifact_metadata', 'artifact_metadata_ref', 'artifact_metadata_kind'])
-     or octet_length(phase1_field) > 200 then
-    raise exception 'phase1_field "%" is reserved, empty or too long', phase1_field using errcode = 'invalid_parameter_value';
+  if s.phase1_field = any (array['artifact_metadata', 'artifact_metadata_ref', 'artifact_metadata_kind'])
+     or octet_length(s.phase1_field) > 200 then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('phase1_field "%s" is reserved, or too long', s.phase1_field));
   end if;
-  s.phase1_field := phase1_field;
-  s.phase1_kind := phase1_kind;
-  s.phase2_kind := phase2_kind;
   s.envelope_keys := array(
-    select distinct k from unnest(envelope_keys) k
+    select distinct k from jsonb_array_elements_text(options -> 'envelope_keys') k
      where k is not null
        and k not in ('artifact_metadata_ref', 'artifact_metadata_kind')
-       and k is distinct from phase1_field
-       and k is distinct from phase1_field || '_ref' and k is distinct from phase1_field || '_count'
+       and k is distinct from s.phase1_field
+       and k is distinct from s.phase1_field || '_ref' and k is distinct from s.phase1_field || '_count'
      order by k);
-  if threshold_bytes not between 1024 and 1000000000 then
-    raise exception 'threshold_bytes must be between 1024 and 1000000000, got %', threshold_bytes
-      using errcode = 'invalid_parameter_value';
+  -- 0: what the settings say.
+  s.threshold_bytes := nullif((options ->> 'threshold_bytes')::integer, 0);
+  s.skip_triggers := (options ->> 'skip_triggers')::boolean;
+  s.allow_dependents := (options ->> 'allow_dependents')::boolean;
+  if s.threshold_bytes not between 1024 and 1000000000 then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('threshold_bytes must be between 1024 and 1000000000, got %s', s.threshold_bytes));
+  elsif lighter.envelope_value_limit(s) < 40 then
+    obstacles := obstacles || lighter.envelope_obstacle(s);
   end if;
-  s.threshold_bytes := threshold_bytes;
-  s.skip_triggers := coalesce(skip_triggers, true);
-  perform lighter.check_envelope(s);
-  return s;
+  source := s;
+  obstacles := obstacles || array(select o from lighter.source_obstacles(s) o)
+    || array(select o from lighter.change_obstacles(existing, s) o);
 end
 $$;
-comment on function lighter.describe_source(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean) is
-  'What lighter.attach is to record for its arguments: what was not said is detected, what can not be is an error.';
-revoke all on function lighter.describe_source(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean) from public;
+comment on function lighter.describe_source(regclass, name, jsonb) is
+  'What lighter.attach is to record for its arguments, and all that stands in its way: what was not said is detected, what can not be is an obstacle.';
+revoke all on function lighter.describe_source(regclass, name, jsonb) from public;
+
+-- What may not be changed as long as rows are offloaded: what they are read by.
+create or replace function lighter.change_obstacles(existing lighter.sources, wanted lighter.sources)
+returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with former as (
+    select existing.id as id where existing.id is not null
+    union all
+    select f.id from lighter.former_sources f where f.relation = wanted.relation and f.json_column = wanted.json_column
+  ),
+  taken as (
+    select exists (select from former join public.artifact_refs a on a.source_id = former.id and a.purged_at is null) as anything,
+           (select a.field from former join public.artifact_refs a on a.source_id = former.id and a.purged_at is null
+             where a.field <> wanted.phase1_field or a.field is not null and wanted.phase1_field is null
+             limit 1) as other_field
+  ),
+  remedy as (
+    select format('Restore its rows first: lighter restore --all --table %s, then lighter sweep release until nothing is left; or keep what it has.', wanted.relation) as hint
+  )
+  select lighter.new_obstacle('object_in_use',
+           format('rows of %s are offloaded under the field "%s": with phase1_field %s they could not be read',
+             wanted.relation, other_field, coalesce('"' || wanted.phase1_field || '"', 'none')), hint)
+    from taken cross join remedy where other_field is not null
+  union all
+  select lighter.new_obstacle('object_in_use',
+           format('rows of %s are offloaded for the tenant in %s.%s: by %s.%s they could belong to another', wanted.relation,
+             coalesce(existing.parent_relation, existing.relation), existing.tenant_column,
+             coalesce(wanted.parent_relation, wanted.relation), wanted.tenant_column), hint)
+    from taken cross join remedy
+   where anything and existing.id is not null and wanted.tenant_column is not null
+     and (existing.tenant_column, existing.parent_relation, existing.parent_column, existing.parent_key_column)
+         is distinct from (wanted.tenant_column, wanted.parent_relation, wanted.parent_column, wanted.parent_key_column)
+  union all
+  select lighter.new_obstacle('object_in_use',
+           format('rows of %s are offloaded under the key %s (%s): under %s (%s) they would not be found', wanted.relation,
+             existing.key_column, existing.key_type, wanted.key_column, wanted.key_type), hint)
+    from taken cross join remedy
+   -- A key of another name with the values that it had is the same key.
+   where anything and existing.id is not null and (existing.key_type = 'uuid') <> (wanted.key_type = 'uuid');
+end;
+comment on function lighter.change_obstacles(lighter.sources, lighter.sources) is
+  'Changes of an attached column that its offloaded rows do not allow.';
+revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources) from public;
+
+create or replace function lighter.attach_said(
+  tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
+  phase2_kind text, envelope_keys text[], threshold_bytes integer, skip_triggers boolean, allow_dependents boolean
+) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'parent_column', parent_column,
+  'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
+  'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes,
+  'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents));
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean) is
+  'The options of attach that were said.';
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean) from public;
+
+-- What attach answers about a description, a line each: decided, changed, warning, obstacle.
+create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
+returns table (what text, name text, found text, hint text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with options as (
+    select w.key, w.value, e.value as was, place
+      from unnest(array['key_column', 'key_type', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
+             'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
+             'skip_triggers', 'allow_dependents']) with ordinality n(name, place)
+      join jsonb_each_text(to_jsonb(wanted)) w on w.key = n.name
+      join jsonb_each_text(to_jsonb(existing)) e on e.key = n.name
+     where wanted.relation is not null
+  ),
+  lines as (
+    select 1 as part, place, 'decided' as what, key as name, coalesce(value, 'none') as found, null as hint from options
+    union all
+    select 2, place, 'changed', key, format('%s instead of %s', coalesce(value, 'none'), coalesce(was, 'none')), null
+      from options where existing.id is not null and value is distinct from was
+    union all
+    select case when o.is_fatal then 4 else 3 end, o.place, case when o.is_fatal then 'obstacle' else 'warning' end, null, o.problem, o.hint
+      from unnest(obstacles) with ordinality o(code, problem, hint, is_fatal, place)
+  )
+  select l.what, l.name, l.found, l.hint from lines l order by l.part, l.place;
+end;
+comment on function lighter.attach_report(lighter.sources, lighter.sources, lighter.obstacle[]) is
+  'What lighter.check_attach answers, from what was found.';
+revoke all on function lighter.attach_report(lighter.sources, lighter.sources, lighter.obstacle[]) from public;
+
+create or replace function lighter.check_attach(
+  target regclass,
+  json_column name default 'metadata',
+  tenant_column name default null,
+  parent_column name default null,
+  entity_type text default null,
+  entity_column name default null,
+  phase1_field text default null,
+  phase1_kind text default null,
+  phase2_kind text default null,
+  envelope_keys text[] default null,
+  threshold_bytes integer default null,
+  skip_triggers boolean default null,
+  allow_dependents boolean default null
+) returns table (what text, name text, found text, hint text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select r.*
+    from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
+           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents)) d
+   cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
+end;
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean) is
+  'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean) from public;
+
+-- Raises all of them as one error; with none that is fatal, only warns.
+create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  each lighter.obstacle;
+  fatal lighter.obstacle[];
+begin
+  foreach each in array obstacles loop
+    if each.is_fatal then
+      fatal := fatal || each;
+    else
+      raise warning '%', each.problem using hint = coalesce(each.hint, '');
+    end if;
+  end loop;
+  if cardinality(fatal) = 1 then
+    raise exception '%', fatal[1].problem using errcode = fatal[1].code, hint = coalesce(fatal[1].hint, '');
+  elsif cardinality(fatal) > 1 then
+    raise exception '%.% cannot be attached, for % reasons:%', target, json_column, cardinality(fatal),
+        (select string_agg(format(E'\n%s. %s%s', place, problem, E'\n   ' || hint), '' order by place)
+           from unnest(fatal) with ordinality f(code, problem, hint, is_fatal, place))
+      using errcode = fatal[1].code, hint = 'Mend all of them, then attach again. lighter.check_attach(...) names what is left.';
+  end if;
+end
+$$;
+comment on function lighter.raise_obstacles(regclass, name, lighter.obstacle[]) is
+  'Raises all obstacles that are fatal as one error; warns of the others.';
+revoke all on function lighter.raise_obstacles(regclass, name, lighter.obstacle[]) from public;
 
 create or replace function lighter.attach(
   target regclass,
@@ -215,13 +405,13 @@ create or replace function lighter.attach(
   parent_column name default null,
   entity_type text default null,
   entity_column name default null,
-  phase1_field text default 'tool_interactions',
-  phase1_kind text default 'assistant_message_tool_interactions',
-  phase2_kind text default 'assistant_message_metadata',
-  envelope_keys text[] default array['tenant_id', 'model', 'iterations', 'reason', 'usage', 'lead_id', 'contact_id',
-    'account_id', 'opportunity_id', 'activity_id', 'project_id', 'site_id'],
+  phase1_field text default null,
+  phase1_kind text default null,
+  phase2_kind text default null,
+  envelope_keys text[] default null,
   threshold_bytes integer default null,
-  skip_triggers boolean default true,
+  skip_triggers boolean default null,
+  allow_dependents boolean default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -229,47 +419,56 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'  -- whatever is set inside ends with the function
 as $$
 declare
+  described record;
   wanted lighter.sources;
-  existing lighter.sources;
-  different text;
+  source_id integer;
 begin
-  wanted := lighter.describe_source(target, json_column, tenant_column, parent_column, entity_type, entity_column,
-    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers);
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
+  described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
+    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents));
+  perform lighter.raise_obstacles(target, json_column, described.obstacles);
+  wanted := described.source;
+  source_id := (described.existing).id;
 
-  select * into existing from lighter.sources s where s.relation = target and s.json_column = wanted.json_column;
-  if existing.id is not null then
-    select string_agg(w.key, ', ') into different
-      from jsonb_each(to_jsonb(wanted)) w
-      join jsonb_each(to_jsonb(existing)) e using (key)
-     where w.key not in ('id', 'paused', 'attached_at') and w.value <> e.value;
-    if different is not null then
-      raise exception '%.% is already attached with another %', target, wanted.json_column, different
-        using errcode = 'duplicate_object', hint = format('select lighter.detach(%L, %L); first.', target, wanted.json_column);
-    end if;
-    wanted := existing;
-    raise notice '%.% is already attached (source %)', target, wanted.json_column, wanted.id;
-  else
+  if source_id is null then
     insert into lighter.sources (relation, json_column, key_column, key_type, tenant_column, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
-        envelope_keys, threshold_bytes, skip_triggers)
+        envelope_keys, threshold_bytes, skip_triggers, allow_dependents)
       select wanted.relation, wanted.json_column, wanted.key_column, wanted.key_type, wanted.tenant_column,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
-        wanted.threshold_bytes, wanted.skip_triggers
-      returning * into wanted;
+        wanted.threshold_bytes, wanted.skip_triggers, wanted.allow_dependents
+      returning id into source_id;
+    raise notice '%.% is attached (source %): %', target, wanted.json_column, source_id,
+      (select string_agg(format('%s %s', r.name, r.found), ', ')
+         from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'decided' and r.found <> 'none');
+  else
+    raise notice '%.% is already attached (source %); %', target, wanted.json_column, source_id,
+      coalesce((select 'changed: ' || string_agg(format('%s %s', r.name, r.found), ', ')
+                  from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed'), 'its settings stay');
+    -- Not touched when nothing changes: plans that are under way would be void.
+    update lighter.sources s
+       set key_column = wanted.key_column, key_type = wanted.key_type, tenant_column = wanted.tenant_column,
+           parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
+           parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
+           phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
+           envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
+           skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents
+     where s.id = source_id
+       and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
+  select * into wanted from lighter.sources s where s.id = source_id;
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
   perform lighter.build_trigger(wanted);
   perform lighter.grant_source(wanted);
-  return wanted.id;
+  return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Attaching again with the same settings mends trigger and grants, with others is an error. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, integer) from public;
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, integer) is
+  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void

@@ -1,3 +1,11 @@
+create type lighter.obstacle as (
+  code text,
+  problem text,
+  hint text,
+  is_fatal boolean
+);
+comment on type lighter.obstacle is 'Something that stands in the way of watching a column; not fatal: a warning. code: SQLSTATE of the error that attach raises.';
+
 create table lighter.sources (
   id integer generated always as identity primary key,
   relation regclass not null,
@@ -16,6 +24,7 @@ create table lighter.sources (
   envelope_keys text[] not null,
   threshold_bytes integer check (threshold_bytes between 1024 and 1000000000),
   skip_triggers boolean not null,
+  allow_dependents boolean not null default false,
   paused boolean not null default false,
   attached_at timestamptz not null default now(),
   unique (relation, json_column)
@@ -30,6 +39,7 @@ comment on column lighter.sources.phase1_field is 'Field that is offloaded whate
 comment on column lighter.sources.envelope_keys is 'Keys that stay in the row after phase 2, when their values are small.';
 comment on column lighter.sources.threshold_bytes is 'Phase 2 threshold of this source; null: lighter.settings.threshold_bytes.';
 comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
+comment on column lighter.sources.allow_dependents is 'The owner accepts that indexes, constraints and policies read inside the column and see only what stays in the row.';
 comment on column lighter.sources.paused is 'Jobs are kept but not claimed.';
 
 -- Not tenant data: it names rows only. Its key leads with the source, since the trigger must not look a tenant up.

@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import type pg from 'pg'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { withAdminClient } from './admin-client.ts'
 import { wholeNumber } from './options.ts'
@@ -15,8 +16,18 @@ interface AttachOptions {
   kind?: string
   envelopeKeys?: string
   threshold?: number
-  skipTriggers: boolean
+  skipTriggers?: boolean
+  allowDependents?: boolean
+  dryRun?: boolean
   json?: boolean
+}
+
+/** A line of lighter.check_attach. */
+interface ReportLine {
+  what: 'decided' | 'changed' | 'warning' | 'obstacle'
+  name: string | null
+  found: string
+  hint: string | null
 }
 
 export function addAttach(program: Command): void {
@@ -31,47 +42,108 @@ export function addAttach(program: Command): void {
     )
     .option('--parent-column <name>', 'column that refers to the table with the tenant')
     .option('--entity-type <name>', 'what artifacts belong to, such as conversation')
-    .option('--entity-column <name>', 'uuid column with its id')
+    .option('--entity-column <name>', 'uuid column with its id; empty: none')
     .option(
       '--field <name>',
       'field that is offloaded whatever its size; empty: none (default: tool_interactions)',
     )
     .option('--field-kind <kind>', 'kind of its artifacts')
     .option('--kind <kind>', 'kind of artifacts that hold the whole metadata')
-    .option('--envelope-keys <a,b,c>', 'keys that stay in the row')
-    .option('--threshold <bytes>', 'phase 2 threshold of this table', wholeNumber)
+    .option('--envelope-keys <a,b,c>', 'keys that stay in the row; empty: none')
+    .option('--threshold <bytes>', 'phase 2 threshold of this table; 0: the one of all tables', wholeNumber)
+    .option('--skip-triggers', "keep the table's other triggers from seeing the rewrite (default)")
     .option('--no-skip-triggers', "let the table's other triggers see the rewrite")
+    .option('--allow-dependents', 'accept indexes, constraints and policies that read what leaves the row')
+    .option('--no-allow-dependents', 'refuse them (default)')
+    .option('--dry-run', 'say what would be decided and what stands in the way; attach nothing')
     .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      '\nOf an attached table only the options that are given change.\nExit status of --dry-run: 1 when something stands in the way.',
+    )
     .action(async (table: string, options: AttachOptions) => {
-      const given: [string, unknown, string][] = [
-        ['json_column', options.column, 'name'],
-        ['tenant_column', options.tenantColumn, 'name'],
-        ['parent_column', options.parentColumn, 'name'],
-        ['entity_type', options.entityType, 'text'],
-        ['entity_column', options.entityColumn, 'name'],
-        ['phase1_field', options.field === '' ? null : options.field, 'text'],
-        ['phase1_kind', options.fieldKind, 'text'],
-        ['phase2_kind', options.kind, 'text'],
-        ['envelope_keys', options.envelopeKeys?.split(',').filter(key => key !== ''), 'text[]'],
-        ['threshold_bytes', options.threshold, 'int'],
-        ['skip_triggers', options.skipTriggers, 'boolean'],
-      ]
-      const passed = given.filter(([, value]) => value !== undefined)
-      const args = passed.map(([name, , type], i) => `${name} => $${i + 2}::${type}`).join(', ')
-      const sourceId = await withAdminClient(async client => {
-        await requireCurrentSchema(client)
-        const { rows } = await client.query<{ id: number }>(
-          `select lighter.attach($1::regclass, ${args}) as id`,
-          [table, ...passed.map(([, value]) => value)],
-        )
-        return rows[0]?.id
-      })
-      if (options.json) printJson({ table, column: options.column, sourceId })
-      else
-        print(
-          `attached ${table}.${options.column} as source ${sourceId}; rows written from now on are offloaded`,
-        )
+      const { report, sourceId } = await withAdminClient(client => attach(client, table, options))
+      if (options.json) printJson(reportJson(table, options, report, sourceId))
+      else print(renderReport(`${table}.${options.column}`, report, sourceId))
+      if (sourceId === null && report.some(line => line.what === 'obstacle')) process.exitCode = 1
     })
+}
+
+/** What was found, and the source's id; null after a dry run. @throws with all obstacles */
+async function attach(
+  client: pg.Client,
+  table: string,
+  options: AttachOptions,
+): Promise<{ report: ReportLine[]; sourceId: number | null }> {
+  await requireCurrentSchema(client)
+  const given: [string, unknown, string][] = [
+    ['json_column', options.column, 'name'],
+    ['tenant_column', options.tenantColumn, 'name'],
+    ['parent_column', options.parentColumn, 'name'],
+    ['entity_type', options.entityType, 'text'],
+    ['entity_column', options.entityColumn, 'name'],
+    ['phase1_field', options.field, 'text'],
+    ['phase1_kind', options.fieldKind, 'text'],
+    ['phase2_kind', options.kind, 'text'],
+    ['envelope_keys', options.envelopeKeys?.split(',').filter(key => key !== ''), 'text[]'],
+    ['threshold_bytes', options.threshold, 'int'],
+    ['skip_triggers', options.skipTriggers, 'boolean'],
+    ['allow_dependents', options.allowDependents, 'boolean'],
+  ]
+  const passed = given.filter(([, value]) => value !== undefined)
+  const args = passed.map(([name, , type], i) => `${name} => $${i + 2}::${type}`).join(', ')
+  const values = [table, ...passed.map(([, value]) => value)]
+  // The report says all that attach would tell by notices.
+  await client.query(`begin; set local client_min_messages = 'error'`)
+  const { rows: report } = await client.query<ReportLine>(
+    `select what, name, found, hint from lighter.check_attach($1::regclass, ${args})`,
+    values,
+  )
+  let sourceId: number | null = null
+  if (!options.dryRun) {
+    const { rows } = await client.query<{ id: number }>(
+      `select lighter.attach($1::regclass, ${args}) as id`,
+      values,
+    )
+    sourceId = rows[0]?.id ?? null
+  }
+  await client.query('commit')
+  return { report, sourceId }
+}
+
+function reportJson(table: string, options: AttachOptions, report: ReportLine[], sourceId: number | null) {
+  const named = (what: ReportLine['what']) =>
+    Object.fromEntries(report.filter(line => line.what === what).map(line => [line.name, line.found]))
+  const said = (what: ReportLine['what']) =>
+    report.filter(line => line.what === what).map(({ found, hint }) => ({ found, hint }))
+  return {
+    table,
+    column: options.column,
+    sourceId,
+    decided: named('decided'),
+    changed: named('changed'),
+    warnings: said('warning'),
+    obstacles: said('obstacle'),
+  }
+}
+
+function renderReport(name: string, report: ReportLine[], sourceId: number | null): string {
+  const of = (what: ReportLine['what']) => report.filter(line => line.what === what)
+  const said = (line: ReportLine) => `${line.what}: ${line.found}${line.hint ? `\n  hint: ${line.hint}` : ''}`
+  const obstacles = of('obstacle')
+  const last =
+    sourceId !== null
+      ? `attached ${name} as source ${sourceId}; rows written from now on are offloaded`
+      : obstacles.length === 0
+        ? `${name} can be attached; nothing was changed`
+        : `${name} cannot be attached: ${obstacles.length} obstacle(s)`
+  return [
+    ...of('decided').map(line => `${(line.name ?? '').padEnd(18)}${line.found}`),
+    ...of('changed').map(line => `changed: ${line.name}: ${line.found}`),
+    ...of('warning').map(said),
+    ...obstacles.map(said),
+    last,
+  ].join('\n')
 }
 
 export function addDetach(program: Command): void {

@@ -288,14 +288,13 @@ describe('attach refuses', () => {
       `, phase2_kind => E'a\\nb'`,
       { code: '22023', message: /kind is snake_case/ },
     ],
-    ['no kind', plain, ', phase1_kind => null', { code: '22023', message: /kind is snake_case/ }],
     [
       'a kind that is too long',
       plain,
       `, phase1_kind => repeat('k', 64)`,
       { code: '22023', message: /63 characters/ },
     ],
-    ...['', 'artifact_metadata', 'artifact_metadata_ref', 'artifact_metadata_kind'].map(
+    ...['artifact_metadata', 'artifact_metadata_ref', 'artifact_metadata_kind'].map(
       (field): [string, string, string, { code: string; message: RegExp }] => [
         `the field "${field}"`,
         plain,
@@ -395,14 +394,14 @@ describe('attach refuses', () => {
 
 test.each([
   ['the default keys', ''],
-  ['no keys', ', envelope_keys => null'],
+  ['no keys', `, envelope_keys => '{}'`],
   ['many keys', `, envelope_keys => array(select 'key_' || n from generate_series(1, 100) n)`],
   [
     'names that JSON spells longer',
     `, phase1_field => repeat(E'\\x01', 100), envelope_keys => array[repeat('"', 50), 'é']`,
   ],
   ['a small threshold', `, threshold_bytes => 1024, envelope_keys => array['a', 'b']`],
-  ['no phase 1', `, phase1_field => null, phase2_kind => repeat('k', 63)`],
+  ['no phase 1', `, phase1_field => '', phase2_kind => repeat('k', 63)`],
 ])('the largest envelope with %s is not above the threshold', async (_, args) => {
   const table = await createTable(plain)
   const id = await attach(`'${table}'${args}`)
@@ -443,16 +442,36 @@ describe('attaching again', () => {
     expect(await sourceOf(table)).toEqual(before)
   })
 
-  test('with other settings is refused, naming them and the remedy', async () => {
+  test('with other settings changes those, and names them; what is not said stays', async () => {
     const table = await createTable(plain)
-    await attach(`'${table}'`)
-    expect(await errorOf(attach(`'${table}', threshold_bytes => 9000, phase2_kind => 'other'`))).toEqual({
-      code: '42710',
-      message: expect.stringMatching(
-        `${table}\\.metadata is already attached with another (phase2_kind, threshold_bytes|threshold_bytes, phase2_kind)`,
+    const id = await attach(`'${table}', phase1_kind => 'own', envelope_keys => array['a']`)
+    const client = await connect(environment.urls.admin)
+    const notices: string[] = []
+    client.on('notice', notice => notices.push(notice.message ?? ''))
+    expect(
+      await value(
+        client,
+        `select lighter.attach('${table}', threshold_bytes => 9000, phase2_kind => 'other')`,
       ),
-      hint: expect.stringContaining('lighter.detach('),
+    ).toBe(id)
+    await client.end()
+    expect(notices).toEqual([
+      expect.stringMatching(
+        /changed: phase2_kind other instead of assistant_message_metadata, threshold_bytes 9000 instead of none$/,
+      ),
+    ])
+    expect(await sourceOf(table)).toMatchObject({
+      threshold_bytes: 9000,
+      phase1_kind: 'own',
+      phase2_kind: 'other',
+      envelope_keys: ['a'],
     })
+    // The trigger has the new threshold.
+    await admin.query(`insert into ${table} (metadata) values (jsonb_build_object('x', repeat('x', 8500)))`)
+    expect(await value(admin, 'select count(*)::int from lighter.jobs where source_id = $1', [id])).toBe(0)
+    expect(await attach(`'${table}', threshold_bytes => 0`)).toBe(id)
+    await admin.query(`update ${table} set metadata = metadata || '{"y": 1}'`)
+    expect(await value(admin, 'select count(*)::int from lighter.jobs where source_id = $1', [id])).toBe(1)
   })
 
   test('with keys in another order, or named twice, is the same', async () => {
@@ -464,7 +483,7 @@ describe('attaching again', () => {
   test('watches a second column of the table beside the first', async () => {
     const table = await createTable(`${plain}, state jsonb`)
     const first = await attach(`'${table}'`)
-    const second = await attach(`'${table}', json_column => 'state', phase1_field => null`)
+    const second = await attach(`'${table}', json_column => 'state', phase1_field => ''`)
     expect(second).not.toBe(first)
     await admin.query(
       `insert into ${table} (metadata, state) values ('${heavy}', to_jsonb(repeat('x', 9000)))`,
