@@ -1,6 +1,7 @@
 // The end: nothing goes wrong any more, all work is finished, time passes. Then everything must be as it should be.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
+import { openRawS3 } from '../bench/support/raw-s3.ts'
 import { createDaemon, type Daemon } from '../src/daemon.ts'
 import { createPool } from '../src/db/pool.ts'
 import { messageOf } from '../src/errors.ts'
@@ -236,7 +237,7 @@ async function checkBucket({ world, findings }: VerdictContext): Promise<void> {
 
 /** What the sweeps of the verdict have aborted takes no part any more. */
 async function checkUploads({ world, findings, openUploads }: VerdictContext): Promise<void> {
-  const store = openStore(world.calmConfig().store)
+  const store = openRawS3(world.calmConfig().store)
   try {
     for (const [id, { key, parts }] of openUploads) {
       // One without a part takes no space: its id may have been lost in the moment in which it was opened.

@@ -1,19 +1,19 @@
 // A bare multipart upload of so many bytes, made as they go: parts of 8 MiB, two at once, no Postgres.
 import { loadConfig } from '../../src/config.ts'
-import { openStore } from '../../src/store/object-store.ts'
 import { runContestant } from '../support/contestant.ts'
+import { openRawS3 } from '../support/raw-s3.ts'
 
 const total = Number(process.env.BENCH_BYTES)
 const config = loadConfig(process.env)
-const store = openStore(config.store)
+const store = openRawS3(config.store)
 const finished = Promise.withResolvers<void>()
 
 async function upload(): Promise<void> {
   const key = `${config.store.prefix}bare/${total}`
-  const uploadId = await store.createMultipart(key, { contentType: 'application/json' })
+  const uploadId = await store.createMultipart(key)
   const part = Buffer.alloc(config.offload.partBytes, 'bare multipart upload ')
   const count = Math.ceil(total / part.length)
-  const etags: string[] = []
+  const etags: (string | undefined)[] = []
   let next = 0
   const sender = async () => {
     while (next < count) {
@@ -23,7 +23,7 @@ async function upload(): Promise<void> {
     }
   }
   await Promise.all([sender(), sender()])
-  await store.completeMultipart(key, uploadId, etags, total)
+  await store.completeMultipart(key, uploadId, etags)
 }
 
 await runContestant({

@@ -12,7 +12,6 @@ import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeFrame, encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { sendParts } from '../store/send-parts.ts'
 import { type ArtifactRecord, artifactColumns } from './record.ts'
 
 export interface NewArtifact {
@@ -81,7 +80,7 @@ export async function putArtifact(
         )
         if (rows[0]?.held !== true) throw objectSwept()
       }
-      const sending = sendParts(store, key, headers, upload.compressed, {
+      const sending = store.sendStream(key, headers, upload.compressed, {
         partBytes: options.partBytes,
         onUploadId,
       })

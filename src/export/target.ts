@@ -7,7 +7,6 @@ import { pipeline } from 'node:stream/promises'
 import type { StoreConfig } from '../config.ts'
 import { LighterError, StoreError } from '../errors.ts'
 import { openStore } from '../store/object-store.ts'
-import { sendParts } from '../store/send-parts.ts'
 
 export interface ExportTarget {
   readonly name: string
@@ -109,7 +108,7 @@ function bucketPrefix(config: StoreConfig, partBytes: number): ExportTarget {
           : name.endsWith('.jsonl')
             ? 'application/x-ndjson'
             : 'application/octet-stream'
-      await sendParts(store, `${config.prefix}${name}`, { contentType }, body, {
+      await store.sendStream(`${config.prefix}${name}`, { contentType }, Readable.from(body), {
         partBytes,
         // Of an upload that is broken off by a crash the store's own rule takes the parts away.
         onUploadId: () => Promise.resolve(),

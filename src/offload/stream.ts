@@ -11,7 +11,6 @@ import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { sendParts } from '../store/send-parts.ts'
 import { copyOutText } from './copy-out.ts'
 import type { Location } from './pack.ts'
 import { recordUploadId, registerObjects } from './register.ts'
@@ -93,7 +92,7 @@ export async function streamPayload(
     await client.query(
       `begin isolation level read committed read only; set local statement_timeout = 0; set local lock_timeout = ${lockTimeoutMs}`,
     )
-    const sending = sendParts(store, key, headers, compressor, {
+    const sending = store.sendStream(key, headers, compressor, {
       partBytes: options.partBytes,
       onUploadId: uploadId => recordUploadId(pool, request.tenantId, key, uploadId),
       onFirstPart: () => options.signal('mid-multipart'),

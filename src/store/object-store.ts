@@ -4,8 +4,6 @@ import { Agent as HttpsAgent } from 'node:https'
 import { Readable } from 'node:stream'
 import {
   AbortMultipartUploadCommand,
-  CompleteMultipartUploadCommand,
-  CreateMultipartUploadCommand,
   DeleteObjectsCommand,
   GetObjectCommand,
   HeadBucketCommand,
@@ -14,13 +12,13 @@ import {
   PutObjectCommand,
   S3Client,
   S3ServiceException,
-  UploadPartCommand,
 } from '@aws-sdk/client-s3'
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner'
 import { NodeHttpHandler } from '@smithy/node-http-handler'
 import type { StoreConfig } from '../config.ts'
 import { DeleteError, LighterError, messageOf, StoreError } from '../errors.ts'
 import { probeKey } from './keys.ts'
+import { type SendOptions, sendStream } from './send-stream.ts'
 
 /** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
 export interface ObjectHeaders {
@@ -38,10 +36,8 @@ export interface ObjectStore {
     headers: ObjectHeaders,
     ifMatch?: string | null,
   ): Promise<{ etag: string }>
-  createMultipart(key: string, headers: ObjectHeaders): Promise<string>
-  uploadPart(key: string, uploadId: string, partNumber: number, body: Uint8Array): Promise<string>
-  /** @param size of the whole object: by it an upload is recognised whose completion succeeded unheard */
-  completeMultipart(key: string, uploadId: string, etags: string[], size: number): Promise<void>
+  /** One object from a stream, see `sendStream`. @returns the object's length in bytes */
+  sendStream(key: string, headers: ObjectHeaders, body: Readable, options: SendOptions): Promise<number>
   abortMultipart(key: string, uploadId: string): Promise<void>
   /**
    * The whole object, or `length` bytes from `offset`.
@@ -191,34 +187,10 @@ export function openStore(
         return { etag: answer.ETag ?? '' }
       }),
 
-    createMultipart: (Key, headers) =>
-      call('CreateMultipartUpload', Key, async () => {
-        const answer = await client.send(
-          new CreateMultipartUploadCommand({ Bucket, Key, ...s3Headers(headers) }),
-        )
-        return required(answer.UploadId, 'CreateMultipartUpload', 'UploadId')
-      }),
-
-    uploadPart: (Key, UploadId, PartNumber, Body) =>
-      call('UploadPart', Key, async () => {
-        const answer = await client.send(new UploadPartCommand({ Bucket, Key, UploadId, PartNumber, Body }))
-        return required(answer.ETag, 'UploadPart', 'ETag')
-      }),
-
-    completeMultipart: (Key, UploadId, etags, size) =>
-      call('CompleteMultipartUpload', Key, async () => {
-        const Parts = etags.map((ETag, i) => ({ ETag, PartNumber: i + 1 }))
-        try {
-          await client.send(
-            new CompleteMultipartUploadCommand({ Bucket, Key, UploadId, MultipartUpload: { Parts } }),
-          )
-        } catch (error) {
-          // The answer to a completion was lost, and its retry finds no such upload: then the object is there.
-          if (statusOf(error) !== 404) throw error
-          const head = await client.send(new HeadObjectCommand({ Bucket, Key })).catch(() => undefined)
-          if (head?.ContentLength !== size) throw error
-        }
-      }),
+    sendStream: (Key, headers, body, options) =>
+      sendStream(client, { Bucket, Key, ...s3Headers(headers) }, body, options, (error, operation) =>
+        storeError(error, operation, Key),
+      ),
 
     abortMultipart: (Key, UploadId) =>
       call('AbortMultipartUpload', Key, async () => {

@@ -1,7 +1,8 @@
 // Erase: nothing of the tenant, or of the entity, is left, nothing of anybody else is touched, and a proof tells.
 import { randomUUID } from 'node:crypto'
 import { pino } from 'pino'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
+import { openRawS3 } from '../../bench/support/raw-s3.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import { createPool } from '../../src/db/pool.ts'
 import { runErasure } from '../../src/erase/run.ts'
@@ -99,8 +100,10 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
   const artifacts = await artifactCount(environment, gone.tenantId)
   const key = (name: string) => `${environment.store.prefix}tenants/${gone.tenantId}/attachment/${name}`
   // An upload under way, one that nobody knows, and what is kept beside the artifacts.
-  const uploadId = await environment.store.createMultipart(key('parts.bin'), { contentType: 'text/plain' })
-  await environment.store.uploadPart(key('parts.bin'), uploadId, 1, Buffer.alloc(6_000_000))
+  const raw = openRawS3(environment.config().store)
+  onTestFinished(() => raw.close())
+  const uploadId = await raw.createMultipart(key('parts.bin'))
+  await raw.uploadPart(key('parts.bin'), uploadId, 1, Buffer.alloc(6_000_000))
   await environment.store.put(key('unknown.bin'), Buffer.from('x'), { contentType: 'text/plain' })
   await environment.admin.query(
     `insert into lighter.objects (tenant_id, r2_key, kind, content_type, artifact_count, lease_until, upload_id)
@@ -157,9 +160,7 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
   })
   expect(await keysOf(gone.tenantId)).toEqual([])
   expect(await tableCounts(gone.tenantId)).toEqual(nothing)
-  await expect(
-    environment.store.uploadPart(key('parts.bin'), uploadId, 2, Buffer.alloc(10)),
-  ).rejects.toThrow()
+  await expect(raw.uploadPart(key('parts.bin'), uploadId, 2, Buffer.alloc(10))).rejects.toThrow()
 
   // Rows are as they were, and say that their payload is gone.
   const errors = (await contents(gone)).filter(result => result instanceof Error)
