@@ -101,7 +101,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     onChange: (listening, reason) => {
       if (listening) {
         awakeLock.tryAgain()
-        log.info('listening for notifications')
+        log.info({ reason }, 'listening for notifications')
       } else
         log.warn(
           { reason, pollIntervalMs: config.pollIntervalMs },

@@ -1,9 +1,9 @@
 // Hears NOTIFY. A hint only: the queue is the truth and is polled all the same.
-import pg from 'pg'
+import pgListen from 'pg-listen'
 import type { Queryable } from '../db/pool.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { messageOf } from '../errors.ts'
-import { noticeDeadClient, openSession, within } from './session.ts'
+import { deadClientOptions, openSession, within } from './session.ts'
 
 const jobsChannel = 'lighter_jobs'
 const pingChannel = 'lighter_ping'
@@ -14,6 +14,7 @@ const defaultPingTimeoutMs = 2000
 /** Between attempts to connect; the first comes at once, for a connection that was just terminated. */
 const firstPauseMs = 100
 const longestPauseMs = 5000
+const poolerRefuses = 'and a pooler in between refuses keep-alive settings'
 
 export interface ListenerOptions {
   /** Direct connection, or through a pooler in session mode. */
@@ -47,10 +48,10 @@ export function createListener(options: ListenerOptions): Listener {
   const pingIntervalMs = options.pingIntervalMs ?? defaultPingIntervalMs
   const pingTimeoutMs = options.pingTimeoutMs ?? defaultPingTimeoutMs
   const identity = `${process.pid}-${Math.random().toString(36).slice(2)}`
-  let ear: Ear | null = null
+  let connection: Connection | null = null
   let listening: boolean | null = null
   let stopped = false
-  let rouse: (() => void) | null = null
+  let wakeUp: (() => void) | null = null
   let running: Promise<void> = Promise.resolve()
   const decided = Promise.withResolvers<void>()
 
@@ -69,15 +70,15 @@ export function createListener(options: ListenerOptions): Listener {
       if (stopped) return resolve()
       const done = () => {
         clearTimeout(timer)
-        rouse = null
+        wakeUp = null
         resolve()
       }
       const timer = setTimeout(done, ms)
-      rouse = done
+      wakeUp = done
     })
 
-  /** @returns why it could not be sent, which says nothing of our ear. @throws sent and not heard */
-  const ping = async (through: Ear): Promise<string | null> => {
+  /** @returns why it could not be sent, which says nothing about our connection. @throws sent and not heard */
+  const ping = async (through: Connection): Promise<string | null> => {
     const heard = through.nextPing()
     try {
       const notify = options.db.query('select pg_notify($1, $2)', [pingChannel, identity])
@@ -90,17 +91,13 @@ export function createListener(options: ListenerOptions): Listener {
     return null
   }
 
-  const listen = async (through: Ear, onHearing: () => void) => {
+  const listen = async (through: Connection, success: string, onHearing: () => void) => {
     await through.open()
-    let proved = false
     while (!stopped) {
       const notSent = await ping(through)
       if (notSent === null) {
-        // Not before: a pooler in transaction mode would keep the settings for somebody else.
-        if (!proved) await through.orLost(within(answerMs, 'a setting', through.settle()))
-        proved = true
         onHearing()
-        report(true, 'LISTEN works')
+        report(true, success)
       } else if (listening === null) report(false, notSent)
       await through.orLost(
         pause(notSent === null ? pingIntervalMs : Math.min(pingIntervalMs, longestPauseMs)),
@@ -109,19 +106,24 @@ export function createListener(options: ListenerOptions): Listener {
   }
 
   const run = async () => {
+    let pooler = false
     for (let failures = 0; !stopped; failures++) {
-      const fresh = openEar(options.url, identity, options.onWake)
-      ear = fresh
+      const fresh = openConnection(options.url, identity, options.onWake, pooler ? '' : deadClientOptions)
+      connection = fresh
       try {
-        await listen(fresh, () => {
+        await listen(fresh, pooler ? `LISTEN works, ${poolerRefuses}` : 'LISTEN works', () => {
           failures = 0
         })
       } catch (error) {
-        report(false, messageOf(error))
+        if (!pooler && /unsupported startup parameter/.test(messageOf(error))) {
+          // A pooler in session mode can still carry LISTEN: the next attempt comes at once and asks for no setting.
+          pooler = true
+          failures = -1
+        } else report(false, pooler ? `${messageOf(error)}; ${poolerRefuses}` : messageOf(error))
       }
-      ear = null
+      connection = null
       await fresh.close()
-      rouse?.() // a pause that was left because the connection was lost
+      wakeUp?.() // a pause that was left because the connection was lost
       // A server that can be reached and is not heard is a pooler, most likely, and stays one for long.
       const limitMs = fresh.wasOpened() ? Math.max(pingIntervalMs, longestPauseMs) : longestPauseMs
       if (!stopped) await pause(Math.min(firstPauseMs * 2 ** failures, limitMs))
@@ -135,71 +137,70 @@ export function createListener(options: ListenerOptions): Listener {
       await decided.promise
     },
     isListening: () => listening === true,
-    doubt: () => rouse?.(),
+    doubt: () => wakeUp?.(),
     stop: async () => {
       stopped = true
       listening = null
-      rouse?.()
-      ear?.lose(new Error('stopped'))
+      wakeUp?.()
+      connection?.lose(new Error('stopped'))
       await running
     },
   }
 }
 
-interface Ear {
+interface Connection {
   open(): Promise<void>
   wasOpened(): boolean
-  /** Once it is proved to be a session of ours. */
-  settle(): Promise<void>
   /** Resolves when our own ping arrives. */
   nextPing(): Promise<void>
   /** Settles as `promise`, or rejects when the connection is lost first. */
-  orLost<T>(promise: Promise<T>): Promise<T>
+  orLost<T>(promise: Promise<T> | undefined): Promise<T | undefined>
   isLost(): boolean
   lose(error: Error): void
   /** Never waits long, never throws, leaves nothing open. */
   close(): Promise<void>
 }
 
-/** One connection that listens. It is not mended: whoever owns it opens another. */
-function openEar(url: ConnectionUrl, identity: string, onWake: () => void): Ear {
+/** One connection that listens. It does not reconnect: its owner opens another. */
+function openConnection(
+  url: ConnectionUrl,
+  identity: string,
+  onWake: () => void,
+  /** Of the server for this connection, as a start-up parameter. */
+  settings: string,
+): Connection {
   const session = openSession(url, 'pg-lighter listen')
-  const client = new pg.Client(session.config)
+  const subscriber = pgListen.default(
+    { ...session.config, ...(settings !== '' && { options: settings }) },
+    // The liveness check and the back-off are ours: its own check has no time-out, and it gives up after a while. With
+    // a limit of 1 it makes no attempt of its own, and says at once that the connection is lost.
+    { paranoidChecking: false, retryLimit: 1, parse: text => text },
+  )
   let lost: Error | null = null
   let opened = false
-  let onLost: ((error: Error) => void) | null = null
+  const whenLost = Promise.withResolvers<never>()
+  whenLost.promise.catch(() => undefined)
   let onPing: (() => void) | null = null
 
   const lose = (error: Error) => {
     lost ??= error
-    onLost?.(lost)
+    whenLost.reject(lost)
   }
-  client.on('notification', ({ channel, payload }) => {
-    if (channel === jobsChannel) onWake()
-    else if (payload === identity) onPing?.()
+  subscriber.events.on('error', () => lose(new Error('the connection was lost')))
+  subscriber.notifications.on(jobsChannel, onWake)
+  subscriber.notifications.on(pingChannel, payload => {
+    if (payload === identity) onPing?.()
   })
-  client.on('error', () => lose(new Error('the connection was lost')))
-  client.on('end', () => lose(new Error('the connection was lost')))
-
-  const orLost = <T>(promise: Promise<T>) =>
-    new Promise<T>((resolve, reject) => {
-      if (lost !== null) {
-        promise.catch(() => undefined)
-        return reject(lost)
-      }
-      onLost = reject
-      promise.then(resolve, reject)
-    })
+  const orLost = <T>(promise: Promise<T> | undefined) => Promise.race([whenLost.promise, promise])
 
   return {
     open: async () => {
-      await orLost(within(answerMs + 1000, 'connecting', client.connect()))
+      await orLost(within(answerMs + 1000, 'connecting', subscriber.connect()))
       for (const channel of [jobsChannel, pingChannel])
-        await orLost(within(answerMs, 'LISTEN', client.query(`listen ${channel}`)))
+        await orLost(within(answerMs, 'LISTEN', Promise.resolve(subscriber.listenTo(channel))))
       opened = true
     },
     wasOpened: () => opened,
-    settle: () => noticeDeadClient(client),
     nextPing: () =>
       new Promise(resolve => {
         onPing = resolve
@@ -209,7 +210,7 @@ function openEar(url: ConnectionUrl, identity: string, onWake: () => void): Ear 
     lose,
     close: async () => {
       lose(new Error('closed'))
-      await within(1000, 'closing', client.end()).catch(() => undefined)
+      await within(1000, 'closing', subscriber.close()).catch(() => undefined)
       session.cut()
     },
   }

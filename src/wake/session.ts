@@ -43,6 +43,9 @@ export async function noticeDeadClient(client: pg.ClientBase): Promise<void> {
     set tcp_keepalives_count = 3`)
 }
 
+/** The same as a start-up parameter (`options`), which a pooler refuses. */
+export const deadClientOptions = `-c tcp_user_timeout=${deadClientMs} -c tcp_keepalives_idle=${deadClientMs / 2000} -c tcp_keepalives_interval=${deadClientMs / 6000} -c tcp_keepalives_count=3`
+
 /** @throws {Error} naming `what`, when the promise has not settled within `ms` */
 export async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
