@@ -21,7 +21,7 @@ import { probeKey } from './keys.ts'
 import { type SendOptions, sendStream } from './send-stream.ts'
 
 /** What is sent with an object. `contentEncoding` only where the object as a whole is one encoded payload. */
-export interface ObjectHeaders {
+interface ObjectHeaders {
   contentType: string
   contentEncoding?: string | undefined
 }
