@@ -8,6 +8,7 @@ import {
   createRemoteJWKSet,
   type JWTPayload,
   type JWTVerifyGetKey,
+  type JWTVerifyOptions,
   errors as joseErrors,
   jwtVerify,
 } from 'jose'
@@ -77,8 +78,7 @@ function jwtAuthenticator(auth: Extract<AuthConfig, { mode: 'jwt' }>): Authentic
       const { payload } = await jwtVerify(token, Buffer.from(key.secret), options)
       return payload
     }
-    const { payload } = await jwtVerify(token, keys, options)
-    return payload
+    return verifyByKeySet(token, keys, options)
   }
   const keys: JWTVerifyGetKey =
     'jwksUrl' in key
@@ -102,6 +102,30 @@ function jwtAuthenticator(auth: Extract<AuthConfig, { mode: 'jwt' }>): Authentic
       throw new ApiError(403, 'no_tenant', `the token's claim ${auth.tenantClaim.join('.')} names no tenant`)
     }
     return asTenantId(claim.toLowerCase())
+  }
+}
+
+/** A token without `kid` may fit several keys of the set: each is tried, and the first whose signature is right counts. */
+async function verifyByKeySet(
+  token: string,
+  keys: JWTVerifyGetKey,
+  options: JWTVerifyOptions,
+): Promise<JWTPayload> {
+  try {
+    return (await jwtVerify(token, keys, options)).payload
+  } catch (error) {
+    if (!(error instanceof joseErrors.JWKSMultipleMatchingKeys)) throw error
+    let refusal: unknown = error
+    for await (const key of error) {
+      try {
+        return (await jwtVerify(token, key, options)).payload
+      } catch (each) {
+        // A right signature with a wrong claim, such as an expiry that is past, ends it.
+        if (!(each instanceof joseErrors.JWSSignatureVerificationFailed)) throw each
+        refusal = each
+      }
+    }
+    throw refusal
   }
 }
 
