@@ -1,4 +1,5 @@
 // The one place that reads the environment. Every variable with its default and the reason for it.
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { validate as validateCron } from 'node-cron'
 import { z } from 'zod'
@@ -146,7 +147,7 @@ export const environmentSchema = z.object({
     .enum(['jwt', 'service', 'dev'])
     .optional()
     .describe(
-      'Who may call the HTTP API: holders of a JWT, of a service key, or (dev, on a loopback address) anybody; unset: only /healthz and /readyz are served',
+      'Who may call the HTTP API: holders of a JWT, of a service key, or (dev, on a loopback address) anybody; unset: only /healthz, /readyz and the check of the store are served',
     ),
   API_HOST: text('an address such as 127.0.0.1 or 0.0.0.0')
     .default('127.0.0.1')
@@ -380,6 +381,12 @@ export interface StoreConfig extends StoreCredentials {
   timeoutMs: number
 }
 
+/** Which variables of the store are set (or their `_FILE`), and which of them are needed and are not. */
+export interface StoreVariables {
+  present: Record<string, boolean>
+  missing: string[]
+}
+
 export type Codec = 'zstd' | 'gzip' | 'none'
 
 export interface PackConfig {
@@ -488,6 +495,7 @@ export interface Config {
   renewed?: { databaseUrl: () => string; listenDatabaseUrl: () => string }
   poolSize: number
   store: StoreConfig
+  storeVariables: StoreVariables
   offload: OffloadConfig
   api: ApiConfig
   sweeps: SweepConfig
@@ -505,11 +513,18 @@ export interface Config {
 /**
  * Reads and checks the whole configuration.
  * @param env variables as in `process.env`; `NAME_FILE` stands for the content of that file where NAME is a secret
+ * @param options.storeOptional variables of the store may be missing: `storeVariables` says which, `store` is then of
+ *   no use
  * @throws {ConfigError} naming every variable that is missing or malformed, never a secret's value
  */
-export function loadConfig(env: Record<string, string | undefined>): Config {
+export function loadConfig(
+  env: Record<string, string | undefined>,
+  options: { storeOptional?: boolean } = {},
+): Config {
   const problems: ConfigProblem[] = []
   const values = readVariables(env, Object.keys(environmentSchema.shape), problems)
+  const storeVariables = storeVariablesOf(env)
+  if (options.storeOptional) for (const name of storeVariables.missing) values[name] = standIn()
   const parsed = environmentSchema.safeParse(values)
   if (!parsed.success) problems.push(...parsed.error.issues.map(issue => problemOf(issue, values)))
   if (values.R2_ENDPOINT === undefined && values.R2_ACCOUNT_ID === undefined) {
@@ -560,6 +575,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       concurrency: e.UPLOAD_CONCURRENCY,
       timeoutMs: e.STORE_TIMEOUT_MS,
     },
+    storeVariables,
     offload: {
       packing: e.OFFLOAD_PACKING === 'on',
       codec: e.OFFLOAD_CODEC,
@@ -633,6 +649,29 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     logLevel: e.LOG_LEVEL,
   }
 }
+
+const storeNames = [
+  'R2_ACCOUNT_ID',
+  'R2_ACCESS_KEY_ID',
+  'R2_SECRET_ACCESS_KEY',
+  'R2_BUCKET',
+  'R2_ENDPOINT',
+] as const
+
+/** @param env as in process.env; only whether a variable is set is looked at */
+export function storeVariablesOf(env: Record<string, string | undefined>): StoreVariables {
+  const isSet = (name: string) => (env[name] ?? '') !== '' || (env[`${name}_FILE`] ?? '') !== ''
+  // One of the two says where the store is.
+  const isNeeded = (name: string) =>
+    name !== 'R2_ENDPOINT' && !(name === 'R2_ACCOUNT_ID' && isSet('R2_ENDPOINT'))
+  return {
+    present: Object.fromEntries(storeNames.map(name => [name, isSet(name)])),
+    missing: storeNames.filter(name => !isSet(name) && isNeeded(name)),
+  }
+}
+
+/** For a variable that is missing. Nobody can guess it: keys are derived from the secret one. */
+const standIn = () => randomBytes(32).toString('hex')
 
 function tracingOf(e: Environment): TracingConfig | null {
   const base = e.OTEL_EXPORTER_OTLP_ENDPOINT

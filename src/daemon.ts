@@ -12,6 +12,7 @@ import { LighterError, messageOf, sqlState } from './errors.ts'
 import type { BatchResult } from './offload/pipeline.ts'
 import type { Signal } from './offload/signals.ts'
 import { createTurns } from './offload/turns.ts'
+import { missingStore } from './store/missing-store.ts'
 import { openStore } from './store/object-store.ts'
 import { claimOwnership } from './store/ownership.ts'
 import { createSchedule } from './sweeps/schedule.ts'
@@ -58,12 +59,15 @@ const scrapeTimeoutMs = 5000
 const flushMs = 3000
 
 export function createDaemon(options: DaemonOptions): Daemon {
-  const { config, log, signal = () => undefined, onStoreRequest, worker = true } = options
+  const { config, log, signal = () => undefined, onStoreRequest } = options
+  const { missing } = config.storeVariables
+  // Without a store nothing can be offloaded. Rows stay as they are, and jobs wait.
+  const worker = (options.worker ?? true) && missing.length === 0
   const { databaseUrl, listenDatabaseUrl } = config.renewed ?? config
   const metrics = createMetrics(config.metricsTenants)
   let tracing: Tracing | null = null
   const stopped = new AbortController()
-  let queueState: DaemonState = worker ? 'starting' : 'api'
+  let queueState: DaemonState = worker ? 'starting' : missing.length > 0 ? 'paused' : 'api'
   let outage = false
   const showState = () => {
     if (!stopped.signal.aborted) presence.say(outage ? 'paused' : queueState)
@@ -80,12 +84,12 @@ export function createDaemon(options: DaemonOptions): Daemon {
     unlimited: true,
   })
   const { uploadConcurrency, streamConcurrency } = config.offload
-  const store = openStore(
-    // Each stream has two parts under way beside the batches' uploads. To wait for a connection counts as connecting.
-    { ...config.store, concurrency: uploadConcurrency + 2 * streamConcurrency + 4 },
-    onStoreRequest,
-    metrics.store.answered,
-  )
+  const openFor = (concurrency: number) =>
+    missing.length > 0
+      ? missingStore(missing)
+      : openStore({ ...config.store, concurrency }, onStoreRequest, metrics.store.answered)
+  // Each stream has two parts under way beside the batches' uploads. To wait for a connection counts as connecting.
+  const store = openFor(uploadConcurrency + 2 * streamConcurrency + 4)
   const awakeLock = openAwakeLock(listenDatabaseUrl, error => {
     log.debug(
       { error: messageOf(error) },
@@ -177,13 +181,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   // Connections of its own: a crowd of requests must not keep a commit waiting.
   const apiPool = options.api ? createPool(databaseUrl, config.poolSize, onIdleError) : null
   // Likewise to the store: readers who take their time must not hold what the worker needs.
-  const apiStore = options.api
-    ? openStore(
-        { ...config.store, concurrency: storeRequests(config.api) },
-        onStoreRequest,
-        metrics.store.answered,
-      )
-    : null
+  const apiStore = options.api ? openFor(storeRequests(config.api)) : null
   // Likewise for scrapes: one look at a time, and none that a busy pool keeps waiting.
   const metricsPool = createPool(databaseUrl, 1, onIdleError, { timeoutMs: scrapeTimeoutMs })
   const pools = { worker: pool, stream: streamPool, sweeps: sweepPool, api: apiPool, metrics: metricsPool }
@@ -198,7 +196,12 @@ export function createDaemon(options: DaemonOptions): Daemon {
       const skewMs = await clockSkewMs(pool)
       if (skewMs !== null)
         log.warn({ skewMs, hint: clockSkewAdvice }, "this machine's clock is not the database's")
-      await claimOwnership(pool, store)
+      if (missing.length === 0) await claimOwnership(pool, store)
+      else
+        log.error(
+          { missing },
+          'variables of the object store are not set: nothing is offloaded, rows stay as they are, and payloads that were offloaded before can not be read',
+        )
       tracing = await openTracing(config.tracing, log, metrics)
       if (stopped.signal.aborted) return
       showState()

@@ -17,8 +17,11 @@ import { messageOf } from '../errors.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
 import { ApiError } from './errors.ts'
 
-/** @throws {ApiError} 400, 401 or 403 */
-export type Authenticate = (headers: IncomingHttpHeaders) => Promise<TenantId>
+/**
+ * @param said `tenant_id` of the query or the body: with AUTH_MODE=dev it is believed as the header is
+ * @throws {ApiError} 400, 401 or 403
+ */
+export type Authenticate = (headers: IncomingHttpHeaders, said?: unknown) => Promise<TenantId>
 
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
@@ -33,12 +36,15 @@ export function createAuthenticator(config: Pick<ApiConfig, 'auth' | 'serviceKey
     case 'service':
       return async headers => {
         requireServiceKey(headers, config.serviceKeys)
-        return saidTenant(headers)
+        return saidTenant(headers['x-tenant-id'], 'the header x-tenant-id must be the uuid of a tenant')
       }
     case 'dev':
-      return async headers => {
+      return async (headers, said) => {
         requireLoopbackName(headers)
-        return saidTenant(headers)
+        return saidTenant(
+          headers['x-tenant-id'] ?? said,
+          'the header x-tenant-id, or tenant_id in the query or the body, must be the uuid of a tenant',
+        )
       }
     case 'off':
       return async () => {
@@ -184,13 +190,14 @@ function bearerToken(headers: IncomingHttpHeaders): string {
   return token
 }
 
-function saidTenant(headers: IncomingHttpHeaders): TenantId {
-  const said = headers['x-tenant-id']
-  if (typeof said !== 'string' || !uuid.test(said)) {
-    throw new ApiError(400, 'tenant_required', 'the header x-tenant-id must be the uuid of a tenant', {
-      field: 'x-tenant-id',
-    })
-  }
+/** Whether there is a tenant without a look at the body, good or not. */
+export function namesTenant(headers: IncomingHttpHeaders, said: unknown): boolean {
+  return headers['x-tenant-id'] !== undefined || said !== undefined
+}
+
+function saidTenant(said: unknown, message: string): TenantId {
+  if (typeof said !== 'string' || !uuid.test(said))
+    throw new ApiError(400, 'tenant_required', message, { field: 'x-tenant-id' })
   return asTenantId(said.toLowerCase())
 }
 

@@ -2,7 +2,7 @@
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { VerifiedObjects } from '../artifacts/range.ts'
-import type { ApiConfig, OffloadConfig } from '../config.ts'
+import type { ApiConfig, OffloadConfig, StoreVariables } from '../config.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -26,7 +26,8 @@ export interface ApiContext {
   /** Between two steps of long work in memory. */
   pause: FairPause
   /** Whether the bucket can be reached, over the worker's connections: a crowd of readers says nothing of it. */
-  checkBucket: () => Promise<unknown>
+  checkBucket: () => Promise<string>
+  storeVariables: StoreVariables
   /** Of the worker in this process. */
   circuit: () => CircuitState | 'off'
   signer: UrlSigner

@@ -29,7 +29,7 @@ export class ApiError extends Error {
 
 /** One answer for all artifacts that the tenant does not have, whether they exist elsewhere or not. */
 export function notFound(): ApiError {
-  return new ApiError(404, 'artifact_not_found', 'there is no such artifact')
+  return new ApiError(404, 'artifact_not_found', 'Artifact not found')
 }
 
 interface ErrorBody {
@@ -43,7 +43,7 @@ interface ErrorBody {
 
 const artifactStatus: Record<string, [number, string]> = {
   artifact_gone: [410, 'the artifact was deleted'],
-  artifact_not_found: [404, 'there is no such artifact'],
+  artifact_not_found: [404, 'Artifact not found'],
   artifact_too_large: [413, 'the payload is too large to be answered whole: fetch it with ?raw=1'],
   payload_too_large: [413, 'the payload is too large'],
   artifact_corrupt: [502, 'the stored payload is damaged'],

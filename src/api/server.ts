@@ -23,7 +23,7 @@ import type { ObjectStore } from '../store/object-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Tracing } from '../telemetry/tracing.ts'
 import { version } from '../version.ts'
-import { createAuthenticator, requireSameTenant } from './auth.ts'
+import { createAuthenticator, namesTenant, requireSameTenant } from './auth.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError, logError, sendError, toApiError } from './errors.ts'
 import { createFairPause } from './fair-pause.ts'
@@ -67,7 +67,7 @@ export async function createApi(parts: {
   pool: pg.Pool
   /** Its connections are the API's own: see `storeRequests`. */
   store: ObjectStore
-  checkBucket?: () => Promise<unknown>
+  checkBucket?: () => Promise<string>
   circuit?: ApiContext['circuit']
   log: Logger
   metrics: Metrics
@@ -81,6 +81,7 @@ export async function createApi(parts: {
     ...parts,
     config: api,
     offload: config.offload,
+    storeVariables: config.storeVariables,
     checkBucket: parts.checkBucket ?? (() => parts.store.check()),
     circuit: parts.circuit ?? (() => 'off'),
     authenticate: createAuthenticator(api),
@@ -230,6 +231,10 @@ export async function createApi(parts: {
   }
 
   healthRoutes(app, context)
+  await app.register(async scope => {
+    await limitRate(scope, api)
+    checkRoutes(scope, context)
+  })
   if (api.auth.mode !== 'off') {
     await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: docsPolicy })
     await app.register(async scope => {
@@ -240,26 +245,20 @@ export async function createApi(parts: {
           request.tenantId = request.signed?.tenantId ?? request.tenantId
           return
         }
-        request.tenantId = await context.authenticate(request.headers)
+        const said = memberOf(request.query, 'tenant_id')
+        // With AUTH_MODE=dev a JSON body may be the first to name the tenant: it is looked at when it is there.
+        if (api.auth.mode === 'dev' && hasJsonBody(request) && !namesTenant(request.headers, said)) return
+        request.tenantId = await context.authenticate(request.headers, said)
         requireSameTenant(request.tenantId, request.headers['x-tenant-id'])
-        requireSameTenant(request.tenantId, memberOf(request.query, 'tenant_id'))
+        requireSameTenant(request.tenantId, said)
       })
       scope.addHook('preValidation', async request => {
-        if (!request.routeOptions.config.open)
-          requireSameTenant(request.tenantId, memberOf(request.body, 'tenant_id'))
+        if (request.routeOptions.config.open) return
+        const said = memberOf(request.body, 'tenant_id')
+        if (request.tenantId === '') request.tenantId = await context.authenticate(request.headers, said)
+        requireSameTenant(request.tenantId, said)
       })
-      if (api.rateLimit > 0) {
-        await scope.register(rateLimit, {
-          max: api.rateLimit,
-          timeWindow: '1 minute',
-          // After authentication, before the body is read.
-          hook: 'preParsing',
-          keyGenerator: (request: FastifyRequest) =>
-            request.tenantId === '' ? `address ${request.ip}` : request.tenantId,
-          cache: 20_000,
-          enableDraftSpec: true,
-        })
-      }
+      await limitRate(scope, api)
       const bodies = createByteBudget(api.bodyLimitBytes * 8, api.bodyLimitBytes * 4)
       scope.addHook('preParsing', async (request, reply) => {
         // Raw bodies are streamed and not held.
@@ -268,7 +267,6 @@ export async function createApi(parts: {
         if (bytes > api.bodyLimitBytes) return
         reply.raw.once('close', bodies.take(request.tenantId, bytes))
       })
-      checkRoutes(scope, context)
       artifactWriteRoutes(scope, context)
       artifactReadRoutes(scope, context)
       hydrateRoutes(scope, context)
@@ -299,6 +297,23 @@ export async function createApi(parts: {
     address: () => address,
   }
 }
+
+/** Of each tenant; of each address where a request speaks for none. */
+async function limitRate(scope: FastifyInstance, api: ApiConfig): Promise<void> {
+  if (api.rateLimit === 0) return
+  await scope.register(rateLimit, {
+    max: api.rateLimit,
+    timeWindow: '1 minute',
+    // After authentication, before the body is read.
+    hook: 'preParsing',
+    keyGenerator: (request: FastifyRequest) =>
+      request.tenantId === '' ? `address ${request.ip}` : request.tenantId,
+    cache: 20_000,
+    enableDraftSpec: true,
+  })
+}
+
+const hasJsonBody = (request: FastifyRequest) => request.routeOptions.config.rawMembers !== undefined
 
 /** Requests to the store that the API may have under way at once: as many connections its client needs. */
 export function storeRequests(api: ApiConfig): number {

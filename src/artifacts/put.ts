@@ -20,6 +20,8 @@ export interface NewArtifact {
   entityType: string | null
   entityId: string | null
   contentType: string
+  /** Its key then ends with .json: a reader gets it as JSON, whatever its content type. */
+  isJson: boolean
   /** Bytes that are stored as they are, or a stream of them. */
   payload: Buffer | AsyncIterable<Buffer>
   /** Compression of the object; the payload that is read back is the same with each. */
@@ -51,7 +53,7 @@ export async function putArtifact(
 ): Promise<ArtifactRecord> {
   const db = tenantDatabase(pool, artifact.tenantId)
   const id = newArtifactId()
-  const extension = artifact.contentType === 'application/json' ? 'json' : 'bin'
+  const extension = artifact.isJson ? 'json' : 'bin'
   const key = objectKey(store.prefix, artifact.tenantId, artifact.kind, new Date(), id, extension)
   const upload = await prepare(artifact, options.maxBytes)
   await db.query(`select lighter.api_register_object($1, $2, $3, $4, $5, $6)`, [

@@ -23,7 +23,7 @@ export function addStart(program: Command): void {
       if (!options.api && !options.worker) {
         throw new LighterError('nothing_to_do', '--no-api and --no-worker together leave nothing to run')
       }
-      const config = loadConfig(process.env)
+      const config = loadConfig(process.env, { storeOptional: true })
       const log = pino({
         level: config.logLevel,
         base: { service: 'pg-lighter' },

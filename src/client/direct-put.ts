@@ -29,6 +29,7 @@ export async function putDirectly(
     entityType: artifact.entityType ?? null,
     entityId: artifact.entityId?.toLowerCase() ?? null,
     contentType: body.contentType,
+    isJson: body.shape === 'json' || body.contentType === 'application/json',
   }
   const payload = payloadOf(body, signal, options.onSourceError)
   // Of a stream the hash is not known beforehand.

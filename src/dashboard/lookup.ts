@@ -89,7 +89,7 @@ export async function lookUpArtifact(
     }),
   )
   if (rows[0] === undefined)
-    throw new ApiError(404, 'artifact_not_found', 'there is no such artifact', { field: 'id' })
+    throw new ApiError(404, 'artifact_not_found', 'Artifact not found', { field: 'id' })
   return rows[0].artifact
 }
 

@@ -284,7 +284,7 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
 async function apiCheck(client: pg.Client, config: Config): Promise<Check> {
   const { auth, host, port } = config.api
   if (auth.mode === 'off') {
-    return ok('HTTP API', 'off, but for /healthz and /readyz: AUTH_MODE is not set')
+    return ok('HTTP API', 'off, but for /healthz, /readyz and the check of the store: AUTH_MODE is not set')
   }
   try {
     await client.query('begin; set local role lighter_tenant; rollback')

@@ -7,7 +7,7 @@ import { isSession } from '../db/prepared.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
-/** `api`: it works off no queue. `paused`: the store is in trouble, nothing is claimed until a try succeeds. */
+/** `api`: it works off no queue. `paused`: the store is in trouble, or not configured; nothing is claimed. */
 export type DaemonState = 'starting' | 'awake' | 'asleep' | 'paused' | 'api' | 'stopping'
 
 export const presencePrefix = 'pg-lighter daemon '

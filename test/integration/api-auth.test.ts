@@ -603,7 +603,6 @@ describe('a tenant that is said beside the credentials', () => {
         ['HEAD', `/api/storage/artifacts/${id}?${query}`],
         ['GET', `/api/storage/artifacts/${id}/url?${query}`],
         ['DELETE', `/api/storage/artifacts/${id}?${query}`],
-        ['GET', `/api/storage/r2/check?${query}`],
         ['POST', `/api/storage/artifacts?${query}`],
         ['POST', `/api/storage/artifacts/raw?kind=attachment&${query}`],
         ['POST', `/api/storage/hydrate?${query}`],
@@ -696,7 +695,6 @@ describe('API_RATE_LIMIT', () => {
       ['POST', '/api/storage/artifacts'],
       ['POST', '/api/storage/artifacts/raw?kind=attachment'],
       ['POST', '/api/storage/hydrate'],
-      ['GET', '/api/storage/r2/check'],
     ] as const) {
       const refused = await api.call(null, method, at, {
         headers: as(tenant),

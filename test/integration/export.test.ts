@@ -156,6 +156,7 @@ test('every live artifact of the tenant, exactly, and none of another', async ()
         entityId: null,
         contentType,
         payload: Buffer.from(payload),
+        isJson: contentType === 'application/json',
         codec: 'zstd',
         idempotency: null,
       },

@@ -321,6 +321,16 @@ describe('values', () => {
         concurrency: 16,
         timeoutMs: 30_000,
       },
+      storeVariables: {
+        present: {
+          R2_ACCOUNT_ID: true,
+          R2_ACCESS_KEY_ID: true,
+          R2_SECRET_ACCESS_KEY: true,
+          R2_BUCKET: true,
+          R2_ENDPOINT: false,
+        },
+        missing: [],
+      },
       offload: {
         packing: true,
         codec: 'zstd',

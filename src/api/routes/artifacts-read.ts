@@ -35,6 +35,7 @@ import { parseRange } from './byte-range.ts'
 type Found = NonNullable<Awaited<ReturnType<typeof findArtifact>>>
 
 const maxOffset = 800
+const maxLimit = 200
 
 const raw = z.enum(['0', '1', 'true', 'false']).default('0')
 const isRaw = (value: string) => value === '1' || value === 'true'
@@ -52,7 +53,13 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
           kind: kind.optional(),
           entity_type: entityType.optional(),
           entity_id: entityId.optional(),
-          limit: z.coerce.number().int().min(1).max(200).default(50),
+          limit: z.coerce
+            .number()
+            .int()
+            .min(1)
+            .default(50)
+            .transform(limit => Math.min(limit, maxLimit))
+            .describe(`Artifacts in the page; more than ${maxLimit} are taken as ${maxLimit}`),
           offset: z.coerce
             .number()
             .int()
@@ -66,7 +73,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
           200: z.object({
             status: z.literal('ok'),
             count: z.number().describe('Artifacts in this page'),
-            limit: z.number(),
+            limit: z.number().describe('The one that was applied'),
+            offset: z.number(),
             artifacts: z.array(artifactSchema),
             next_cursor: z.string().nullable(),
           }),
@@ -89,6 +97,7 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
         status: 'ok' as const,
         count: found.length,
         limit: query.limit,
+        offset: query.offset,
         artifacts: found.map(({ record }) => artifactJson(record)),
         next_cursor: last === undefined ? null : writeCursor(last.position),
       }
@@ -258,7 +267,10 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const head = `{"status":"ok","artifact":${JSON.stringify(artifactJson(record))},`
     const base64Head = `${head}"content_type":${JSON.stringify(record.content_type)},"payload_base64":"`
     reply.type('application/json; charset=utf-8').header('cache-control', 'private, no-store')
-    const saysJson = /^application\/([a-z0-9.+-]+\+)?json\b/i.test(record.content_type ?? '')
+    // What came as JSON has a key that says so, whatever its content type.
+    const saysJson =
+      /^application\/([a-z0-9.+-]+\+)?json\b/i.test(record.content_type ?? '') ||
+      artifact.key.endsWith('.json')
     // What came as JSON through the API is no longer than its bodies may be, and must be looked at as a whole.
     const asBody =
       saysJson &&

@@ -67,12 +67,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
           entity_type: entityType.nullish(),
           entity_id: entityId.nullish(),
           payload: z.any().describe('Any JSON value'),
-          content_type: contentType
-            .regex(
-              /^application\/([a-z0-9.+-]+\+)?json\b/i,
-              'must be a JSON type; other payloads go to /api/storage/artifacts/raw',
-            )
-            .nullish(),
+          content_type: contentType.nullish().describe('Of the payload; default application/json'),
           tenant_id: tenantId.nullable(),
         }),
         response: { 201: stored, ...commonErrors, 409: errorSchema, 413: errorSchema, 422: errorSchema },
@@ -92,6 +87,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
         entityId: body.entity_id ?? null,
         contentType: body.content_type ?? 'application/json',
         payload,
+        isJson: true,
         codec: offload.codec,
       }
       const record = await store(request, artifact, createHash('sha256').update(payload).digest('hex'))
@@ -141,6 +137,7 @@ export function artifactWriteRoutes(app: FastifyInstance, context: ApiContext): 
           entityId: query.entity_id ?? null,
           contentType: request.headers['content-type'],
           payload: request.body instanceof Readable ? arriving(request.body) : Buffer.alloc(0),
+          isJson: request.headers['content-type'] === 'application/json',
           // As it is: it can be read in ranges, and by presigned URL.
           codec: 'none' as const,
         }

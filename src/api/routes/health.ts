@@ -6,6 +6,7 @@ import { messageOf } from '../../errors.ts'
 import { requireServiceKey } from '../auth.ts'
 import type { ApiContext } from '../context.ts'
 import { ApiError } from '../errors.ts'
+import { cached, inTime } from '../look.ts'
 import { errorSchema } from '../schemas.ts'
 
 const readiness = z.object({
@@ -24,8 +25,6 @@ type Readiness = z.infer<typeof readiness>
 
 /** How long an answer stands: each look at the bucket is a request that is paid for. */
 const readinessMs = 5000
-/** A check that takes longer has failed. */
-const checkMs = 5000
 const behindSeconds = 15 * 60
 
 export function healthRoutes(app: FastifyInstance, context: ApiContext): void {
@@ -116,24 +115,5 @@ async function check(context: ApiContext): Promise<Readiness> {
     bucket,
     queue,
     circuit: context.circuit(),
-  }
-}
-
-async function inTime<T>(promise: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${checkMs} ms`)), checkMs)
-  })
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
-}
-
-/** One look at a time, whose result stands for `ms`. */
-function cached<T>(ms: number, look: () => Promise<T>): () => Promise<T> {
-  let current: { value: Promise<T>; until: number } | undefined
-  return () => {
-    if (current === undefined || performance.now() > current.until) {
-      current = { value: look(), until: performance.now() + ms }
-    }
-    return current.value
   }
 }
