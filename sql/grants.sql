@@ -6,7 +6,8 @@ declare
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
-      'source_obstacles', 'new_obstacle', 'inheritance_obstacles'],
+      'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
+      'dependents', 'source_relations', 'reads_beyond'],
     'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of'],
     'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',

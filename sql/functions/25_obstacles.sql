@@ -43,11 +43,208 @@ end;
 comment on function lighter.inheritance_obstacles(lighter.sources) is 'Tables that inherit from the table of a source, or from the one with its tenants.';
 revoke all on function lighter.inheritance_obstacles(lighter.sources) from public;
 
+-- Rows are found by their key: jobs, pins and commands name one by it.
+create or replace function lighter.key_obstacles(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select lighter.new_obstacle('invalid_table_definition',
+           format('no valid unique index keeps %s.%s from being there twice', source.relation, source.key_column),
+           format('Create it again (alter table %s add primary key (%I);), or validate it: reindex, or attach the indexes of all partitions.',
+             source.relation, source.key_column))
+    from pg_class c
+   where c.oid = source.relation and source.key_column is not null
+     and not exists (
+       select from pg_index i
+         join pg_attribute a on a.attrelid = i.indrelid and a.attname = source.key_column
+        where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indisready and i.indpred is null
+          and i.indnkeyatts = 1 and i.indkey[0] = a.attnum);
+end;
+comment on function lighter.key_obstacles(lighter.sources) is 'Said when nothing keeps the key of a source unique any more.';
+revoke all on function lighter.key_obstacles(lighter.sources) from public;
+
+-- True of an expression that looks at more of a document than stays in its row: `kept` are the keys that do. What
+-- stays true of any document that was offloaded (its type, whether it is null, whether it was changed) is no look
+-- inside. By the text that Postgres itself writes for an expression; in doubt it reads beyond.
+create or replace function lighter.reads_beyond(expression text, column_name name, kept text[]) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  escaped constant text := regexp_replace(quote_ident(column_name), '[^[:alnum:]_]', '\\\&', 'g');
+  -- With or without its table's name before it.
+  a_column constant text := '(?<![[:alnum:]_"])(?:(?:[[:alnum:]_]+|"[^"]+")\.)?' || escaped || '(?![[:alnum:]_"])';
+  rest text := expression;
+  key text;
+begin
+  if expression is null or expression = '' then
+    return false;
+  end if;
+  rest := regexp_replace(rest, '\mold\.' || escaped || ' (?:IS DISTINCT FROM|<>) new\.' || escaped, '', 'gi');
+  rest := regexp_replace(rest, '\mold\.\* IS DISTINCT FROM new\.\*', '', 'gi');
+  rest := regexp_replace(rest, '\mjsonb_typeof\(' || a_column || '\)', '', 'g');
+  rest := regexp_replace(rest, a_column || ' IS (?:NOT )?NULL', '', 'g');
+  foreach key in array kept loop
+    key := regexp_replace(replace(key, '''', ''''''), '[^[:alnum:]_]', '\\\&', 'g');
+    rest := regexp_replace(rest, a_column || ' (?:->>?|\?) ''' || key || '''::text', '', 'g');
+    rest := regexp_replace(rest, a_column || '\[''' || key || '''::text\]', '', 'g');
+    rest := regexp_replace(rest, a_column || ' #>>? ''\{' || key || '(?:,[[:alnum:]_,]*)?\}''::text\[\]', '', 'g');
+    rest := regexp_replace(rest, '\mjsonb_extract_path(?:_text)?\(' || a_column || ', (?:VARIADIC ARRAY\[)?''' || key || '''::text', '', 'g');
+  end loop;
+  -- The column's name inside of a text is none.
+  rest := regexp_replace(rest, 'E?''(?:[^'']|'''')*''', '', 'g');
+  -- Nothing was recognised: it is read under another name.
+  return rest ~ a_column or rest ~ '\.\*' or not expression ~ a_column and not expression ~ '\.\*';
+end
+$$;
+comment on function lighter.reads_beyond(text, name, text[]) is
+  'True of an expression that reads more of a column than the keys that stay in its row.';
+revoke all on function lighter.reads_beyond(text, name, text[]) from public;
+
+-- Partitions may have indexes, constraints and policies of their own.
+create or replace function lighter.source_relations(source lighter.sources) returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select source.relation::oid
+  union
+  select relid::oid from pg_partition_tree(source.relation);
+end;
+comment on function lighter.source_relations(lighter.sources) is 'The table of a source, and its partitions.';
+revoke all on function lighter.source_relations(lighter.sources) from public;
+
+-- What Postgres works out from the column when a row is written or read. After an offload it sees what stays.
+create or replace function lighter.dependents(source lighter.sources)
+returns table (what text, expression text, consequence text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with tables as (
+    select r as relid from lighter.source_relations(source) r
+  ),
+  columns as (
+    select a.attrelid, a.attnum
+      from tables t join pg_attribute a on a.attrelid = t.relid and a.attname = source.json_column and not a.attisdropped
+  ),
+  -- A whole row in an expression depends on no column in the eyes of Postgres, so texts are looked at too.
+  depending as (
+    select distinct d.classid, d.objid
+      from columns c
+      join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = c.attrelid and d.refobjsubid = c.attnum
+  )
+  select format('the generated column %s.%I', a.attrelid::regclass, a.attname), pg_get_expr(ad.adbin, ad.adrelid),
+         'is worked out again from what stays'
+    from tables t
+    join pg_attribute a on a.attrelid = t.relid and a.attgenerated <> '' and a.attname <> source.json_column and (a.attislocal or t.relid = source.relation)
+    join pg_attrdef ad on ad.adrelid = a.attrelid and ad.adnum = a.attnum
+   where exists (select from depending d where d.classid = 'pg_attrdef'::regclass and d.objid = ad.oid)
+  union all
+  select format('the %s %s', case when i.indisunique then 'unique index' when i.indisexclusion then 'exclusion constraint' else 'index' end, i.indexrelid::regclass),
+         concat_ws(' ', x.direct, pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)),
+         case when i.indisunique or i.indisexclusion then 'accepts what it should refuse' else 'finds fewer rows' end
+    from tables t
+    join pg_index i on i.indrelid = t.relid
+    join pg_class c on c.oid = i.indexrelid and (not c.relispartition or t.relid = source.relation)
+    join columns col on col.attrelid = t.relid
+   cross join lateral (
+           select case when exists (select from generate_series(0, i.indnkeyatts - 1) n where i.indkey[n] = col.attnum)
+                       then quote_ident(source.json_column) end as direct) x
+   where x.direct is not null or i.indexprs is not null or i.indpred is not null
+     and exists (select from depending d where d.classid = 'pg_class'::regclass and d.objid = i.indexrelid)
+      or pg_get_expr(i.indexprs, i.indrelid) ~ '\.\*' or pg_get_expr(i.indpred, i.indrelid) ~ '\.\*'
+  union all
+  select format('the check constraint %I of %s', con.conname, con.conrelid::regclass), pg_get_expr(con.conbin, con.conrelid),
+         'is asked of what stays'
+    from tables t
+    join pg_constraint con on con.conrelid = t.relid and con.contype = 'c' and (con.coninhcount = 0 or t.relid = source.relation)
+   where exists (select from depending d where d.classid = 'pg_constraint'::regclass and d.objid = con.oid)
+      or pg_get_expr(con.conbin, con.conrelid) ~ '\.\*'
+  union all
+  select format('the policy %I of %s', p.polname, p.polrelid::regclass),
+         concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)),
+         'may show or hide rows that it should not'
+    from pg_policy p
+   where exists (select from depending d where d.classid = 'pg_policy'::regclass and d.objid = p.oid)
+      or p.polrelid in (select relid from tables)
+         and concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) ~ '\.\*'
+  union all
+  -- One of inserts only sees documents as they are written.
+  select format('the condition of trigger %I of %s', tg.tgname, tg.tgrelid::regclass),
+         substring(pg_get_triggerdef(tg.oid) from ' WHEN \((.*)\) EXECUTE '), 'is asked of what stays'
+    from tables t
+    join pg_trigger tg on tg.tgrelid = t.relid and tg.tgqual is not null and not tg.tgisinternal and tg.tgparentid = 0
+         and (tg.tgtype & 24) <> 0 and tg.tgname not like 'lighter\_enqueue\_%'
+   where exists (select from depending d where d.classid = 'pg_trigger'::regclass and d.objid = tg.oid)
+      or pg_get_triggerdef(tg.oid) ~ ' WHEN .*\.\*'
+  union all
+  select format('the row filter of publication %I', pub.pubname), pg_get_expr(pr.prqual, pr.prrelid),
+         'may publish an update as a deletion'
+    from tables t
+    join pg_publication_rel pr on pr.prrelid = t.relid and pr.prqual is not null
+    join pg_publication pub on pub.oid = pr.prpubid
+   where exists (select from depending d where d.classid = 'pg_publication_rel'::regclass and d.objid = pr.oid);
+end;
+comment on function lighter.dependents(lighter.sources) is
+  'Generated columns, indexes, constraints, policies, trigger conditions and row filters that depend on the column of a source.';
+revoke all on function lighter.dependents(lighter.sources) from public;
+
+create or replace function lighter.dependent_obstacles(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select lighter.new_obstacle('dependent_objects_still_exist',
+           format('%s reads inside %s.%s and %s after an offload: %s', d.what, source.relation, source.json_column, d.consequence,
+             left(regexp_replace(d.expression, '\s+', ' ', 'g'), 300)),
+           case when coalesce(source.allow_dependents, false) then 'It was accepted (allow_dependents).' else
+             'Let it read keys that stay in the row only (envelope_keys), move what it reads into a column of its own, or pass allow_dependents => true (--allow-dependents).' end,
+           not coalesce(source.allow_dependents, false))
+    from lighter.dependents(source) d
+   where lighter.reads_beyond(d.expression, source.json_column, source.envelope_keys)
+   order by d.what;
+end;
+comment on function lighter.dependent_obstacles(lighter.sources) is
+  'What reads inside the column of a source more than stays in the row.';
+revoke all on function lighter.dependent_obstacles(lighter.sources) from public;
+
+-- Views and functions read like the application: they find pointers where values were, and nothing goes wrong by itself.
+create or replace function lighter.reader_obstacles(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with readers as (
+    select distinct case d.classid
+             when 'pg_rewrite'::regclass then
+               (select format(case c.relkind when 'v' then 'view %s' when 'm' then 'materialized view %s' else 'rule of %s' end, c.oid::regclass)
+                  from pg_rewrite r join pg_class c on c.oid = r.ev_class where r.oid = d.objid)
+             when 'pg_proc'::regclass then format('function %s', d.objid::regprocedure)
+             when 'pg_statistic_ext'::regclass then
+               (select format('statistics %I.%I', s.stxnamespace::regnamespace::text, s.stxname) from pg_statistic_ext s where s.oid = d.objid)
+           end as name
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.json_column and not a.attisdropped
+      join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
+     where d.classid in ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_statistic_ext'::regclass)
+  )
+  select lighter.new_obstacle('warning', format('read %s.%s, and find pointers in rows that are offloaded: %s', source.relation,
+           source.json_column, string_agg(name, ', ' order by name)),
+           'Let those that need the whole document hydrate it.', false)
+    from readers where name is not null having count(*) > 0;
+end;
+comment on function lighter.reader_obstacles(lighter.sources) is
+  'Views, functions and statistics that read the column of a source.';
+revoke all on function lighter.reader_obstacles(lighter.sources) from public;
+
 create or replace function lighter.source_obstacles(source lighter.sources) returns setof lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  select o from lighter.inheritance_obstacles(source) o;
+  select o from lighter.inheritance_obstacles(source) o
+  union all
+  select o from lighter.key_obstacles(source) o
+  union all
+  select o from lighter.dependent_obstacles(source) o
+  union all
+  select o from lighter.reader_obstacles(source) o;
 end;
 comment on function lighter.source_obstacles(lighter.sources) is
   'All that stands in the way of watching the column of a source, now: what attach refuses and doctor reports.';

@@ -490,7 +490,8 @@ begin
               -- by which a backfill tells how old a row is
               case when lighter.column_type(source.relation, 'created_at') in
                 ('timestamp with time zone', 'timestamp without time zone', 'date') then 'created_at'::name end,
-              'xmin'::name], null)) c),
+              -- which version of which row it is
+              'xmin'::name, 'ctid'::name, 'tableoid'::name], null)) c),
     source.json_column, source.relation);
   if source.parent_relation is not null then
     execute format('grant select (%I, %I) on %s to lighter_daemon',

@@ -79,7 +79,8 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
         from ${fromSql(source)}
        where $1::text is null or ${key} > $1::text::${source.keyType}
        order by ${key}
-       limit $2
+       -- with ties: a key may not be unique any more
+       fetch first ($2) rows with ties
     ),
     candidates as (
       select p.key, p.key::text as row_id, p.tenant_id, p.stored

@@ -156,6 +156,7 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
       from lighter.sources s
       cross join lateral (values
              (s.relation, s.json_column, 'select'), (s.relation, s.json_column, 'update'),
+             (s.relation, 'xmin', 'select'), (s.relation, 'ctid', 'select'), (s.relation, 'tableoid', 'select'),
              (s.relation, s.key_column, 'select'), (s.relation, s.entity_column, 'select'),
              (s.relation, s.parent_column, 'select'),
              (coalesce(s.parent_relation, s.relation), s.tenant_column, 'select'),
@@ -221,6 +222,24 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
     }
   }
   for (const row of rows) yield checkSource(row, config.thresholdBytes)
+  yield* obstacleChecks(client)
+}
+
+/** What attach would say of them today: schemas change under what is attached. */
+async function* obstacleChecks(client: pg.Client): AsyncGenerator<Check> {
+  const { rows } = await client.query<{
+    name: string
+    problem: string
+    hint: string | null
+    isFatal: boolean
+  }>(`
+    select s.relation::text || '.' || s.json_column as name, o.problem, o.hint, o.is_fatal as "isFatal"
+      from lighter.sources s
+      join pg_class c on c.oid = s.relation
+     cross join lateral lighter.source_obstacles(s) o
+     order by s.id, o.is_fatal desc`)
+  for (const { name, problem, hint, isFatal } of rows)
+    yield (isFatal ? fail : warn)(`obstacle ${name}`, problem, hint ?? 'See the message.')
 }
 
 function checkSource(row: SourceRow, configuredThreshold: number | undefined): Check {

@@ -20,6 +20,7 @@ import {
   isVersionSql,
   pointersSql,
   restSql,
+  rowsSql,
   tenantSql,
 } from './source-sql.ts'
 import type { Source } from './sources.ts'
@@ -130,7 +131,7 @@ function rewriteSql(source: Source): string {
                as r(row_id, version, phase1_id, phase2_id, tenant_id)
     ),
     locked as (
-      select m.${key} as key, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id as planned_tenant_id,
+      select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id as planned_tenant_id,
              ${tenantSql(source)} as tenant_id, m.${column} as stored
         from ${fromSql(source)}
         join read r on m.${key} = r.row_id::${source.keyType} and ${isVersionSql('m', 'r.version')}
@@ -154,16 +155,16 @@ function rewriteSql(source: Source): string {
        where (f.field is null) = (f.phase1_id is null)
     ),
     targets as (
-      select r.key, r.row_id,
+      select r.key, r.place, r.tbl, r.row_id,
              case when r.phase2_id is null then r.rest
                   else ${envelopeSql(source, 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end as target
         from rests r
     ),
     rewritten as (
-      update ${source.tableSql} m
+      update ${rowsSql(source)} m
          set ${column} = t.target
         from targets t
-       where m.${key} = t.key
+       where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
       -- what a trigger of the table made of it
       returning t.row_id, m.${column} @> ${pointersSql(source, 't.target')} as intact
     )
@@ -176,7 +177,7 @@ function rewriteSql(source: Source): string {
     -- gone when it was planned, and not back since
     select g.row_id, true
       from unnest($6::text[]) g(row_id)
-     where not exists (select from ${source.tableSql} m where m.${key} = g.row_id::${source.keyType})`
+     where not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
 }
 
 async function recordOutcome(

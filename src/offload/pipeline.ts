@@ -468,6 +468,9 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
       case 'lost-pointer':
         releases.push(failure(row.job, lostPointer()))
         break
+      case 'ambiguous':
+        releases.push(failure(row.job, ambiguousKey(row.source)))
+        break
       case 'too-large':
         releases.push(failure(row.job, payloadTooLarge(row.largestBytes, config.maxPayloadBytes).message))
         break
@@ -663,6 +666,10 @@ function failure(job: Job, error: string, final = false): Release {
 
 function rowsHidden(source: Source): string {
   return `row-level security of ${source.tableSql} hides its rows from lighter_daemon: attach the table again, which adds a policy, then lighter retry`
+}
+
+function ambiguousKey(source: Source): string {
+  return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.keyColumn} again, then lighter retry`
 }
 
 function lostPointer(): string {

@@ -39,9 +39,17 @@ export interface PlannedRow {
   /**
    * offload: has payloads · nothing: no longer heavy, or pinned · gone: the row does not exist ·
    * no-tenant: its tenant can't be found · lost-pointer: it points to what its tenant does not have ·
-   * too-large: could not be read back · deferred: does not fit into this batch's bytes
+   * too-large: could not be read back · ambiguous: several rows have its key, or its tenant's · deferred: does not fit into this batch's bytes
    */
-  outcome: 'offload' | 'nothing' | 'gone' | 'no-tenant' | 'lost-pointer' | 'too-large' | 'deferred'
+  outcome:
+    | 'offload'
+    | 'nothing'
+    | 'gone'
+    | 'no-tenant'
+    | 'lost-pointer'
+    | 'too-large'
+    | 'ambiguous'
+    | 'deferred'
   /** Which version was read, see `versionSql`; null when there is none. */
   version: string | null
   tenantId: TenantId | null
@@ -95,20 +103,21 @@ export async function planRows(
       limits.maxPayloadBytes,
     ],
   })
-  const byOrd = new Map(rows.map(row => [Number(row.ord), row]))
+  const byOrd = Map.groupBy(rows, row => Number(row.ord))
   return jobs.map((job, i) => {
-    const row = byOrd.get(i + 1)
+    const [row, ...others] = byOrd.get(i + 1) ?? []
     const phase1Id = phase1Ids[i]
-    if (row === undefined || phase1Id === undefined) return goneRow(job, source)
+    if (row === undefined || phase1Id === undefined) return unreadRow(job, source, 'gone')
+    if (others.length > 0) return unreadRow(job, source, 'ambiguous')
     return toPlannedRow(job, source, row, phase1Id, limits.maxPayloadBytes)
   })
 }
 
-function goneRow(job: Job, source: Source): PlannedRow {
+function unreadRow(job: Job, source: Source, outcome: 'gone' | 'ambiguous'): PlannedRow {
   return {
     job,
     source,
-    outcome: 'gone',
+    outcome,
     version: null,
     tenantId: null,
     entityId: null,

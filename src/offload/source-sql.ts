@@ -12,14 +12,30 @@ export const metadataKindKey = 'artifact_metadata_kind'
 export const fieldRefKey = (field: string) => `${field}_ref`
 export const fieldCountKey = (field: string) => `${field}_count`
 
-/** `from` clause: the table as `m`, its parent (if the tenant is there) as `p`. */
-export function fromSql(source: Source): string {
-  return source.parentSql === null ? `${source.tableSql} m` : `${source.tableSql} m ${parentJoinSql(source)}`
+/** The table's own rows, and those of its partitions: not those of tables that inherit, which may have its keys. */
+export function rowsSql(source: Source): string {
+  return onlySql(source.tableSql, source.isPartitioned)
 }
 
-function parentJoinSql(source: Source): string {
-  if (source.parentSql === null || source.parentKeyColumn === null || source.parentColumn === null) return ''
-  return `left join ${source.parentSql} p on p.${ident(source.parentKeyColumn)} = m.${ident(source.parentColumn)}`
+/** `from` clause: the table as `m`, its parent (if the tenant is there) as `p`. */
+export function fromSql(source: Source): string {
+  const { parentSql, parentIsPartitioned } = source
+  return `${rowsSql(source)} m ${parentSql === null ? '' : parentJoinSql(source, onlySql(parentSql, parentIsPartitioned))}`
+}
+
+/**
+ * As `fromSql`, with the rows of tables that inherit: for who looks for pointers, and must not overlook any. A row that
+ * was moved to a child, or a child that was added after the attach, is none of ours to rewrite and may point to ours.
+ */
+export function fromTreeSql(source: Source): string {
+  return `${source.tableSql} m ${source.parentSql === null ? '' : parentJoinSql(source, source.parentSql)}`
+}
+
+const onlySql = (tableSql: string, isPartitioned: boolean) => (isPartitioned ? tableSql : `only ${tableSql}`)
+
+function parentJoinSql(source: Source, rows: string): string {
+  if (source.parentKeyColumn === null || source.parentColumn === null) return ''
+  return `left join ${rows} p on p.${ident(source.parentKeyColumn)} = m.${ident(source.parentColumn)}`
 }
 
 /**
@@ -32,14 +48,22 @@ export function documentSql(column: string): string {
 }
 
 /**
- * Which version of a row this is, as text: the transaction that wrote it, and the server that was asked. A number of a
- * transaction alone does not tell: a replica that takes over without the last of them gives their numbers out again.
+ * Which version of which row this is, as text: the transaction that wrote it, its place, the table or partition, that
+ * one's file, and the server that was asked. Not the key and the transaction alone: a replica that takes over without
+ * the last transactions gives their numbers out again, and a key is not unique any more once its index is dropped, or
+ * a child inherits the table. Nor the place without the file: CLUSTER and VACUUM FULL put another row there.
  */
-export const versionSql = (alias: string) => `${alias}.xmin::text || ' ' || ${serverSql}`
+export const versionSql = (alias: string) =>
+  `concat_ws(' ', ${alias}.xmin, ${alias}.ctid, ${alias}.tableoid, ${fileSql(alias)}, ${serverSql})`
 
 /** True of the version that `versionSql` named; never when another server was asked then. */
-export const isVersionSql = (alias: string, version: string) =>
-  `${alias}.xmin = split_part(${version}, ' ', 1)::xid and ${serverSql} = split_part(${version}, ' ', 2)`
+export const isVersionSql = (alias: string, version: string) => {
+  const part = (n: number) => `split_part(${version}, ' ', ${n})`
+  return `${alias}.xmin = ${part(1)}::xid and ${alias}.ctid = ${part(2)}::tid and ${alias}.tableoid = ${part(3)}::oid
+    and ${fileSql(alias)} = ${part(4)}::oid and ${serverSql} = ${part(5)}`
+}
+
+const fileSql = (alias: string) => `pg_relation_filenode(${alias}.tableoid)`
 
 // A sub-select: asked once for a statement, not for each row.
 const serverSql = '(select extract(epoch from pg_postmaster_start_time())::text)'

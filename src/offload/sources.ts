@@ -9,11 +9,14 @@ export interface Source {
   formerIds: number[]
   /** Quoted and qualified, ready to stand in a statement; so are the other `…Sql` names. */
   tableSql: string
+  /** Its rows are those of its partitions; a plain table's are its own, and not those of tables that inherit. */
+  isPartitioned: boolean
   jsonColumn: string
   keyColumn: string
   keyType: 'uuid' | 'bigint' | 'integer'
   tenantColumn: string
   parentSql: string | null
+  parentIsPartitioned: boolean
   parentKeyColumn: string | null
   parentColumn: string | null
   entityType: string | null
@@ -47,12 +50,14 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            array(select f.id from lighter.former_sources f
                   where f.relation = s.relation and f.json_column = s.json_column order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",
+           c.relkind = 'p' as "isPartitioned",
            s.json_column as "jsonColumn",
            s.key_column as "keyColumn",
            s.key_type as "keyType",
            s.tenant_column as "tenantColumn",
            (select format('%I.%I', pn.nspname, pc.relname) from pg_class pc
               join pg_namespace pn on pn.oid = pc.relnamespace where pc.oid = s.parent_relation) as "parentSql",
+           coalesce((select pc.relkind = 'p' from pg_class pc where pc.oid = s.parent_relation), false) as "parentIsPartitioned",
            s.parent_key_column as "parentKeyColumn",
            s.parent_column as "parentColumn",
            s.entity_type as "entityType",

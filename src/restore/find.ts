@@ -86,7 +86,8 @@ function findSql(source: Source): string {
        where ($1::text is null or ${key} > $1::text::${source.keyType})
          and ($4::text[] is null or ${key} = any ($4::text[]::${source.keyType}[]))
        order by ${key}
-       limit $2
+       -- with ties: a key may not be unique any more
+       fetch first ($2) rows with ties
     ),
     opened as (
       select p.key, p.tenant_id, ${documentSql('p.stored')} as doc

@@ -234,7 +234,7 @@ async function restoreOnce(run: Run, rowIds: string[]): Promise<string[]> {
   try {
     const written = new Set(await writeRestored(context.pool, source, ready))
     for (const row of ready) {
-      if (!written.has(row.rowId)) busy.push(row.rowId)
+      if (!written.has(row.version)) busy.push(row.rowId)
       else {
         counts.restored++
         counts.bytes += Buffer.byteLength(row.document)

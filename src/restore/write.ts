@@ -3,7 +3,7 @@ import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
-import { ident, isVersionSql } from '../offload/source-sql.ts'
+import { ident, isVersionSql, rowsSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 
 export interface RestoredRow {
@@ -20,14 +20,14 @@ export interface RestoredRow {
  *
  * The table's triggers stay quiet as in the offload's rewrite. A job that ours made all the same, or that was
  * waiting, goes: with the row locked nobody can be writing it, and what we wrote is not to be offloaded.
- * @returns ids of the rows that were written
+ * @returns versions of the rows that were written
  * @throws {RowError} `rewrite_undone`, and nothing is written: a trigger of the table made something else of a value
  */
 export async function writeRestored(pool: pg.Pool, source: Source, rows: RestoredRow[]): Promise<string[]> {
   return inTransactionWithRetry(
     pool,
     async db => {
-      const { rows: written } = await db.query<{ rowId: string; intact: boolean }>({
+      const { rows: written } = await db.query<{ rowId: string; version: string; intact: boolean }>({
         text: writeSql(source, rows.length === 1),
         values:
           rows.length === 1
@@ -59,7 +59,7 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
                delete from lighter.jobs j using mine d where j.source_id = d.source_id and j.row_id = d.row_id`,
         values: [source.id, arrayText(ids)],
       })
-      return ids
+      return written.map(row => row.version)
     },
     // The second keeps our own trigger, where it does fire, from waking a daemon for nothing.
     `${source.quietRewrite ? 'set local session_replication_role = replica; ' : ''}set local lighter.woken = 'on'`,
@@ -76,22 +76,22 @@ function writeSql(source: Source, single: boolean): string {
   return `
     with wanted as (${wanted}),
     locked as (
-      select m.${key} as key, w.row_id, w.document
-        from ${source.tableSql} m
+      select m.${key} as key, m.ctid as place, m.tableoid as tbl, w.row_id, w.version, w.document
+        from ${rowsSql(source)} m
         join wanted w on m.${key} = w.row_id::${source.keyType} and ${isVersionSql('m', 'w.version')}
          for no key update of m skip locked
     ),
     targets as materialized (
-      select l.key, l.row_id, l.document::jsonb as target from locked l
+      select l.key, l.place, l.tbl, l.row_id, l.version, l.document::jsonb as target from locked l
     ),
     written as (
-      update ${source.tableSql} m
+      update ${rowsSql(source)} m
          set ${column} = t.target
         from targets t
-       where m.${key} = t.key
-      returning t.row_id, m.${column} = t.target as intact
+       where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
+      returning t.row_id, t.version, m.${column} = t.target as intact
     )
-    select row_id as "rowId", coalesce(intact, false) as intact from written
+    select row_id as "rowId", version, coalesce(intact, false) as intact from written
     union all
-    select row_id, false from targets where row_id not in (select row_id from written)`
+    select row_id, version, false from targets where version not in (select version from written)`
 }

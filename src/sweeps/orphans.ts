@@ -2,7 +2,7 @@
 // listed only by the deep sweep. And rows that were orphaned of their jobs.
 
 import { messageOf } from '../errors.ts'
-import { ident } from '../offload/source-sql.ts'
+import { ident, rowsSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
@@ -100,7 +100,7 @@ async function queueBatch(
      queued as (
        insert into lighter.jobs (source_id, row_id)
        select $1, o.row_id from over o
-         join ${source.tableSql} m on m.${ident(source.keyColumn)} = o.row_id::${source.keyType}
+         join ${rowsSql(source)} m on m.${ident(source.keyColumn)} = o.row_id::${source.keyType}
            on conflict do nothing
        returning 1
      )

@@ -10,7 +10,7 @@ import { lookupArtifacts } from '../artifacts/lookup.ts'
 import { rawKind, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
-import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
+import { fromTreeSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -98,7 +98,7 @@ function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryRe
   return client.query(`
     insert into marked
     select distinct lighter.as_uuid(${column} ->> n.name), coalesce(${tenantSql(source)}, ${noTenantSql})
-      from ${fromSql(source)}
+      from ${fromTreeSql(source)}
      cross join unnest(array[${list.join(', ')}]) n(name)
      where ${column} ?| array[${list.join(', ')}]
        and lighter.as_uuid(${column} ->> n.name) is not null
