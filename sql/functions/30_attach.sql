@@ -264,13 +264,13 @@ begin atomic
     select f.id from lighter.former_sources f where f.relation = wanted.relation and f.json_column = wanted.json_column
   ),
   taken as (
-    select exists (select from former join public.artifact_refs a on a.source_id = former.id and a.purged_at is null) as anything,
-           (select a.field from former join public.artifact_refs a on a.source_id = former.id and a.purged_at is null
+    select exists (select from former join public.artifact_refs a on a.source_id = former.id and a.deleted_at is null and a.released_at is null) as anything,
+           (select a.field from former join public.artifact_refs a on a.source_id = former.id and a.deleted_at is null and a.released_at is null
              where a.field <> wanted.phase1_field or a.field is not null and wanted.phase1_field is null
              limit 1) as other_field
   ),
   remedy as (
-    select format('Restore its rows first: lighter restore --all --table %s, then lighter sweep release until nothing is left; or keep what it has.', wanted.relation) as hint
+    select format('Keep what it has; or restore its rows first: lighter restore --all --table %s, and an hour later lighter sweep release.', wanted.relation) as hint
   )
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded under the field "%s": with phase1_field %s they could not be read',
