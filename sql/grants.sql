@@ -7,9 +7,10 @@ declare
     'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
-      'dependents', 'source_relations', 'reads_beyond'],
+      'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions'],
     'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of'],
+      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
+      'with_current_names', 'name_of_column'],
     'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
       'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_extend_idempotent', 'api_end_idempotent']);
   table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass);
@@ -61,6 +62,7 @@ begin
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
   grant insert, update, delete on lighter.sweep_cursors, lighter.gone_rows to lighter_daemon;
   grant insert, delete on lighter.moved_row_records to lighter_daemon;
+  grant insert on lighter.source_partitions to lighter_daemon;
   -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure. See also forget_tenant.
   grant insert, update on lighter.erasures to lighter_daemon;
   grant delete on lighter.idempotency_keys to lighter_daemon;
@@ -76,7 +78,7 @@ begin
   grant usage on schema lighter to lighter_reporter;
   grant select on lighter.storage_entries, lighter.storage_total_entries, lighter.storage_by_kind, lighter.storage_by_tenant, lighter.storage_by_day,
     lighter.queue_health, lighter.offload_latency, lighter.failures, lighter.savings, lighter.retention_due,
-    lighter.pack_health, lighter.sweep_history, lighter.moved_rows, lighter.overdue_deletions to lighter_reporter;
+    lighter.pack_health, lighter.sweep_history, lighter.moved_rows, lighter.overdue_deletions, lighter.missing_parts to lighter_reporter;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
   grant select on public.artifact_refs to lighter_tenant;

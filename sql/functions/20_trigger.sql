@@ -30,10 +30,16 @@ as $build$
 declare
   function_name text := format('lighter.enqueue_%s', source.id);
   trigger_name text := format('lighter_enqueue_%s', source.id);
-  document text := format('new.%I', source.json_column);
+  document text;
   schema_owner name := (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter');
   heavy text;
 begin
+  source := lighter.with_current_names(source);
+  -- lighter.missing_parts tells of it; nothing can be watched.
+  if source.json_column is null or source.key_column is null then
+    return;
+  end if;
+  document := format('new.%I', source.json_column);
   -- Runs inside the application's transaction, as our owner, whatever role writes. It must neither fail nor wait.
   --
   -- READ COMMITTED, the usual case: a job that is there is left alone without being touched, so a claim or a
@@ -111,6 +117,7 @@ declare
   source lighter.sources;
   built integer := 0;
 begin
+  perform lighter.refresh_sources();
   -- A source outlives its table until it is detached; there is nothing left to build for it.
   for source in select s.* from lighter.sources s join pg_class c on c.oid = s.relation order by s.id loop
     perform lighter.build_trigger(source);

@@ -425,6 +425,7 @@ declare
 begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
+  perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
@@ -452,12 +453,14 @@ begin
        set key_column = wanted.key_column, key_type = wanted.key_type, tenant_column = wanted.tenant_column,
            parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
            parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
+           key_attnum = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
            skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents
      where s.id = source_id
        and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
+  perform lighter.refresh_sources(target);
   select * into wanted from lighter.sources s where s.id = source_id;
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
@@ -535,27 +538,19 @@ declare
 begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
+  perform lighter.refresh_sources(target);
   select * into source from lighter.sources s
    where s.relation = target and s.json_column = detach.json_column;
   if source.id is null then
     raise notice '%.% is not attached', target, json_column;
     return false;
   end if;
-  -- The table may be gone, and its trigger with it; then its name is a number, as the views show it.
-  if exists (select from pg_class where oid = source.relation) then
-    execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
-  end if;
-  execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
-  delete from lighter.jobs j where j.source_id = source.id;
-  delete from lighter.failed_jobs f where f.source_id = source.id;
-  delete from lighter.pins p where p.source_id = source.id;
-  delete from lighter.backfills b where b.source_id = source.id;
+  perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, phase1_field)
-  select source.id, source.relation, source.json_column, source.phase1_field
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field
    where exists (select from pg_class c where c.oid = source.relation);
-  delete from lighter.sources s where s.id = source.id;
 
   -- All rights away, then again those that other sources need.
   foreach touched in array array_remove(array[source.relation, source.parent_relation], null) loop

@@ -12,7 +12,7 @@ declare
   keys text[];
   queued bigint;
 begin
-  select s.* into source from lighter.sources s where s.relation = target and s.json_column = requeue.json_column;
+  select s.* into source from lighter.sources s where s.relation = target and (lighter.with_current_names(s)).json_column = requeue.json_column;
   if source.id is null then
     raise exception '%.% is not attached', target, json_column
       using errcode = 'undefined_object', hint = 'See select relation, json_column from lighter.sources;';

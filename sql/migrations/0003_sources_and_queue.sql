@@ -27,9 +27,28 @@ create table lighter.sources (
   allow_dependents boolean not null default false,
   paused boolean not null default false,
   attached_at timestamptz not null default now(),
+  relation_oid oid,
+  relation_schema name,
+  relation_name name,
+  json_attnum smallint,
+  key_attnum smallint,
+  tenant_attnum smallint,
+  parent_key_attnum smallint,
+  parent_attnum smallint,
+  entity_attnum smallint,
   unique (relation, json_column)
 );
 comment on table lighter.sources is 'Tables and jsonb columns that are watched; written by lighter.attach and lighter.detach.';
+comment on column lighter.sources.relation_oid is
+  'For which table the numbers of columns below hold; another one than relation: this database was restored from a dump, and its columns are known by their names.';
+comment on column lighter.sources.relation_schema is 'Schema of the table when it was attached, or attached again.';
+comment on column lighter.sources.relation_name is 'Name of the table when it was attached, or attached again. Another table of this name may hold its rows now.';
+comment on column lighter.sources.json_attnum is 'Number of json_column: a column that is renamed is still the same one.';
+comment on column lighter.sources.key_attnum is 'Number of key_column.';
+comment on column lighter.sources.tenant_attnum is 'Number of tenant_column.';
+comment on column lighter.sources.parent_key_attnum is 'Number of parent_key_column.';
+comment on column lighter.sources.parent_attnum is 'Number of parent_column.';
+comment on column lighter.sources.entity_attnum is 'Number of entity_column.';
 comment on column lighter.sources.key_column is 'The single-column primary key.';
 comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
 comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
@@ -41,6 +60,20 @@ comment on column lighter.sources.threshold_bytes is 'Phase 2 threshold of this 
 comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
 comment on column lighter.sources.allow_dependents is 'The owner accepts that indexes, constraints and policies read inside the column and see only what stays in the row.';
 comment on column lighter.sources.paused is 'Jobs are kept but not claimed.';
+
+-- A partition that is detached takes its rows out of sight without deleting them. So it is on record which there were.
+create table lighter.source_partitions (
+  source_id integer not null,
+  relation regclass not null,
+  name text not null,
+  seen_at timestamptz not null default now(),
+  primary key (source_id, relation)
+);
+comment on table lighter.source_partitions is
+  'Partitions in which rows of a source were seen: one that is not part of its table any more may still hold pointers. See lighter.missing_parts.';
+comment on column lighter.source_partitions.relation is 'The partition.';
+comment on column lighter.source_partitions.name is 'Its name when it was first seen.';
+comment on column lighter.source_partitions.seen_at is 'When it was first seen.';
 
 -- Not tenant data: it names rows only. Its key leads with the source, since the trigger must not look a tenant up.
 -- No foreign key to sources: its check would lock one row of sources in every application write.
@@ -124,7 +157,8 @@ create table lighter.retention_policies (
 );
 comment on table lighter.retention_policies is 'How long artifacts are kept; the most specific policy wins (tenant before plan, kind before none).';
 comment on column lighter.retention_policies.keep_days is 'Days after created_at; null: for ever.';
-insert into lighter.retention_policies (plan, keep_days) values ('standard', 90), ('premium', null);
+-- Storage keeps: that something expires is decided by whoever runs it, lighter retention set.
+insert into lighter.retention_policies (plan, keep_days) values ('standard', null), ('premium', null);
 
 create table lighter.sweep_runs (
   id bigint generated always as identity primary key,

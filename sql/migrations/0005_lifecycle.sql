@@ -68,22 +68,6 @@ create table lighter.gone_rows (
 comment on table lighter.gone_rows is 'Rows that were gone when their jobs were to be worked on; the orphan sweep queues those that are back.';
 comment on column lighter.gone_rows.marker is 'No transaction before this one may have seen the job; null until a sweep has set it.';
 
--- Artifacts from before us were not made to be forgotten after ninety days: who adopts them decides about that.
-do $$
-begin
-  if exists (
-    select from public.artifact_refs a, lighter.installation i where a.created_at < i.created_at limit 1
-  ) then
-    update lighter.retention_policies set keep_days = null
-     where plan = 'standard' and tenant_id is null and kind is null and keep_days = 90;
-    if found then
-      raise warning 'artifacts of the standard plan are kept for ever, since there are some from before pg-lighter'
-        using hint = 'To have them expire: update lighter.retention_policies set keep_days = 90 where plan = ''standard'';';
-    end if;
-  end if;
-end
-$$;
-
 alter table lighter.installation
   add column next_epoch bigint,
   add column next_nonce uuid;

@@ -3,12 +3,19 @@ create table lighter.former_sources (
   id integer primary key,
   relation regclass not null,
   json_column name not null,
+  json_attnum smallint,
+  relation_oid oid,
   phase1_field text,
+  rows_deleted boolean not null default false,
   detached_at timestamptz not null default now()
 );
 comment on table lighter.former_sources is
   'Sources that were detached, so that the artifacts of their rows are released again once the same column is attached. Written by lighter.detach.';
 comment on column lighter.former_sources.id is 'lighter.sources.id as it was; artifact_refs.source_id of what came off it.';
+comment on column lighter.former_sources.json_attnum is 'Number of json_column in the table relation_oid.';
+comment on column lighter.former_sources.relation_oid is 'For which table json_attnum holds.';
+comment on column lighter.former_sources.rows_deleted is
+  'Somebody said so, by lighter.forget_missing: what came off its rows is released, unless another row points to it.';
 comment on column lighter.former_sources.phase1_field is 'Rows may still hold the pointer of this name.';
 
 -- What a release sweep has come across: rows that point to another tenant's artifacts.

@@ -26,6 +26,13 @@ begin
         ('lighter.sources', 'phase2_kind', 'Kind of the artifacts that hold the whole metadata.'),
         ('lighter.sources', 'attached_at', 'When it was attached.'),
 
+        ('lighter.source_partitions lighter.missing_parts', 'source_id', 'lighter.sources.id.'),
+        ('lighter.missing_parts', 'source', 'The attached table.'),
+        ('lighter.missing_parts', 'part', 'What is missing: a table, a partition, or one of the columns chosen by attach.'),
+        ('lighter.missing_parts', 'name', 'Its name.'),
+        ('lighter.missing_parts', 'reason', 'What was found.'),
+        ('lighter.missing_parts', 'stops_offload', 'True: rows of the source are not offloaded either; they queue and stay inline.'),
+        ('lighter.missing_parts', 'advice', 'What to do.'),
         ('lighter.former_sources', 'relation', 'The table.'),
         ('lighter.former_sources', 'json_column', 'The jsonb column that was watched.'),
         ('lighter.former_sources', 'detached_at', 'When it was detached.'),

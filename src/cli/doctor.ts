@@ -28,8 +28,10 @@ export function addDoctor(program: Command): void {
         if (check.advice !== undefined) print(`      → ${check.advice}`)
       }
       const failed = checks.filter(check => check.status === 'fail').length
-      if (options.json) printJson({ ok: failed === 0, checks })
-      else print(failed === 0 ? 'all is well' : `${failed} check(s) failed`)
+      const warned = checks.filter(check => check.status === 'warn').length
+      if (options.json) printJson({ ok: failed === 0, warnings: warned, checks })
+      else if (failed > 0) print(`${failed} check(s) failed`)
+      else print(warned > 0 ? `${warned} warning(s): see above` : 'all is well')
       if (failed > 0) process.exitCode = 1
     })
 }

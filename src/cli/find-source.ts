@@ -1,6 +1,7 @@
 // Which attached columns a command means.
 import type { Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
+import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 
 const nameOf = (source: Source) => `${source.tableSql} (${source.jsonColumn})`
@@ -18,15 +19,18 @@ export async function findSources(
       (column === undefined || s.jsonColumn === column),
   )
   if (matching.length > 0) return matching
+  const stopped = (await findMissingParts(db)).find(m => m.stopsOffload)
   const wanted = [table, column].filter(name => name !== undefined).join('.')
   throw new RowError(
     'not_attached',
     `${wanted === '' ? 'no table' : wanted} is ${wanted === '' ? '' : 'not '}attached`,
     {
       hint:
-        sources.length === 0
-          ? 'Rows are read by what attach recorded: lighter attach <table> (again, if it was detached)'
-          : `Attached: ${sources.map(nameOf).join(', ')}`,
+        stopped !== undefined
+          ? `Out of sight: ${describeMissing(stopped)}. ${stopped.advice}`
+          : sources.length === 0
+            ? 'Rows are read by what attach recorded: lighter attach <table> (again, if it was detached)'
+            : `Attached: ${sources.map(nameOf).join(', ')}`,
     },
   )
 }

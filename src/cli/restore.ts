@@ -9,6 +9,7 @@ import { estimateRows } from '../offload/table-size.ts'
 import { estimateRestore } from '../restore/estimate.ts'
 import { findOffloaded } from '../restore/find.ts'
 import { canonicalRowId, holdScope, listHeld, type RestoreScope, releaseScope } from '../restore/hold.ts'
+import { findLeftOut, type LeftOut } from '../restore/left-out.ts'
 import { type RestoreCounts, type RestoreFailure, restoreSource } from '../restore/restore.ts'
 import { openStore } from '../store/object-store.ts'
 import { type SweepLock, takeSweepLock } from '../sweeps/lock.ts'
@@ -52,7 +53,10 @@ export function addRestore(program: Command): void {
     .option('--rate <rows/s>', 'rows a second at most', positiveNumber)
     .option('--dry-run', 'count what would be restored and change nothing')
     .option('--json', 'print one JSON object')
-    .addHelpText('after', '\nExit status: 1 when a row failed; it keeps its pointers.')
+    .addHelpText(
+      'after',
+      '\nExit status: 1 when a row failed or could not be reached; it keeps its pointers.',
+    )
     .action(async (options: RestoreOptions) => {
       const config = loadConfig(process.env)
       const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
@@ -63,7 +67,9 @@ export function addRestore(program: Command): void {
         const { sources, scope } = await readScope(pool, options)
         await requireRow(pool, sources, scope)
         if (options.dryRun) {
-          await printEstimate(pool, sources, scope, stop, options.json === true)
+          const leftOut = await whatIsLeftOut(pool, sources, options)
+          await printEstimate(pool, sources, scope, stop, options.json === true, leftOut)
+          if (leftOut.length > 0) process.exitCode = 1
           return
         }
         const locks: SweepLock[] = []
@@ -114,19 +120,22 @@ export function addRestore(program: Command): void {
           progress.end()
           const lost = !locks.every(lock => lock.isHeld())
           const isWhole = !stop.aborted && !lost
-          if (options.json) printJson({ outcome: isWhole ? 'done' : 'stopped', ...sum, failures })
+          const leftOut = await whatIsLeftOut(pool, sources, options)
+          if (options.json)
+            printJson({ outcome: isWhole ? 'done' : 'stopped', ...sum, failures, not_restored: leftOut })
           else {
             for (const f of failures) print(`${f.table} ${f.rowId}  ${f.code}: ${f.message}`)
             print(
               `${formatCount(sum.restored)} row(s) restored, ${formatBytes(sum.bytes)}; ${formatCount(sum.failed)} failed and stay as they were`,
             )
+            printLeftOut(leftOut)
             print(
               isWhole
                 ? heldText(scope)
                 : `stopped ${lost ? 'because the connection with the lock was lost' : 'in the middle'}: run it again to go on`,
             )
           }
-          if (sum.failed > 0 || lost) process.exitCode = 1
+          if (sum.failed > 0 || leftOut.length > 0 || lost) process.exitCode = 1
         } finally {
           progress.end()
           for (const lock of locks) await lock.release()
@@ -250,6 +259,7 @@ async function printEstimate(
   scope: RestoreScope,
   signal: AbortSignal,
   asJson: boolean,
+  leftOut: LeftOut[],
 ): Promise<void> {
   const progress = createProgress(asJson)
   const found = []
@@ -266,7 +276,12 @@ async function printEstimate(
   }
   progress.end()
   if (asJson) {
-    printJson({ dry_run: true, outcome: signal.aborted ? 'stopped' : 'done', tables: found })
+    printJson({
+      dry_run: true,
+      outcome: signal.aborted ? 'stopped' : 'done',
+      tables: found,
+      not_restored: leftOut,
+    })
     return
   }
   for (const table of found) {
@@ -281,5 +296,23 @@ async function printEstimate(
         ),
       )
   }
+  printLeftOut(leftOut)
   print(signal.aborted ? 'stopped in the middle' : 'dry run: nothing was changed')
+}
+
+/** A single row was found, so it is in sight. */
+async function whatIsLeftOut(
+  pool: ReturnType<typeof createPool>,
+  sources: Source[],
+  options: ScopeOptions,
+): Promise<LeftOut[]> {
+  if (options.row !== undefined || options.message !== undefined) return []
+  return findLeftOut(pool, options.table === undefined ? null : sources.map(source => source.id))
+}
+
+function printLeftOut(leftOut: LeftOut[]): void {
+  for (const { what, reason, advice } of leftOut) {
+    print(`not restored: ${what}: ${reason}`)
+    print(`      → ${advice}`)
+  }
 }

@@ -6,6 +6,7 @@ import { requireCurrentSchema } from '../db/migrate.ts'
 import { ConfigError, LighterError, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
+import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
 import { keepsSession } from '../wake/session.ts'
@@ -68,6 +69,7 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
     if (schema.status === 'fail') return
     yield* privilegeChecks(client)
     yield* sourceChecks(client, config)
+    yield* sightChecks(client)
     yield await apiCheck(client, config)
     yield await queueCheck(client)
     yield await movedRowsCheck(client)
@@ -153,7 +155,8 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
      where not has_table_privilege(t.thing, t.privilege)
     union all
     select c.relation::text || '.' || c.column_name, c.privilege
-      from lighter.sources s
+      from lighter.sources stored
+      cross join lateral lighter.with_current_names(stored) s
       cross join lateral (values
              (s.relation, s.json_column, 'select'), (s.relation, s.json_column, 'update'),
              (s.relation, 'xmin', 'select'), (s.relation, 'ctid', 'select'), (s.relation, 'tableoid', 'select'),
@@ -176,8 +179,7 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
 
 interface SourceRow {
   id: number
-  /** Null when the table is gone. */
-  table: string | null
+  table: string
   column: string
   triggerName: string
   trigger: string | null
@@ -194,7 +196,7 @@ interface SourceRow {
 
 async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<Check> {
   const { rows } = await client.query<SourceRow>(`
-    select s.id, case when c.oid is not null then s.relation::text end as table, s.json_column as column,
+    select s.id, s.relation::text as table, s.json_column as column,
            'lighter_enqueue_' || s.id as "triggerName", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
            lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as "ownThreshold",
            s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as "maySkip",
@@ -209,11 +211,14 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
              where p.polrelid in (s.relation, s.parent_relation) and not p.polpermissive
                and row_security_active(p.polrelid)
                and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'member'))) as restrictive
-      from lighter.sources s
+      from lighter.sources stored
+     cross join lateral lighter.with_current_names(stored) s
       left join pg_class c on c.oid = s.relation
       left join pg_trigger t on t.tgrelid = s.relation and t.tgname = 'lighter_enqueue_' || s.id
+     where c.oid is not null
+       and not exists (select from lighter.missing_parts p where p.source_id = s.id and p.stops_offload)
      order by s.id`)
-  if (rows.length === 0) {
+  if (rows.length === 0 && !(await hasSources(client))) {
     yield {
       name: 'sources',
       status: 'warn',
@@ -242,16 +247,22 @@ async function* obstacleChecks(client: pg.Client): AsyncGenerator<Check> {
     yield (isFatal ? fail : warn)(`obstacle ${name}`, problem, hint ?? 'See the message.')
 }
 
+async function hasSources(client: pg.Client): Promise<boolean> {
+  return (await one<{ any: boolean }>(client, 'select exists (select from lighter.sources) as any')).any
+}
+
+/** Tables, partitions and columns that can't be looked at any more. */
+async function* sightChecks(client: pg.Client): AsyncGenerator<Check> {
+  for (const missing of await findMissingParts(client)) {
+    const found = `${describeMissing(missing)}; no payload is given up meanwhile${missing.stopsOffload ? ', and its rows stay inline' : ''}`
+    yield missing.stopsOffload
+      ? fail('out of sight', found, missing.advice)
+      : warn('out of sight', found, missing.advice)
+  }
+}
+
 function checkSource(row: SourceRow, configuredThreshold: number | undefined): Check {
   const { table, column } = row
-  if (table === null) {
-    const where = `source_id = ${row.id}`
-    return warn(
-      `source ${row.id}`,
-      'its table is gone',
-      `Forget it: delete from lighter.jobs where ${where}; delete from lighter.failed_jobs where ${where}; delete from lighter.sources where id = ${row.id};`,
-    )
-  }
   const name = `source ${table}.${column}`
   const attach = `Attach it again, with the settings it has: lighter attach ${table} --column ${column}`
   if (row.trigger === null) return fail(name, 'its trigger is gone', attach)
@@ -326,10 +337,18 @@ async function apiCheck(client: pg.Client, config: Config): Promise<Check> {
 }
 
 async function queueCheck(client: pg.Client): Promise<Check> {
-  const row = await one<{ depth: string; retrying: string; failed: string; oldest: number | null }>(
+  const row = await one<{
+    depth: string
+    retrying: string
+    failed: string
+    oldest: number | null
+    strays: boolean
+  }>(
     client,
     `select coalesce(sum(depth), 0)::text as depth, coalesce(sum(retrying), 0)::text as retrying,
-            coalesce(sum(failed), 0)::text as failed, max(oldest_seconds) as oldest
+            coalesce(sum(failed), 0)::text as failed, max(oldest_seconds) as oldest,
+            exists (select from lighter.jobs j where not exists (select from lighter.sources s where s.id = j.source_id))
+              or exists (select from lighter.failed_jobs j where not exists (select from lighter.sources s where s.id = j.source_id)) as strays
        from lighter.queue_health`,
   )
   const age = row.oldest === null ? '' : `, oldest ${Math.round(row.oldest)} s`
@@ -341,6 +360,12 @@ async function queueCheck(client: pg.Client): Promise<Check> {
       'queue',
       found,
       'See: select row_id, attempts, last_error from lighter.jobs where last_error is not null;',
+    )
+  if (row.strays)
+    return warn(
+      'queue',
+      `${found}, and jobs of a source that does not exist`,
+      'Remove them: delete from lighter.jobs j where not exists (select from lighter.sources s where s.id = j.source_id); and likewise from lighter.failed_jobs.',
     )
   if ((row.oldest ?? 0) > 300) return warn('queue', found, 'Is a daemon running? lighter start')
   return ok('queue', found)

@@ -8,7 +8,7 @@ import { type EraseScope, inScope } from './scope.ts'
 export interface Survey {
   artifacts: number
   payload_bytes: number
-  /** Objects that hold nothing else, and those that are shared with other entities and are written anew. */
+  /** Objects that hold nothing else, also those whose rows somebody deleted; and those that are shared with other entities and are written anew. */
   objects: number
   objects_shared: number
   /** Rows of the application's tables that point to these artifacts: they stay, and hydrate no more. */
@@ -30,7 +30,14 @@ export async function surveyErasure(db: Queryable, prefix: string, scope: EraseS
       )
       select coalesce(sum(m.artifacts), 0)::float8 as artifacts,
              coalesce(sum(m.bytes), 0)::float8 as payload_bytes,
-             count(*)::float8 as keys,
+             count(*)::float8
+               + ${
+                 scope.entity === null
+                   ? `(select count(*) from lighter.objects o
+                       where o.tenant_id = $1 and o.first_deleted_at is null
+                         and not exists (select from mine where mine.r2_key = o.r2_key))`
+                   : '0'
+               } as keys,
              count(*) filter (where ${
                scope.entity === null
                  ? 'false'

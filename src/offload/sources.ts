@@ -40,15 +40,18 @@ export interface Source {
 }
 
 /**
- * All sources. A handful of rows; callers may keep them for seconds: what was planned by a stale one is not committed,
+ * All sources but those of which something is missing that the offload needs (lighter.missing_parts). A handful of rows; callers may keep them for seconds: what was planned by a stale one is not committed,
  * and makes a statement fail, not lie.
  */
 export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
   const { rows } = await db.query<Source>(`
     select s.id,
-           s.xmin::text as version,
+           stored.xmin::text as version,
            array(select f.id from lighter.former_sources f
-                  where f.relation = s.relation and f.json_column = s.json_column order by f.id) as "formerIds",
+                  where f.relation = s.relation
+                    and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid)
+                        = s.json_column
+                  order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",
            c.relkind = 'p' as "isPartitioned",
            s.json_column as "jsonColumn",
@@ -88,8 +91,11 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                            where x.polrelid = s.relation and x.polcmd in ('r', '*')
                              and exists (select from unnest(x.polroles) r where r = 0 or pg_has_role(r, 'usage'))) p
                  ) as "rowsHidden"
-      from lighter.sources s
+      from lighter.sources stored
+     cross join lateral lighter.with_current_names(stored) s
       join pg_class c on c.oid = s.relation
-      join pg_namespace n on n.oid = c.relnamespace`)
+      join pg_namespace n on n.oid = c.relnamespace
+     where not exists (select from lighter.missing_parts p where p.source_id = s.id and p.stops_offload)
+     order by s.id`)
   return new Map(rows.map(row => [row.id, row]))
 }

@@ -35,6 +35,16 @@ export interface QueueHealth {
   paused: boolean
 }
 
+/** Something of an attached table that can not be looked at any more. */
+interface MissingPart {
+  source: string
+  part: string
+  name: string
+  reason: string
+  stops_offload: boolean
+  advice: string
+}
+
 interface OffloadLatency {
   hour: string
   queue: 'live' | 'backfill'
@@ -107,6 +117,8 @@ export interface Stats {
   top_tenants: TenantStorage[]
   tenants: number
   queue: QueueHealth[]
+  /** While there is one, release sweeps keep all payloads. */
+  missing_parts: MissingPart[]
   latency: OffloadLatency[]
   /** The latest. */
   failures: Failure[]
@@ -120,6 +132,7 @@ export interface Stats {
 const shownTenants = 10
 const shownFailures = 5
 const shownHours = 24
+const shownParts = 100
 
 /** Each a scalar subquery that gives JSON; together in one statement they are of one snapshot. */
 export const sections = {
@@ -138,6 +151,10 @@ export const sections = {
     select coalesce(json_agg(q order by q.source), '[]')
       from (select source, depth, due, in_flight, retrying, failed, oldest_seconds, exact, paused
               from lighter.queue_health) q)`,
+  missing_parts: `(
+    select coalesce(json_agg(m order by m.source, m.part, m.name), '[]')
+      from (select source, part, name, reason, stops_offload, advice from lighter.missing_parts
+             order by source_id, part, name limit ${shownParts}) m)`,
   latency: `(
     select coalesce(json_agg(l order by l.hour desc, l.queue), '[]')
       from (select hour, queue, rows, p50_ms, p95_ms, p99_ms, max_ms from lighter.offload_latency

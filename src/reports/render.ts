@@ -11,6 +11,7 @@ const number = (title: string): Column => ({ title, right: true })
 export function renderStats(stats: Stats, width: number): string[] {
   const sections = [
     queue(stats, width),
+    missing(stats, width),
     latency(stats, width),
     failures(stats, width),
     storage(stats, width),
@@ -135,6 +136,19 @@ function queue({ queue: sources }: Stats, width: number): Section {
       ]),
       width,
     ),
+  )
+}
+
+function missing({ missing_parts: parts }: Stats, width: number): Section {
+  return section(
+    'Out of sight: no payload is given up until this is settled (lighter doctor)',
+    parts.length === 0
+      ? []
+      : fitTable(
+          [text('source'), text('part'), text('name'), text('reason')],
+          parts.map(p => [p.source, p.part, p.name, p.reason]),
+          width,
+        ),
   )
 }
 

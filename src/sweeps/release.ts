@@ -10,6 +10,7 @@ import { lookupArtifacts } from '../artifacts/lookup.ts'
 import { rawKind, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
+import { findMissingParts, type MissingPart, notePartitions, partsMissing } from '../offload/missing-parts.ts'
 import { fromTreeSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { openSession, within } from '../wake/session.ts'
@@ -34,8 +35,15 @@ export async function sweepRelease(context: SweepContext): Promise<Counts> {
   client.on('error', () => undefined)
   try {
     await client.connect()
-    await findUnused(context, client, counts)
+    await notePartitions(client)
+    const missing = await findUnused(context, client, counts)
     if (!context.signal.aborted && !context.dryRun) await recordMovedRows(client)
+    if (missing.length > 0) {
+      counts.out_of_sight = missing.length
+      if (!context.signal.aborted && !context.dryRun) await bringBackMarked(context, client, counts)
+      context.onProgress(counts)
+      throw partsMissing(missing)
+    }
     if (!context.signal.aborted) await settle(context, client, counts)
     if (!context.signal.aborted && !context.dryRun) await learnPointers(context, client, counts)
   } finally {
@@ -45,8 +53,15 @@ export async function sweepRelease(context: SweepContext): Promise<Counts> {
   return counts
 }
 
-/** Fills the temporary table `unused`. All in one snapshot. */
-async function findUnused(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
+/**
+ * Fills the temporary table `unused`. All in one snapshot.
+ * @returns what could not be looked at: if anything, no artifact is known to be unused
+ */
+async function findUnused(
+  context: SweepContext,
+  client: pg.ClientBase,
+  counts: Counts,
+): Promise<MissingPart[]> {
   await client.query('begin isolation level repeatable read')
   await client.query('set local statement_timeout = 0')
   const sources = [...(await loadSources(client)).values()]
@@ -74,22 +89,32 @@ async function findUnused(context: SweepContext, client: pg.ClientBase, counts: 
   // A snapshot that was not looked at whole says nothing.
   if (context.signal.aborted) {
     await client.query('rollback')
-    return
+    return []
   }
   while ((await markReferredTo(client)) > 0) context.onProgress(counts)
   counts.moved = await findMovedRows(client, sources)
   await findUnknown(client)
+  // By another session, whose snapshot is new: the tables were locked one by one, and a partition that was detached
+  // before its table's turn came has not been looked at.
+  const missing = await findMissingParts(context.pool)
+  if (missing.length > 0) {
+    await client.query('commit')
+    return missing
+  }
   // Of sources that are attached, or were and are again: the rows of others can't be looked at, and may point to theirs.
   const { rowCount } = await client.query({
     text: `insert into unused
            select a.tenant_id, a.id from public.artifact_refs a
-            where a.source_id = any ($1::int[]) and a.deleted_at is null and a.created_at < now() - $2::interval
+            where (a.source_id = any ($1::int[])
+                   or a.source_id in (select f.id from lighter.former_sources f where f.rows_deleted))
+              and a.deleted_at is null and a.created_at < now() - $2::interval
               and not exists (select from marked m where m.id = a.id)
               and not exists (select from unknown k where k.tenant_id = a.tenant_id)`,
     values: [sources.flatMap(s => [s.id, ...s.formerIds]), minimumAge],
   })
   counts.unused = rowCount ?? 0
   await client.query('commit')
+  return []
 }
 
 function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryResult> {
@@ -177,7 +202,7 @@ function pointersIn(payload: Buffer): string[] {
 
 /** Brings `released_at` up to date, and puts tombstones on what has been unused for the whole grace period. */
 async function settle(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
-  const { config, signal } = context
+  const { config } = context
   if (context.dryRun) {
     const { rows } = await client.query<{ released: number; tombstoned: number; again: number }>({
       text: `select (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, id)
@@ -195,32 +220,8 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
     counts.found_again = rows[0]?.again ?? 0
     return
   }
-  const pace = createPace(config.rate, signal)
-  const work = async (name: string, batch: () => Promise<number>) => {
-    for (;;) {
-      if (signal.aborted) return
-      const n = await batch()
-      counts[name] = (counts[name] ?? 0) + n
-      context.onProgress(counts)
-      if (n < config.batchSize) return
-      await pace(n)
-    }
-  }
-  // Also of what had its tombstone already: as long as it is not purged, the pointer that came back is right.
-  await work('found_again', async () => {
-    const { rowCount } = await client.query({
-      text: `with batch as (
-               select a.tenant_id, a.id from public.artifact_refs a
-                where a.deleted_at is not null and a.purged_at is null and a.deleted_reason like 'released:%'
-                  and exists (select from marked m where m.id = a.id)
-                limit $1 for update of a skip locked
-             )
-             update public.artifact_refs a set released_at = null, deleted_at = null, deleted_reason = null from batch b
-              where a.tenant_id = b.tenant_id and a.id = b.id`,
-      values: [config.batchSize],
-    })
-    return rowCount ?? 0
-  })
+  await bringBackMarked(context, client, counts)
+  const work = inBatches(context, counts)
   await work('found_again', async () => {
     const { rowCount } = await client.query({
       text: `with batch as (
@@ -270,5 +271,39 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
     // Those that were known already are not news.
     counts.released = (counts.released ?? 0) + (rows[0]?.released ?? 0) - (rows[0]?.taken ?? 0)
     return rows[0]?.taken ?? 0
+  })
+}
+
+/** Calls `batch` until it finds fewer than a batch. */
+function inBatches({ config, signal, onProgress }: SweepContext, counts: Counts) {
+  const pace = createPace(config.rate, signal)
+  return async (name: string, batch: () => Promise<number>) => {
+    for (;;) {
+      if (signal.aborted) return
+      const n = await batch()
+      counts[name] = (counts[name] ?? 0) + n
+      onProgress(counts)
+      if (n < config.batchSize) return
+      await pace(n)
+    }
+  }
+}
+
+/** What has a tombstone of ours, and a pointer to it: as long as it is not purged, the pointer that came back is right. */
+async function bringBackMarked(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
+  const { config } = context
+  await inBatches(context, counts)('found_again', async () => {
+    const { rowCount } = await client.query({
+      text: `with batch as (
+               select a.tenant_id, a.id from public.artifact_refs a
+                where a.deleted_at is not null and a.purged_at is null and a.deleted_reason like 'released:%'
+                  and exists (select from marked m where m.id = a.id)
+                limit $1 for update of a skip locked
+             )
+             update public.artifact_refs a set released_at = null, deleted_at = null, deleted_reason = null from batch b
+              where a.tenant_id = b.tenant_id and a.id = b.id`,
+      values: [config.batchSize],
+    })
+    return rowCount ?? 0
   })
 }

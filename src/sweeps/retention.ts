@@ -4,6 +4,7 @@ import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 import { createPace } from './pace.ts'
 import { forgetTombstones, onHoldSql, purgeTombstones } from './purge.ts'
+import { accountVanished } from './vanished.ts'
 
 /**
  * SQL: a live artifact's payload points to artifact `a`, which must live as long: a row that was offloaded again on
@@ -40,58 +41,10 @@ export async function sweepRetention(
   await expireByPolicy(context, counts, onExpiring)
   await expireByDate(context, counts)
   await purgeTombstones(context, counts)
-  await takeEmptyObjects(context, counts)
+  await accountVanished(context, counts)
   await forgetTombstones(context, counts)
   if (!context.dryRun) await deleteDueObjects(context, counts)
   return counts
-}
-
-/**
- * Objects of which no artifact is left, since somebody deleted rows of artifact_refs by hand, or by a cascade. Every
- * object is looked at, page by page; what is taken is looked at again under its lock.
- */
-async function takeEmptyObjects(context: SweepContext, counts: Counts): Promise<void> {
-  const { pool, config, signal } = context
-  if (context.dryRun) return
-  const pace = createPace(config.rate, signal)
-  let after = { tenantId: '00000000-0000-0000-0000-000000000000', key: '' }
-  while (!signal.aborted) {
-    const { rows } = await pool.query<{ tenantId: string; key: string; empty: boolean }>(
-      `select o.tenant_id as "tenantId", o.r2_key as key,
-              o.state = 'stored' and o.stored_at < now() - interval '1 hour'
-                and not exists (select from public.artifact_refs a
-                                 where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key) as empty
-         from lighter.objects o
-        where (o.tenant_id, o.r2_key) > ($1, $2)
-        order by o.tenant_id, o.r2_key
-        limit $3`,
-      [after.tenantId, after.key, config.batchSize],
-    )
-    const empty = rows.filter(row => row.empty)
-    if (empty.length > 0) {
-      const { rowCount } = await pool.query(
-        `with locked as materialized (
-           select o.tenant_id, o.r2_key from lighter.objects o
-             join unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key) using (tenant_id, r2_key)
-            where o.state = 'stored'
-            order by o.tenant_id, o.r2_key for update of o skip locked
-         )
-         update lighter.objects o
-            set state = 'deleting', live_artifacts = 0, live_bytes = 0, delete_after = now() + $3 * interval '1 ms'
-           from locked l
-          where o.tenant_id = l.tenant_id and o.r2_key = l.r2_key
-            and not exists (select from public.artifact_refs a
-                             where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key)`,
-        [empty.map(e => e.tenantId), empty.map(e => e.key), config.deleteDelayMs],
-      )
-      counts.objects_emptied = (counts.objects_emptied ?? 0) + (rowCount ?? 0)
-    }
-    context.onProgress(counts)
-    const last = rows.at(-1)
-    if (last === undefined || rows.length < config.batchSize) return
-    after = last
-    await pace(rows.length)
-  }
 }
 
 async function expireByPolicy(

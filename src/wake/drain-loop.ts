@@ -6,6 +6,7 @@ import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import { claimJobs, hasDueJobs, type Job } from '../offload/claim.ts'
 import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
+import { notePartitions } from '../offload/missing-parts.ts'
 import type { Work } from '../offload/observer.ts'
 import {
   type BatchOutcome,
@@ -28,6 +29,8 @@ const settleMs = [20, 200]
 const firstClaimRows = 250
 
 const sourcesMaxAgeMs = 5000
+/** So often new partitions are put on record. */
+const partitionsMaxAgeMs = 60_000
 
 /** With several tenants in a backlog the next look at its newest jobs comes sooner by this. */
 const fairLooksOfMany = 2
@@ -73,6 +76,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   let running: Promise<void> = Promise.resolve()
   let sources = new Map<number, Source>()
   let sourcesLoadedAt = Number.NEGATIVE_INFINITY
+  let partitionsNotedAt = Number.NEGATIVE_INFINITY
   let databaseFailures = 0
   let bytesPerRow = 0
   /** The last claim took all it was allowed: there is more in the queue. */
@@ -112,6 +116,10 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     if (performance.now() - sourcesLoadedAt > sourcesMaxAgeMs) {
       sources = await loadSources(db)
       sourcesLoadedAt = performance.now()
+      if (sourcesLoadedAt - partitionsNotedAt > partitionsMaxAgeMs) {
+        await notePartitions(db)
+        partitionsNotedAt = sourcesLoadedAt
+      }
     }
     return [...sources.values()].filter(s => !s.paused)
   }

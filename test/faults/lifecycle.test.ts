@@ -15,7 +15,7 @@ import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { column, value } from '../support/sql.ts'
 import { type FaultyPostgres, startFaultyPostgres } from '../support/statement-fault.ts'
-import { age, bucketKeys, runNow } from '../support/sweep.ts'
+import { age, bucketKeys, expireAfter90Days, runNow } from '../support/sweep.ts'
 
 const environment = useFreshEnvironment()
 let daemon: Daemon
@@ -119,6 +119,7 @@ test('retention, from the policy to the end', { timeout }, async () => {
     `insert into lighter.legal_holds (tenant_id, entity_type, entity_id, reason) values ($1, 'conversation', $2, 'case')`,
     [tenantId, held.conversationId],
   )
+  await expireAfter90Days(environment)
   await age(environment, '91 days')
   const expiry = /set deleted_at = now\(\), deleted_reason = \$5/
   await killAt(['sweep', 'retention'], expiry, false)

@@ -688,7 +688,7 @@ describe('looking up', () => {
       state: 'live',
       r2_key: expect.stringContaining(`tenants/${tenantId}/`),
       object: { state: 'stored', artifacts: 1, live_artifacts: 1 },
-      retention: 'standard plan, 90 days',
+      retention: 'standard plan, kept for ever',
     })
     expect(answer.text).not.toMatch(/SSSS|TTTT/)
   })

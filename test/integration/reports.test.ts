@@ -12,7 +12,7 @@ import { sweepRollup } from '../../src/sweeps/rollup.ts'
 import { drained, newConversation, startDaemon, until, useFreshEnvironment } from '../support/environment.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { asRole, column, errorOf, uniqueRole, value } from '../support/sql.ts'
-import { age, runNow } from '../support/sweep.ts'
+import { age, expireAfter90Days, runNow } from '../support/sweep.ts'
 
 const environment = useFreshEnvironment()
 let daemon: Daemon
@@ -240,6 +240,7 @@ describe('storage reports are exact', () => {
     const compacted = await runNow(environment, 'compaction')
     expect(compacted.counts.objects_rewritten).toBeGreaterThan(0)
     await step(async () => undefined)
+    await expireAfter90Days(environment)
     await step(() => age(environment, '91 days'))
     expect((await runNow(environment, 'retention')).counts.expired).toBeGreaterThan(0)
     await step(async () => undefined)
@@ -644,6 +645,7 @@ describe('retention_due', () => {
     ).rows
 
   test('is what the next retention sweep lets expire: by policy, by date, without what is on hold', async () => {
+    await expireAfter90Days(environment)
     const [standard, premium, held, partly, short] = await Promise.all(
       Array.from({ length: 5 }, () => messages(6)),
     )

@@ -19,12 +19,13 @@ import {
 } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { column, value } from '../support/sql.ts'
-import { age, bucketKeys, runNow } from '../support/sweep.ts'
+import { age, bucketKeys, expireAfter90Days, runNow } from '../support/sweep.ts'
 
 const environment = useFreshEnvironment()
 let daemon: Daemon
 
 beforeEach(async () => {
+  await expireAfter90Days(environment)
   daemon = await startDaemon(environment)
 })
 afterEach(async () => {

@@ -12,6 +12,8 @@ export async function runNow(
   name: SweepName,
   options: {
     dryRun?: boolean
+    /** Settings as in the environment of a daemon. */
+    env?: Record<string, string>
     config?: Partial<SweepConfig>
     offload?: Partial<OffloadConfig>
     sweep?: Sweep
@@ -28,8 +30,13 @@ export async function runNow(
       pool,
       lockUrl: environment.urls.daemon,
       store: environment.store,
-      config: { ...environment.config().sweeps, rate: 1_000_000, deleteDelayMs: 0, ...options.config },
-      offload: { ...environment.config().offload, ...options.offload },
+      config: {
+        ...environment.config(options.env).sweeps,
+        ...(options.env === undefined && { rate: 1_000_000 }),
+        deleteDelayMs: 0,
+        ...options.config,
+      },
+      offload: { ...environment.config(options.env).offload, ...options.offload },
       log: pino({ level: 'silent' }),
       dryRun: options.dryRun ?? false,
       signal: options.signal ?? new AbortController().signal,
@@ -65,4 +72,29 @@ export async function bucketKeys(environment: TestEnvironment): Promise<string[]
     if (!key.endsWith('pg-lighter-owner.json')) keys.push(key)
   }
   return keys.sort()
+}
+
+/**
+ * Two release sweeps and a retention sweep, each past the grace period of the one before.
+ * @returns how the release sweeps ended: their counts, or the error
+ */
+export async function releasedTwice(environment: TestEnvironment): Promise<(SweepOutcome | Error)[]> {
+  const outcomes: (SweepOutcome | Error)[] = []
+  for (let n = 0; n < 2; n++) {
+    await age(environment, '31 days')
+    outcomes.push(await runNow(environment, 'release').catch((error: Error) => error))
+    await environment.admin.query(
+      `update public.artifact_refs set released_at = released_at - interval '31 days' where released_at is not null`,
+    )
+  }
+  await age(environment, '31 days')
+  await runNow(environment, 'retention')
+  return outcomes
+}
+
+/** The policy that the documentation names: artifacts of tenants that are not premium expire after 90 days. */
+export async function expireAfter90Days(environment: TestEnvironment): Promise<void> {
+  await environment.admin.query(
+    `update lighter.retention_policies set keep_days = 90 where plan = 'standard' and tenant_id is null and kind is null`,
+  )
 }

@@ -1,0 +1,190 @@
+-- What of the attached tables can be looked at. Columns are known by their numbers and tables by their oids, so a rename
+-- is followed. What can not be looked at is not taken for deleted: see the view lighter.missing_parts.
+
+create or replace function lighter.name_of_column(target oid, wanted_attnum smallint, wanted_name name, numbered boolean)
+returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.attname from pg_attribute a
+   where a.attrelid = target and a.attnum > 0 and not a.attisdropped
+     and case when numbered and wanted_attnum is not null then a.attnum = wanted_attnum else a.attname = wanted_name end;
+$$;
+comment on function lighter.name_of_column(oid, smallint, name, boolean) is
+  'Name that a column has now: found by its number, or by the name where numbers do not hold; null when it is gone.';
+revoke all on function lighter.name_of_column(oid, smallint, name, boolean) from public;
+
+-- A dump keeps names, and gives tables other oids and columns other numbers.
+create or replace function lighter.with_current_names(source lighter.sources) returns lighter.sources
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  numbered constant boolean := coalesce(source.relation_oid = source.relation::oid, false);
+  tenant_relation constant oid := coalesce(source.parent_relation, source.relation);
+begin
+  source.json_column := lighter.name_of_column(source.relation, source.json_attnum, source.json_column, numbered);
+  source.key_column := lighter.name_of_column(source.relation, source.key_attnum, source.key_column, numbered);
+  source.tenant_column := lighter.name_of_column(tenant_relation, source.tenant_attnum, source.tenant_column, numbered);
+  source.parent_key_column :=
+    lighter.name_of_column(source.parent_relation, source.parent_key_attnum, source.parent_key_column, numbered);
+  source.parent_column := lighter.name_of_column(source.relation, source.parent_attnum, source.parent_column, numbered);
+  source.entity_column := lighter.name_of_column(source.relation, source.entity_attnum, source.entity_column, numbered);
+  -- An integer key that became a bigint spells the same ids, and more of them.
+  source.key_type := coalesce((
+    select format_type(a.atttypid, null) from pg_attribute a
+     where a.attrelid = source.relation and a.attname = source.key_column and a.attnum > 0
+       and source.key_type in ('integer', 'bigint') and a.atttypid in ('integer'::regtype, 'bigint'::regtype)), source.key_type);
+  return source;
+end
+$$;
+comment on function lighter.with_current_names(lighter.sources) is
+  'A source with the names that its columns have now; null where one is gone.';
+revoke all on function lighter.with_current_names(lighter.sources) from public;
+
+-- What it finds gone keeps its old name and number, so that it is still reported.
+create or replace function lighter.refresh_sources(target regclass default null) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  source lighter.sources;
+  current lighter.sources;
+  tenant_relation oid;
+  refreshed integer := 0;
+  changed integer;
+begin
+  for source in
+    select s.* from lighter.sources s join pg_class c on c.oid = s.relation
+     where target is null or s.relation = target order by s.id
+  loop
+    current := lighter.with_current_names(source);
+    tenant_relation := coalesce(source.parent_relation, source.relation);
+    update lighter.sources s
+       set (relation_oid, relation_schema, relation_name, json_column, key_column, key_type, tenant_column,
+            parent_key_column, parent_column, entity_column, json_attnum, key_attnum, tenant_attnum,
+            parent_key_attnum, parent_attnum, entity_attnum)
+         = (select n.oid, n.nspname, n.relname,
+                   coalesce(current.json_column, s.json_column), coalesce(current.key_column, s.key_column), current.key_type,
+                   coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
+                   coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
+                   n.json_attnum, n.key_attnum, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum)
+      from (select c.oid, ns.nspname, c.relname,
+                   coalesce(lighter.number_of_column(c.oid, current.json_column), source.json_attnum) as json_attnum,
+                   coalesce(lighter.number_of_column(c.oid, current.key_column), source.key_attnum) as key_attnum,
+                   coalesce(lighter.number_of_column(tenant_relation, current.tenant_column), source.tenant_attnum) as tenant_attnum,
+                   coalesce(lighter.number_of_column(source.parent_relation, current.parent_key_column), source.parent_key_attnum) as parent_key_attnum,
+                   coalesce(lighter.number_of_column(c.oid, current.parent_column), source.parent_attnum) as parent_attnum,
+                   coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum
+              from pg_class c join pg_namespace ns on ns.oid = c.relnamespace where c.oid = source.relation) n
+     where s.id = source.id
+       and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_column, s.key_type, s.tenant_column,
+            s.parent_key_column, s.parent_column, s.entity_column, s.json_attnum, s.key_attnum, s.tenant_attnum,
+            s.parent_key_attnum, s.parent_attnum, s.entity_attnum)
+         is distinct from
+           (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_column, s.key_column),
+            current.key_type, coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
+            coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
+            n.json_attnum, n.key_attnum, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum);
+    get diagnostics changed = row_count;
+    refreshed := refreshed + changed;
+  end loop;
+  perform lighter.note_partitions();
+  return refreshed;
+end
+$$;
+comment on function lighter.refresh_sources(regclass) is
+  'Writes the names that tables and columns have now into lighter.sources, of one table or of all; returns how many sources changed. Called by attach and detach.';
+revoke all on function lighter.refresh_sources(regclass) from public;
+
+create or replace function lighter.number_of_column(target oid, column_name name) returns smallint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.attnum from pg_attribute a
+   where a.attrelid = target and a.attname = column_name and a.attnum > 0 and not a.attisdropped;
+$$;
+comment on function lighter.number_of_column(oid, name) is 'Number of a column; null when there is none of that name.';
+revoke all on function lighter.number_of_column(oid, name) from public;
+
+-- The daemon calls it each minute. A partition that came and went in between, with rows in it, was never watched.
+create or replace function lighter.note_partitions() returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  noted integer;
+begin
+  insert into lighter.source_partitions (source_id, relation, name)
+  select s.id, t.relid, format('%I.%I', n.nspname, c.relname)
+    from lighter.sources s
+    join pg_class p on p.oid = s.relation and p.relkind = 'p'
+   cross join lateral pg_partition_tree(s.relation) t
+    join pg_class c on c.oid = t.relid
+    join pg_namespace n on n.oid = c.relnamespace
+   where t.isleaf and t.relid <> s.relation
+     and not exists (select from lighter.source_partitions x where x.source_id = s.id and x.relation = t.relid)
+      on conflict do nothing;
+  get diagnostics noted = row_count;
+  return noted;
+end
+$$;
+comment on function lighter.note_partitions() is
+  'Puts on record the partitions of attached tables; returns how many are new. Called by the daemon and by attach.';
+revoke all on function lighter.note_partitions() from public;
+
+create or replace function lighter.forget_missing(source_id integer) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  source lighter.sources;
+  current lighter.sources;
+  partitions integer;
+begin
+  select s.* into source from lighter.sources s where s.id = forget_missing.source_id;
+  if source.id is null then
+    raise exception 'there is no source %', source_id
+      using errcode = 'undefined_object', hint = 'See: select * from lighter.missing_parts;';
+  end if;
+  delete from lighter.source_partitions p
+   where p.source_id = source.id
+     and not exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation);
+  get diagnostics partitions = row_count;
+  current := lighter.with_current_names(source);
+  if current.json_column is not null then
+    return partitions;
+  end if;
+  -- The table, or its column: nothing of the source is left.
+  perform lighter.remove_source(source);
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field, rows_deleted)
+  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field, true);
+  return partitions + 1;
+end
+$$;
+comment on function lighter.forget_missing(integer) is
+  'Says that the rows of a source''s missing partitions, table or column (lighter.missing_parts) were deleted on purpose: what came off them is released, unless another row points to it. Returns how many parts it forgot. For the owner.';
+revoke all on function lighter.forget_missing(integer) from public;
+
+-- The rows of ours about a source. What came off it is not touched.
+create or replace function lighter.remove_source(source lighter.sources) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The table may be gone, and its trigger with it; then its name is a number, as the views show it.
+  if exists (select from pg_class where oid = source.relation) then
+    execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
+  end if;
+  execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
+  delete from lighter.jobs j where j.source_id = source.id;
+  delete from lighter.failed_jobs f where f.source_id = source.id;
+  delete from lighter.pins p where p.source_id = source.id;
+  delete from lighter.backfills b where b.source_id = source.id;
+  delete from lighter.source_partitions p where p.source_id = source.id;
+  delete from lighter.sources s where s.id = source.id;
+end
+$$;
+comment on function lighter.remove_source(lighter.sources) is
+  'Removes a source''s trigger, function, jobs, dead letters, pins and backfills, and its row of lighter.sources.';
+revoke all on function lighter.remove_source(lighter.sources) from public;

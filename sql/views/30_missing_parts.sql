@@ -1,0 +1,86 @@
+-- What of the attached tables can not be looked at. Rows that are there may still point to payloads, so while this view
+-- has a row, no release sweep gives up anything. It calls no function of ours: it runs with the reader's rights.
+create or replace view lighter.missing_parts as
+  with known as (
+    select s.*, c.oid is not null as there, coalesce(s.relation_oid = s.relation::oid, false) as numbered,
+           case when c.oid is not null then s.relation::text
+                else coalesce(format('%I.%I', s.relation_schema, s.relation_name), s.relation::text) end as label
+      from lighter.sources s
+      left join pg_class c on c.oid = s.relation
+  ),
+  -- Every column that was chosen at attach, and the one that it is now.
+  chosen as (
+    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid
+      from known k
+     cross join lateral (values
+       ('column', k.relation::oid, k.json_column, k.json_attnum, array['jsonb'::regtype::oid]),
+       ('key column', k.relation::oid, k.key_column, k.key_attnum,
+        case when k.key_type = 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end),
+       ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum, array['uuid'::regtype::oid]),
+       ('parent key column', k.parent_relation::oid, k.parent_key_column, k.parent_key_attnum, null),
+       ('parent column', k.relation::oid, k.parent_column, k.parent_attnum, null),
+       ('entity column', k.relation::oid, k.entity_column, k.entity_attnum, array['uuid'::regtype::oid])
+     ) w(part, relation, name, attnum, types)
+      left join pg_attribute a
+        on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
+       and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+     where k.there and w.name is not null
+  )
+  select k.id as source_id, k.label as source, 'table' as part, k.label as name, 'the table does not exist any more' as reason,
+         true as stops_offload,
+         format('If its rows were deleted on purpose: select lighter.forget_missing(%s);', k.id) as advice
+    from known k
+   where not k.there
+  union all
+  -- Moved to a schema that the daemon may not use.
+  select distinct k.id, k.label, 'table', r.relation::text, 'lighter_daemon may not use its schema', true,
+         format('grant usage on schema %I to lighter_daemon;', n.nspname)
+    from known k
+   cross join lateral (values (k.relation), (k.parent_relation)) r(relation)
+    join pg_class c on c.oid = r.relation
+    join pg_namespace n on n.oid = c.relnamespace
+   where not has_schema_privilege('lighter_daemon', n.oid, 'usage')
+  union all
+  -- Renamed, and another one took its name: its rows may have been copied there, pointers and all.
+  select k.id, k.label, 'table', format('%I.%I', n.nspname, c.relname),
+         format('a table of the name that %s had when it was attached is not attached', k.label), false,
+         format('Attach it: lighter attach %I.%I. If it holds no copied rows, attach %s again instead.', n.nspname, c.relname, k.label)
+    from known k
+    join pg_namespace n on n.nspname = k.relation_schema
+    join pg_class c on c.relnamespace = n.oid and c.relname = k.relation_name and c.relkind in ('r', 'p', 'f')
+   where k.numbered and c.oid <> k.relation and not exists (select from lighter.sources o where o.relation = c.oid)
+  union all
+  select c.id, c.label, c.part, c.name,
+         case when c.attname is null then 'the column does not exist any more'
+              else format('the column is of type %s now', format_type(c.atttypid, null)) end, true,
+         case when c.part = 'column' and c.attname is null
+              then format('If its values were deleted on purpose: select lighter.forget_missing(%s);', c.id)
+              else 'Change it back, or detach the table and attach it again: payloads from before then stay until they expire.' end
+    from chosen c
+   where c.attname is null or c.atttypid <> all (c.types)
+  union all
+  select k.id, k.label, 'column', k.json_column::text,
+         format('a column of the name that %s had when it was attached is not attached', a.attname), false,
+         format('Attach it: lighter attach %s --column %s. If it holds no copied values, attach column %s again instead.', k.label, k.json_column, a.attname)
+    from known k
+    join pg_attribute a on a.attrelid = k.relation and a.attnum = k.json_attnum and not a.attisdropped
+    join pg_attribute other
+      on other.attrelid = k.relation and other.attname = k.json_column and other.attnum <> k.json_attnum
+     and other.attnum > 0 and not other.attisdropped
+   where k.numbered
+     and not exists (select from lighter.sources o where o.relation = k.relation and o.json_attnum = other.attnum)
+  union all
+  select k.id, k.label, 'partition', p.name,
+         case when c.oid is null then 'the partition does not exist any more' else 'the partition was detached' end, false,
+         format('Attach it as a partition again, or by itself: lighter attach %s. If its rows were deleted on purpose: select lighter.forget_missing(%s);', p.name, k.id)
+    from known k
+    join lighter.source_partitions p on p.source_id = k.id
+    left join pg_class c on c.oid = p.relation
+   where k.there
+     and not exists (select from pg_partition_tree(k.relation) t where t.relid = p.relation)
+     and not exists (
+       select from lighter.sources o
+        where o.id <> k.id and o.json_column = k.json_column and exists (select from pg_class x where x.oid = o.relation)
+          and (o.relation::oid = p.relation::oid or exists (select from pg_partition_tree(o.relation) t where t.relid = p.relation)));
+comment on view lighter.missing_parts is
+  'Tables, partitions and columns of sources that can not be looked at any more: detached, dropped, replaced by another one of the same name, or changed in type. While there is one, release sweeps keep all payloads. Cost: the catalogue.';
