@@ -378,15 +378,19 @@ describe('a source', () => {
     expect((await doctor(environment)).of(source).status).toBe('ok')
   })
 
-  test('whose table is gone is a warning, and the advice forgets it', async () => {
+  test('whose table is gone fails, and the advice forgets it', async () => {
     const environment = await changed(`
       create table notes (id bigint primary key, tenant_id uuid, metadata jsonb);
       select lighter.attach('notes');
       drop table notes`)
     const examination = await doctor(environment)
-    expectWarning(examination, 'source 2', /table is gone/, /delete from lighter\.sources/)
-    await environment.admin.query((examination.of('source 2').advice ?? '').replace('Forget it: ', ''))
-    expect((await doctor(environment)).checks.map(c => c.name)).not.toContain('source 2')
+    const { status, found, advice = '' } = examination.of('out of sight')
+    expect({ status, found }).toEqual({
+      status: 'fail',
+      found: expect.stringMatching(/notes: the table does not exist/),
+    })
+    await environment.admin.query(advice.slice(advice.indexOf('select ')))
+    expect((await doctor(environment)).checks.map(c => c.name)).not.toContain('out of sight')
   })
 
   test('is missing altogether: a warning that says how to attach one', async () => {

@@ -600,6 +600,10 @@ describe('where data could be lost', () => {
     await environment.admin.query('delete from artifact_refs where tenant_id = $1', [tenantId])
     await age(environment, '2 hours')
     await runNow(environment, 'retention')
+    // After the grace period, as with a tombstone.
+    expect((await bucketKeys(environment)).filter(key => key.includes(tenantId))).not.toEqual([])
+    await age(environment, '8 days')
+    await runNow(environment, 'retention')
     expect((await bucketKeys(environment)).filter(key => key.includes(tenantId))).toEqual([])
   })
 
