@@ -129,7 +129,9 @@ export const environmentSchema = z.object({
     .describe('Payloads longer than this are streamed, never held whole'),
   MAX_PAYLOAD_BYTES: integer(MiB, maxPayloadBytes)
     .default(256 * MiB)
-    .describe('A longer payload stays in its row, as a dead letter: it could not be read back whole'),
+    .describe(
+      'Longest payload, and longest sum of the payloads of one row. A row with more stays inline, as a dead letter: it could not be read back whole',
+    ),
   STREAM_CONCURRENCY: integer(1, 16).default(2).describe('Large payloads streamed at once'),
   MULTIPART_PART_BYTES: integer(5 * MiB, 512 * MiB)
     .default(8 * MiB)

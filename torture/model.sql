@@ -78,7 +78,8 @@ create function torture.patch_message(id uuid, patch jsonb, operation text) retu
 language plpgsql as $$
 begin
   update torture.expected e set metadata = e.metadata || patch, version = e.version + 1, exact = false
-   where e.row_id = id and jsonb_typeof(e.metadata) = 'object';
+   -- Laid over an object, appended to an array; to a scalar it would be no patch.
+   where e.row_id = id and jsonb_typeof(e.metadata) in ('object', 'array');
   if not found then return false; end if;
   update public.conversation_messages m set metadata = m.metadata || patch where m.id = patch_message.id;
   perform torture.require_found(found, id);

@@ -116,7 +116,8 @@ async function readSnapshot(admin: pg.Pool, rowIds: string[]): Promise<SnapshotR
     `select e.row_id as "rowId", e.version, e.exact, e.tenant_id as "tenantId", e.other_tenant_id as "otherTenantId",
             encode(sha256(convert_to(e.metadata::text, 'UTF8')), 'hex') as "expectedHash",
             m.id is not null as present, m.metadata::text as metadata,
-            coalesce(jsonb_typeof(m.metadata) = 'object' and m.metadata ? 'artifact_metadata_ref', false) as enveloped
+            coalesce(jsonb_typeof(m.metadata) = 'object' and m.metadata ? 'artifact_metadata_ref'
+                     or cardinality(lighter.array_pointers(m.metadata)) > 0, false) as enveloped
        from torture.expected e
        left join public.conversation_messages m on m.id = e.row_id
       where e.row_id = any ($1::uuid[])`,

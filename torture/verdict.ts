@@ -160,7 +160,8 @@ async function findHeavyRows(
   const { rows } = await admin.query<{ rowId: string }>(
     `select m.id as "rowId"
        from public.conversation_messages m join public.conversations c on c.id = m.conversation_id
-      where (octet_length(m.metadata::text) > 8000
+      where (jsonb_typeof(m.metadata) = 'object' and octet_length(m.metadata::text) > 8000
+             or jsonb_typeof(m.metadata) = 'array' and octet_length(lighter.array_rest(m.metadata)::text) > 8000
              or jsonb_typeof(m.metadata) = 'object' and jsonb_typeof(m.metadata -> 'tool_interactions') in ('array', 'object')
                 and m.metadata -> 'tool_interactions' not in ('[]', '{}'))
         and not (${isMovedSql('m.id::text')}
@@ -262,6 +263,11 @@ async function checkTenants({ world: { admin }, findings }: VerdictContext): Pro
          join public.conversations c on c.id = m.conversation_id
         cross join unnest(array['tool_interactions_ref', 'artifact_metadata_ref']) n(name)
         where jsonb_typeof(m.metadata) = 'object' and m.metadata ? n.name
+       union
+       select m.id, c.tenant_id, e.id
+         from public.conversation_messages m
+         join public.conversations c on c.id = m.conversation_id
+        cross join unnest(lighter.array_pointers(m.metadata)) e(id)
        union
        select p.row_id, p.tenant_id, r.id
          from pointers p

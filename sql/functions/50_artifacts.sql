@@ -119,11 +119,13 @@ as $$
      -- its results could use no index.
      and a.id = any (array(
        select lighter.as_uuid(e.value)
-         from jsonb_each_text(case jsonb_typeof(metadata) when 'object' then metadata else '{}' end) e
+         from jsonb_path_query(metadata, case jsonb_typeof(metadata) when 'array' then jsonpath 'strict $[*] ? (@.type() == "object")'
+                                                                     else 'strict $ ? (@.type() == "object")' end) doc
+        cross join jsonb_each_text(doc) e
         where e.key like '%\_ref'));
 $$;
 comment on function lighter.artifacts_of(uuid, jsonb) is
-  'The artifacts that a row''s value points to, tombstoned ones included. Only of the value itself: the field''s artifact'
+  'The artifacts that a row''s value points to, itself or, of an array, with an element; tombstoned ones included. Only of the value itself: the field''s artifact'
   ' may also be named within the payload of the metadata''s.'
   ' Example: select a.* from conversation_messages m, lighter.artifacts_of(''<tenant>'', m.metadata) a where m.id = ''<message>'';';
 

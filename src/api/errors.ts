@@ -51,6 +51,7 @@ const artifactStatus: Record<string, [number, string]> = {
   artifact_foreign_key: [502, 'the stored payload is not where it must be'],
   artifact_encoding_unknown: [502, 'the stored payload is in an unknown encoding'],
   pointer_chain_too_long: [422, 'too many payloads lie on top of each other'],
+  pointer_not_mergeable: [422, 'a pointer was changed, so that what it stands for can not be put together'],
   object_swept: [503, 'the upload took too long: send it again'],
   idempotency_conflict: [409, 'a request with this Idempotency-Key is under way'],
 }

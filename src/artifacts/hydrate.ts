@@ -3,6 +3,7 @@ import type { Queryable } from '../db/pool.ts'
 import { ArtifactError, LighterError } from '../errors.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import { type ArrayRow, joinArray, openArray, readArrays } from './hydrate-arrays.ts'
 import { type HydrateLimits, startWork, type Work, widestLimits } from './hydrate-limits.ts'
 import { keysOfBase, keysOfField, type Layer, mergeSteps, type Opened, openSteps } from './layers.ts'
 import { createPayloadTexts, type PayloadTexts } from './payload-texts.ts'
@@ -35,23 +36,51 @@ export type HydrateResult = { metadata: string | null; error: null } | { metadat
  *
  * `base = payload(artifact_metadata_ref)`, hydrated in turn; the row's own keys are laid over it, since the
  * application may have changed them; then the field comes from its pointer, unless the row has it inline
- * again. For a row that was not touched since, the result equals the original jsonb.
+ * again. For a row that was not touched since, the result equals the original jsonb. In an array each pointer
+ * element gives way to the elements of its payload. Pointers that are nested deeper are the application's own.
  * @returns results in the order of the inputs; a row that can't be hydrated has its error, never wrong data
  */
 export async function hydrateMany(context: HydrateContext, inputs: HydrateInput[]): Promise<HydrateResult[]> {
   const work = startWork(context.limits ?? widestLimits, context.pause, context.signal)
   const texts = createPayloadTexts(context.db, context.store, work, context.concurrency ?? 16)
-  const rows: Row[] = []
-  for (const input of inputs) rows.push(await openRow(input, work))
+  const opened: (Row | ArrayRow)[] = []
+  for (const input of inputs) opened.push(await openRow(input, work))
+  const arrays = opened.filter(row => 'pieces' in row)
+  await readArrays(arrays, texts)
+  const rows = opened.filter(row => 'layers' in row)
+  // Of what stands in an array, nothing is opened as one again.
+  for (const array of arrays)
+    for (const input of array.documents.values()) rows.push(await openLayers(input, work))
   for (;;) {
     const following = rows.filter(row => row.next !== null)
     if (following.length === 0) break
     context.signal?.throwIfAborted()
     await followLevel(following, texts, work)
   }
+  const finished = new Map<HydrateInput, HydrateResult>()
+  for (const row of rows) finished.set(row.input, await finish(row, work))
   const results: HydrateResult[] = []
-  for (const row of rows) results.push(await finish(row, work))
+  for (const row of opened) {
+    if ('pieces' in row) results.push(await finishArray(row, finished, texts, work))
+    else
+      results.push(
+        finished.get(row.input) ?? { metadata: null, error: failure(new Error('hydrate lost a row')) },
+      )
+  }
   return results
+}
+
+async function finishArray(
+  row: ArrayRow,
+  documents: Map<HydrateInput, HydrateResult>,
+  texts: PayloadTexts,
+  work: Work,
+): Promise<HydrateResult> {
+  try {
+    return { metadata: await joinArray(row, documents, texts, work), error: null }
+  } catch (error) {
+    return { metadata: null, error: failure(error) }
+  }
 }
 
 /** One row. @throws {ArtifactError} a pointer leads nowhere, to another tenant, or to damaged bytes */
@@ -75,8 +104,20 @@ interface Row {
   error: LighterError | null
 }
 
-async function openRow(input: HydrateInput, work: Work): Promise<Row> {
-  const row: Row = { input, layers: [], next: null, fieldKnown: false, trail: new Set(), error: null }
+async function openRow(input: HydrateInput, work: Work): Promise<Row | ArrayRow> {
+  try {
+    const array = await openArray(input, work)
+    if (array !== null) return array
+  } catch (error) {
+    const row = newRow(input)
+    fail(row, error)
+    return row
+  }
+  return openLayers(input, work)
+}
+
+async function openLayers(input: HydrateInput, work: Work): Promise<Row> {
+  const row = newRow(input)
   if (input.metadata === null) return row
   try {
     addLayer(row, await work.run(openSteps(input.metadata, input.field)))
@@ -84,6 +125,10 @@ async function openRow(input: HydrateInput, work: Work): Promise<Row> {
     fail(row, error)
   }
   return row
+}
+
+function newRow(input: HydrateInput): Row {
+  return { input, layers: [], next: null, fieldKnown: false, trail: new Set(), error: null }
 }
 
 function addLayer(row: Row, opened: Opened): void {

@@ -2,9 +2,17 @@
 // names. All layers are read first and laid over each other once, so that the work is the length of the texts, however
 // many of them there are.
 import { type ArtifactId, asArtifactId } from '../ids.ts'
-import { fieldCountKey, fieldRefKey, metadataKindKey, metadataRefKey } from '../offload/source-sql.ts'
+import {
+  elementCountKey,
+  elementFromKey,
+  fieldCountKey,
+  fieldRefKey,
+  metadataKindKey,
+  metadataRefKey,
+} from '../offload/source-sql.ts'
 import { tooMuch } from './hydrate-limits.ts'
-import { joinObject, MemberReader, rawKind, skipSpace, uuidOf, wholeValue } from './raw-json.ts'
+import { notMergeable } from './pointer-elements.ts'
+import { MemberReader, rawKind, uuidOf, wholeValue } from './raw-json.ts'
 import { type Steps, stepChars } from './steps.ts'
 
 /** A text, and where its pointers lead. */
@@ -63,16 +71,17 @@ export function keysOfField(field: string): string[] {
 }
 
 /**
- * What jsonb's `base || own || own …` gives, from the last layer to the first: members of an object are replaced, an
- * array is appended to, anything else becomes an array of both.
+ * What jsonb's `base || own || own …` gives for objects, from the last layer to the first.
  * @param layers the row first; none of them but the last has a pointer to a base that is not the next one
  * @param maxKeys of all layers but the last
+ * @throws {ArtifactError} `pointer_not_mergeable`: something lies over a payload that is no object
  */
 export function* mergeSteps(layers: Layer[], field: string | null, maxKeys: number): Steps<string> {
   const base = layers.at(-1)
   if (base === undefined) throw new Error('a row has at least one layer')
   const above = layers.slice(0, -1).reverse()
-  if (rawKind(base.opened.text) !== 'object') return yield* appended(base.opened.text, above, field, maxKeys)
+  if (rawKind(base.opened.text) !== 'object')
+    return yield* requireNothingAbove(base.opened.text, above, field, maxKeys)
   const over = new Map<string, string>()
   for (const layer of above) yield* readMembers(layer, field, over, maxKeys)
   return yield* laidOver(base, over, field)
@@ -138,16 +147,25 @@ function* laidOver(base: Layer, over: Map<string, string>, field: string | null)
   return `{${parts.join(', ')}}`
 }
 
-function* appended(base: string, above: Layer[], field: string | null, maxKeys: number): Steps<string> {
-  const added: string[] = []
+/** Keys can be laid over an object only; over anything else they would be lost, or change what it is. */
+function* requireNothingAbove(
+  base: string,
+  above: Layer[],
+  field: string | null,
+  maxKeys: number,
+): Steps<string> {
   for (const layer of above) {
     const own = new Map<string, string>()
     yield* readMembers(layer, field, own, maxKeys)
-    if (own.size > 0) added.push(joinObject(own))
+    // Of a pointer that stood in an array, and was taken out of it.
+    own.delete(elementCountKey)
+    own.delete(elementFromKey)
+    if (own.size === 0) continue
+    wholeValue(base)
+    throw notMergeable(
+      layer.opened.metadataRef,
+      `the row has keys of its own (${[...own.keys()].slice(0, 5).join(', ')}), and the payload is no object`,
+    )
   }
-  if (added.length === 0) return base
-  const whole = wholeValue(base)
-  if (rawKind(base) !== 'array') return `[${[whole, ...added].join(', ')}]`
-  const isEmpty = skipSpace(whole, 1) === whole.length - 1
-  return `[${[...(isEmpty ? [] : [whole.slice(1, -1)]), ...added].join(', ')}]`
+  return base
 }

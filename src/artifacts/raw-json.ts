@@ -121,6 +121,45 @@ export class MemberReader {
   }
 }
 
+/** Walks over the elements of an array's text, one at a time, and copies nothing of it. */
+export class ElementReader {
+  /** Where the element that `next` came to begins, and where it ends. */
+  start = 0
+  end = 0
+  readonly #text: string
+  #begun = false
+
+  constructor(text: string) {
+    this.#text = text
+  }
+
+  /** @returns false at the end of the array. @throws {MalformedJsonError} as `splitArray` */
+  next(): boolean {
+    const text = this.#text
+    let at = skipSpace(text, this.#begun ? this.end : 0)
+    const code = text.charCodeAt(at)
+    if (!this.#begun) {
+      if (code !== openBracket) throw new MalformedJsonError('not an array', at)
+    } else if (code !== comma && code !== closeBracket) {
+      throw new MalformedJsonError('"," or "]" was expected', at)
+    }
+    if (code !== closeBracket) at = skipSpace(text, at + 1)
+    if (text.charCodeAt(at) === closeBracket && (!this.#begun || code === closeBracket)) {
+      expectEnd(text, at + 1)
+      return false
+    }
+    this.#begun = true
+    this.start = at
+    this.end = valueEnd(text, at)
+    return true
+  }
+
+  /** The exact text of it. */
+  raw(): string {
+    return this.#text.slice(this.start, this.end)
+  }
+}
+
 /** Inverse of `splitObject`, laid out and escaped as Postgres's jsonb::text does. */
 export function joinObject(members: Iterable<[string, string]>): string {
   const parts: string[] = []
@@ -135,26 +174,9 @@ export function joinObject(members: Iterable<[string, string]>): string {
  */
 export function splitArray(text: string, maxElements = Number.POSITIVE_INFINITY): string[] {
   const elements: string[] = []
-  let at = skipSpace(text, 0)
-  if (text.charCodeAt(at) !== openBracket) throw new MalformedJsonError('not an array', at)
-  at = skipSpace(text, at + 1)
-  if (text.charCodeAt(at) === closeBracket) {
-    expectEnd(text, at + 1)
-    return elements
-  }
-  for (;;) {
-    const end = valueEnd(text, at)
-    elements.push(text.slice(at, end))
-    if (elements.length === maxElements) return elements
-    at = skipSpace(text, end)
-    const next = text.charCodeAt(at)
-    if (next === closeBracket) {
-      expectEnd(text, at + 1)
-      return elements
-    }
-    if (next !== comma) throw new MalformedJsonError('"," or "]" was expected', at)
-    at = skipSpace(text, at + 1)
-  }
+  const reader = new ElementReader(text)
+  while (elements.length < maxElements && reader.next()) elements.push(reader.raw())
+  return elements
 }
 
 const uuidLiteral = /^"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"$/i

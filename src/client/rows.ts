@@ -1,6 +1,8 @@
 // Rows as an application has them, hydrated: which have pointers, in what batches they are asked for, and how what
 // comes back gets into them. How it is asked for is the transport's.
+
 import { checkJson } from '../artifacts/json-check.ts'
+import { hasPointerElements } from '../artifacts/pointer-elements.ts'
 import { MalformedJsonError, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { HydrateFailure, HydrateManyOptions, HydrateOptions } from './client.ts'
@@ -113,18 +115,25 @@ function textWithPointers(
   const names = ['artifact_metadata_ref', `${field}_ref`]
   if (typeof value === 'string') {
     // Cheap tests first: most rows have no pointer, and splitting a long text is work.
+    if (/^\s*\[/.test(value)) return hasPointerElements(value) ? sendable(value) : null
     if (!/^\s*\{/.test(value) || !names.some(name => value.includes(JSON.stringify(name)))) return null
     const members = splitObject(value)
     if (names.every(name => uuidOf(members.get(name)) === null)) return null
     return sendable(value)
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return null
-  const found = names.some(
+  // Of an array each element may be a pointer to elements of it.
+  const found = Array.isArray(value)
+    ? value.some(element => hasPointer(element, ['artifact_metadata_ref']))
+    : hasPointer(value, names)
+  return found ? sendable(stringify(value)) : null
+}
+
+function hasPointer(value: unknown, names: string[]): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return names.some(
     name =>
       Object.hasOwn(value, name) && uuidOf(JSON.stringify((value as Record<string, unknown>)[name])) !== null,
   )
-  if (!found) return null
-  return sendable(stringify(value))
 }
 
 /** A text that can't reach into the request around it, and arrives as it is. @throws {MalformedJsonError} */

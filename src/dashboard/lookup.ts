@@ -2,7 +2,7 @@
 import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
-import { documentSql, fromSql, ident, tenantSql } from '../offload/source-sql.ts'
+import { documentSql, fromSql, ident, literal, metadataRefKey, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 
 export interface ArtifactFacts {
@@ -57,6 +57,8 @@ export interface RowFacts {
 /** Looking by an id alone may mean looking through an index. */
 const timeoutMs = 5000
 const shownErrorCharacters = 2000
+/** Of an array; each is shown with its artifact. */
+const mostElementPointers = 100
 
 const artifactJson = `
   json_build_object(
@@ -111,6 +113,11 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
           select n.name, lighter.as_uuid(f.metadata ->> n.name) as artifact_id
             from found f cross join unnest($2::text[]) n(name)
            where lighter.as_uuid(f.metadata ->> n.name) is not null
+          union all
+          (select ${literal(`${metadataRefKey} of elements`)}, e.id
+             from found f cross join unnest(lighter.array_pointers(f.metadata)) e(id)
+            order by e.id
+            limit ${mostElementPointers})
         )
         select json_build_object(
                  'source_id', $3::integer, 'source', $4::text, 'column', $5::text, 'row_id', f.row_id, 'tenant_id', f.tenant_id,

@@ -1,6 +1,6 @@
 // Rows that were moved to another tenant after their offload, and can't be read there.
 import type { Queryable } from '../db/pool.ts'
-import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
+import { fromSql, ident, literal, pointersInSql, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { samplePercent } from '../offload/table-size.ts'
 
@@ -46,8 +46,6 @@ export async function findMovedRows(db: Queryable): Promise<MovedRows> {
 }
 
 function findSql(source: Source): string {
-  const column = `m.${ident(source.jsonColumn)}`
-  const names = `array[${source.pointerNames.map(literal).join(', ')}]`
   // Whoever else writes artifact_refs may have written any row_id.
   const key =
     source.keyType === 'uuid'
@@ -73,7 +71,7 @@ function findSql(source: Source): string {
         from candidates c
         join ${fromSql(source)} on m.${ident(source.keyColumn)} = ${key}
        where ${tenantSql(source)} is distinct from c.artifact_tenant_id
-         and exists (select from unnest(${names}) n(name) where lighter.as_uuid(${column} ->> n.name) = c.artifact_id)
+         and c.artifact_id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
          and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.id = c.artifact_id)
        order by c.row_id
        limit ${mostRows}

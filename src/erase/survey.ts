@@ -1,6 +1,6 @@
 // What an erasure would take, and what it leaves unreadable.
 import type { Queryable } from '../db/pool.ts'
-import { fieldRefKey, fromSql, ident, literal, metadataRefKey, tenantSql } from '../offload/source-sql.ts'
+import { fromSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { tenantPrefix } from '../store/keys.ts'
 import { type EraseScope, inScope } from './scope.ts'
@@ -54,33 +54,21 @@ export async function surveyErasure(db: Queryable, prefix: string, scope: EraseS
   if (found === undefined) throw new Error('the survey answered no row')
   const { keys, ...rest } = found
   let rowsPointing = 0
-  const sources = [...(await loadSources(db)).values()]
-  for (const source of sources) rowsPointing += await countPointing(db, source, sources, scope)
+  for (const source of (await loadSources(db)).values())
+    rowsPointing += await countPointing(db, source, scope)
   return { ...rest, objects: keys - rest.objects_shared, rows_pointing: rowsPointing }
 }
 
-async function countPointing(
-  db: Queryable,
-  source: Source,
-  sources: Source[],
-  scope: EraseScope,
-): Promise<number> {
-  // A row may have been copied from another source, with that one's pointers.
-  const names = new Set([
-    metadataRefKey,
-    ...sources.flatMap(s => (s.phase1Field === null ? [] : [fieldRefKey(s.phase1Field)])),
-  ])
-  const list = [...names].map(literal).join(', ')
-  const column = `m.${ident(source.jsonColumn)}`
+async function countPointing(db: Queryable, source: Source, scope: EraseScope): Promise<number> {
   const where = inScope(scope)
   const { rows } = await db.query<{ n: number }>({
     text: `
       select count(*)::float8 as n
         from ${fromSql(source)}
-       where ${tenantSql(source)} = $1 and ${column} ?| array[${list}]
+       where ${tenantSql(source)} = $1
          and exists (
-           select from unnest(array[${list}]) n(name)
-             join public.artifact_refs a on a.id = lighter.as_uuid(${column} ->> n.name)
+           select from unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
+             join public.artifact_refs a on a.id = ptr.id
             where ${where.sql})`,
     values: where.values,
   })

@@ -157,7 +157,7 @@ function rewriteSql(source: Source): string {
     targets as (
       select r.key, r.place, r.tbl, r.row_id,
              case when r.phase2_id is null then r.rest
-                  else ${envelopeSql(source, 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end as target
+                  else ${envelopeSql(source, 'r.doc', 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end as target
         from rests r
     ),
     rewritten as (

@@ -28,7 +28,7 @@ import {
   tenantSql,
 } from './source-sql.ts'
 import type { Source } from './sources.ts'
-import { payloadTooLarge, streamPayload } from './stream.ts'
+import { payloadTooLarge, rowTooLarge, streamPayload } from './stream.ts'
 import type { Turns } from './turns.ts'
 import { uploadObjects } from './upload.ts'
 
@@ -277,6 +277,7 @@ export async function runLargeRow(
         objects: [],
       }
       let outcome: PlannedRow[] = [row]
+      let rowBytes = row.heldBytes
       try {
         for (const payload of row.payloads) {
           const { location, objectBytes } = await work.part('stream', async stream => {
@@ -291,6 +292,7 @@ export async function runLargeRow(
                 codec: context.config.codec,
                 partBytes: context.config.partBytes,
                 maxPayloadBytes: context.config.maxPayloadBytes,
+                rowBytes,
                 leaseMs: context.config.leaseMs,
                 signal: context.signal,
                 onRegister: object => objectsInFlight.push(object),
@@ -299,6 +301,7 @@ export async function runLargeRow(
             stream.note({ payload_bytes: streamed.location.sizeBytes, object_bytes: streamed.objectBytes })
             return streamed
           })
+          rowBytes += location.sizeBytes
           uploaded.locations.set(payload.artifactId, location)
           uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
         }
@@ -310,7 +313,7 @@ export async function runLargeRow(
           throw error
         } else {
           outcome = []
-          const final = error instanceof RowError && error.code === 'payload_too_large'
+          const final = error instanceof RowError && /^(payload|row)_too_large$/.test(error.code)
           if (error instanceof StoreError && !(await takesWrites(context.store))) {
             result.outage = error
             releases.push(blameless(row.job, error, backoffMs(1)))
@@ -472,7 +475,7 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
         releases.push(failure(row.job, ambiguousKey(row.source)))
         break
       case 'too-large':
-        releases.push(failure(row.job, payloadTooLarge(row.largestBytes, config.maxPayloadBytes).message))
+        releases.push(failure(row.job, tooLarge(row, config.maxPayloadBytes).message, true))
         break
       case 'deferred':
         releases.push(notYet(row.job))
@@ -670,6 +673,14 @@ function rowsHidden(source: Source): string {
 
 function ambiguousKey(source: Source): string {
   return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.keyColumn} again, then lighter retry`
+}
+
+function tooLarge(row: PlannedRow, maxPayloadBytes: number): RowError {
+  if (row.largestBytes > maxPayloadBytes) return payloadTooLarge(row.largestBytes, maxPayloadBytes)
+  return rowTooLarge(
+    row.payloads.reduce((sum, p) => sum + p.sizeBytes, row.heldBytes),
+    maxPayloadBytes,
+  )
 }
 
 function lostPointer(): string {

@@ -9,10 +9,13 @@ import { isPinnedSql } from './pins.ts'
 import {
   documentSql,
   fieldSql,
+  followedIdsSql,
   fromSql,
+  hasOwnFieldSql,
   ident,
   lostPointerSql,
-  pointerIdsSql,
+  mentionsPointerSql,
+  pointersInSql,
   restSql,
   tenantSql,
   versionSql,
@@ -39,7 +42,8 @@ export interface PlannedRow {
   /**
    * offload: has payloads · nothing: no longer heavy, or pinned · gone: the row does not exist ·
    * no-tenant: its tenant can't be found · lost-pointer: it points to what its tenant does not have ·
-   * too-large: could not be read back · ambiguous: several rows have its key, or its tenant's · deferred: does not fit into this batch's bytes
+   * too-large: it, or the row with all its payloads, could not be read back ·
+   * ambiguous: several rows have its key, or its tenant's · deferred: does not fit into this batch's bytes
    */
   outcome:
     | 'offload'
@@ -57,6 +61,8 @@ export interface PlannedRow {
   payloads: FieldPayload[]
   /** Length of the longest payload's text, also of one that is too large. */
   largestBytes: number
+  /** What reading the row needs beside these payloads: those that it points to already, and what stays in it. */
+  heldBytes: number
 }
 
 interface PlanRow {
@@ -69,7 +75,9 @@ interface PlanRow {
   restBytes: number | null
   restText: string | null
   /** Separated by commas. */
+  fieldRefs: string | null
   restRefs: string | null
+  heldBytes: number
   lostPointer: boolean
   deferred: boolean
 }
@@ -123,6 +131,7 @@ function unreadRow(job: Job, source: Source, outcome: 'gone' | 'ambiguous'): Pla
     entityId: null,
     payloads: [],
     largestBytes: 0,
+    heldBytes: 0,
   }
 }
 
@@ -142,7 +151,7 @@ function toPlannedRow(
       field: source.phase1Field,
       sizeBytes: row.fieldBytes,
       bytes: row.fieldText === null ? null : Buffer.from(row.fieldText),
-      refersTo: [],
+      refersTo: idsOf(row.fieldRefs),
     })
   }
   if (row.restBytes !== null) {
@@ -153,10 +162,11 @@ function toPlannedRow(
       field: null,
       sizeBytes: row.restBytes,
       bytes: row.restText === null ? null : Buffer.from(row.restText),
-      refersTo: row.restRefs === null || row.restRefs === '' ? [] : row.restRefs.split(','),
+      refersTo: idsOf(row.restRefs),
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))
+  const rowBytes = payloads.reduce((sum, p) => sum + p.sizeBytes, row.heldBytes)
   const outcome = row.deferred
     ? 'deferred'
     : payloads.length === 0
@@ -165,7 +175,7 @@ function toPlannedRow(
         ? 'no-tenant'
         : row.lostPointer
           ? 'lost-pointer'
-          : largestBytes > maxPayloadBytes
+          : rowBytes > maxPayloadBytes
             ? 'too-large'
             : 'offload'
   return {
@@ -175,9 +185,14 @@ function toPlannedRow(
     version: row.version,
     tenantId: row.tenantId === null ? null : asTenantId(row.tenantId),
     entityId: row.entityId,
-    payloads: outcome === 'offload' ? payloads : [],
+    payloads: outcome === 'offload' || outcome === 'too-large' ? payloads : [],
     largestBytes,
+    heldBytes: row.heldBytes,
   }
+}
+
+function idsOf(list: string | null): string[] {
+  return list === null || list === '' ? [] : list.split(',')
 }
 
 function planSql(source: Source): string {
@@ -187,6 +202,10 @@ function planSql(source: Source): string {
   // the three of `1, `. So a value with eight times the threshold in binary form is over it in text.
   const isHuge = (value: string) =>
     `coalesce(pg_column_size(${value}) > 8 * greatest($3::int8, ${source.thresholdBytes}) + 1024 and pg_column_size(${value}) <= $5, false)`
+  // Only a text that has the name can have the pointer: looking for one at any depth is work.
+  const refsSql = (value: string, text: string) =>
+    `case when ${value} is not null and (${text} is null or ${mentionsPointerSql(source, text)})
+          then array_to_string(${pointersInSql(source, value)}, ',') end`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.
   return `
@@ -212,29 +231,34 @@ function planSql(source: Source): string {
       offset 0
     ),
     phase1 as (
-      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field
+      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field,
+             ${followedIdsSql(source, 'o.doc')} as followed, jsonb_typeof(o.doc) = 'array' as is_array,
+             ${hasOwnFieldSql(source, 'o.doc')} as has_own_field
         from opened o
       offset 0
     ),
     rests as (
-      select p.ord, p.version, p.tenant_id, p.entity_id, p.field,
+      select p.ord, p.version, p.tenant_id, p.entity_id, p.field, p.followed, p.is_array, p.has_own_field,
              ${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')} as rest
         from phase1 p
       offset 0
     ),
     texts as (
-      select r.ord, r.version, r.tenant_id, r.entity_id,
+      select r.ord, r.version, r.tenant_id, r.entity_id, r.followed, r.has_own_field, r.field, r.rest,
              case when ${isHuge('r.field')} then pg_column_size(r.field) end as field_huge,
              case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge,
              case when not ${isHuge('r.field')} then r.field::text end as field_text,
              case when not ${isHuge('r.rest')} then r.rest::text end as rest_text,
-             ${pointerIdsSql(source, 'r.rest')} as rest_refs,
-             ${lostPointerSql(source, 'r.rest', 'r.field', 'r.tenant_id')} as lost_pointer
+             ${lostPointerSql(source, 'r.rest', 'r.field', 'r.tenant_id', 'case when r.is_array then r.followed end')} as lost_pointer
         from rests r
       offset 0
     ),
     sized as (
-      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.rest_refs, t.lost_pointer,
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.lost_pointer,
+             ${refsSql('t.field', 't.field_text')} as field_refs,
+             ${refsSql('t.rest', 't.rest_text')} as rest_refs,
+             case when cardinality(t.followed) > 0 then lighter.payload_bytes(t.tenant_id, t.followed, not t.has_own_field) else 0 end
+               + case when octet_length(t.rest_text) <= ${source.thresholdBytes} then octet_length(t.rest_text) else 0 end as held_bytes,
              coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
              case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_huge end as rest_bytes,
@@ -248,7 +272,7 @@ function planSql(source: Source): string {
     ),
     -- what would be sent: nothing of a row that is to be streamed
     cut as (
-      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.rest_refs, w.lost_pointer,
+      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.field_refs, w.rest_refs, w.held_bytes, w.lost_pointer,
              case when not w.streamed and w.tenant_id is not null then w.field_text end as field_text,
              case when not w.streamed and w.tenant_id is not null then w.rest_text end as rest_text,
              case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
@@ -262,11 +286,12 @@ function planSql(source: Source): string {
     select d.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
            d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", d.over_budget as deferred,
            case when not d.over_budget then d.field_text end as "fieldText",
-           case when not d.over_budget then d.rest_text end as "restText", d.rest_refs as "restRefs",
+           case when not d.over_budget then d.rest_text end as "restText",
+           d.field_refs as "fieldRefs", d.rest_refs as "restRefs", d.held_bytes::float8 as "heldBytes",
            coalesce(d.lost_pointer, false) as "lostPointer"
       from decided d
     union all
-    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, false
+    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, null, 0, false
       from found f
      where f.stored_before >= $4`
 }

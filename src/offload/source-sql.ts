@@ -9,6 +9,9 @@ export const literal = pg.escapeLiteral
 /** Names of the pointers in a row. Reserved: the application may copy them, not invent them. */
 export const metadataRefKey = 'artifact_metadata_ref'
 export const metadataKindKey = 'artifact_metadata_kind'
+/** Only of a pointer that stands for elements of an array: how many, and of several runs the number of the first. */
+export const elementCountKey = 'artifact_metadata_count'
+export const elementFromKey = 'artifact_metadata_from'
 export const fieldRefKey = (field: string) => `${field}_ref`
 export const fieldCountKey = (field: string) => `${field}_count`
 
@@ -106,35 +109,70 @@ export function fieldSql(source: Source, doc: string, tenant: string): string {
 }
 
 /**
- * True where `rest` carries a pointer that reading follows and that leads to nothing its tenant has: the row was
+ * True where a row carries a pointer that reading follows and that leads to nothing its tenant has: the row was
  * moved here from another tenant, what it points to has expired, or the pointer was made up. Whatever is put on top
- * of it could not be read either. A pointer beside a field that is inline, or is just being taken, is not followed.
+ * of it could not be read either, as on top of one that stands for elements of an array and was taken out of it.
+ * A pointer beside a field that is inline, or is just being taken, is not followed.
+ * @param elements the pointers of an array, null when the row holds an object
  */
-export function lostPointerSql(source: Source, rest: string, field: string, tenant: string): string {
-  const isLost = (name: string) => `lighter.as_uuid(${rest} ->> ${literal(name)}) is not null and not exists (
-    select from public.artifact_refs a
-     where a.tenant_id = ${tenant} and a.id = lighter.as_uuid(${rest} ->> ${literal(name)}) and a.purged_at is null)`
-  if (source.phase1Field === null) return `(${isLost(metadataRefKey)})`
-  return `(${isLost(metadataRefKey)}
-    or ${field} is null and not ${rest} ? ${literal(source.phase1Field)} and ${isLost(fieldRefKey(source.phase1Field))})`
-}
-
-/** The metadata that is left after phase 1: `doc` itself when `field` is null. */
-export function restSql(source: Source, doc: string, field: string, fieldArtifactId: string): string {
-  if (source.phase1Field === null) return doc
-  return `case when ${field} is null then ${doc}
-    else (${doc} - ${literal(source.phase1Field)}) || jsonb_build_object(
-      ${literal(fieldRefKey(source.phase1Field))}, ${fieldArtifactId},
-      ${literal(fieldCountKey(source.phase1Field))},
-        case when jsonb_typeof(${field}) = 'array' then jsonb_array_length(${field}) end) end`
+export function lostPointerSql(
+  source: Source,
+  rest: string,
+  field: string,
+  tenant: string,
+  elements: string,
+): string {
+  const isMissing = (id: string) => `not exists (
+    select from public.artifact_refs a where a.tenant_id = ${tenant} and a.id = ${id} and a.purged_at is null)`
+  const idOf = (name: string) => `lighter.as_uuid(${rest} ->> ${literal(name)})`
+  const isLost = (name: string) => `${idOf(name)} is not null and ${isMissing(idOf(name))}`
+  const ofArray = `exists (select from unnest(${elements}) e(id) where ${isMissing('e.id')})`
+  const ofObject = `${isLost(metadataRefKey)}
+    or ${idOf(metadataRefKey)} is not null and ${rest} ? ${literal(elementCountKey)}`
+  const ofField =
+    source.phase1Field === null
+      ? 'false'
+      : `${field} is null and not ${rest} ? ${literal(source.phase1Field)} and ${isLost(fieldRefKey(source.phase1Field))}`
+  return `(case when ${elements} is not null then ${ofArray} else ${ofObject} or ${ofField} end)`
 }
 
 /**
- * Phase 2: what stays of `rest` in the row. Keys with small values, the pointer of phase 1 if it is one,
+ * What is left after phase 1 and may go in phase 2: of an object all of it, of an array the elements that are no
+ * pointers yet. Null for a scalar, which stays in its row: there is no room for a pointer in it.
+ */
+export function restSql(source: Source, doc: string, field: string, fieldArtifactId: string): string {
+  return `case jsonb_typeof(${doc}) when 'array' then lighter.array_rest(${doc})
+    when 'object' then ${restOfObjectSql(source, doc, field, fieldArtifactId)} end`
+}
+
+function restOfObjectSql(source: Source, doc: string, field: string, fieldArtifactId: string): string {
+  if (source.phase1Field === null) return doc
+  return `(case when ${field} is null then ${doc}
+    else (${doc} - ${literal(source.phase1Field)}) || jsonb_build_object(
+      ${literal(fieldRefKey(source.phase1Field))}, ${fieldArtifactId},
+      ${literal(fieldCountKey(source.phase1Field))},
+        case when jsonb_typeof(${field}) = 'array' then jsonb_array_length(${field}) end) end)`
+}
+
+/**
+ * Phase 2: what stays in the row. Of an array its pointers, old and new, each in its place. Of an object: keys with small values, the pointer of phase 1 if it is one,
  * and the pointer to all the rest. A pointer beside a field that is inline is stale, since the application has
  * written the field again (cleared it, say): left in the envelope without the field it would bring back the old.
  */
 export function envelopeSql(
+  source: Source,
+  doc: string,
+  rest: string,
+  tenant: string,
+  field: string,
+  restArtifactId: string,
+): string {
+  return `case jsonb_typeof(${doc})
+    when 'array' then lighter.array_envelope(${doc}, ${restArtifactId}, ${literal(source.phase2Kind)})
+    else ${envelopeOfObjectSql(source, rest, tenant, field, restArtifactId)} end`
+}
+
+function envelopeOfObjectSql(
   source: Source,
   rest: string,
   tenant: string,
@@ -149,21 +187,57 @@ export function envelopeSql(
                 and ${hasFieldPointerSql(source.phase1Field, rest, tenant)})
            then array[${literal(fieldRefKey(source.phase1Field))}, ${literal(fieldCountKey(source.phase1Field))}] else '{}'::text[] end`
   // Key by key: jsonb_each would unfold, and its filter render, the long values that do not stay.
-  return `coalesce((
+  return `(coalesce((
       select jsonb_object_agg(k, ${rest} -> k)
         from unnest(${keys} ${pointers}) k
        where jsonb_typeof(${rest}) = 'object' and ${rest} ? k
          and octet_length((${rest} -> k)::text) <= ${source.envelopeValueLimit}), '{}'::jsonb)
-    || jsonb_build_object(${literal(metadataRefKey)}, ${restArtifactId}, ${literal(metadataKindKey)}, ${literal(source.phase2Kind)}::text)`
+    || jsonb_build_object(${literal(metadataRefKey)}, ${restArtifactId}, ${literal(metadataKindKey)}, ${literal(source.phase2Kind)}::text))`
 }
 
-/** The pointers in `doc`, as an object of those that are there. */
+/** The pointers in `doc`, as an object of those that are there; of an array, which is nothing else, all of it. */
 export function pointersSql(source: Source, doc: string): string {
   const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
-  return `jsonb_strip_nulls(jsonb_build_object(${names.map(name => `${literal(name)}, ${doc} -> ${literal(name)}`).join(', ')}))`
+  return `case when jsonb_typeof(${doc}) = 'array' then ${doc}
+    else jsonb_strip_nulls(jsonb_build_object(${names.map(name => `${literal(name)}, ${doc} -> ${literal(name)}`).join(', ')})) end`
 }
 
-/** The ids that the pointers in `doc` spell, as text separated by commas; empty when there is none. */
+/** The ids that the pointers in `doc` spell at any depth, as uuid[]. Reading follows only those of `followedIdsSql`. */
+export function pointersInSql(source: Source, doc: string): string {
+  const paths = source.pointerNames.map(name => {
+    const member = `@.${JSON.stringify(name)}`
+    return literal(`strict $.** ? (exists(${member})).${JSON.stringify(name)} ? (@.type() == "string")`)
+  })
+  return `lighter.pointers_in(${doc}, array[${paths.join(', ')}]::jsonpath[])`
+}
+
+/** False only of a text of jsonb without any pointer. */
+export function mentionsPointerSql(source: Source, text: string): string {
+  return `(${source.pointerNames.map(name => `strpos(${text}, ${literal(JSON.stringify(name))}) > 0`).join(' or ')})`
+}
+
+/** The ids of the pointers in `doc` that reading may follow, as uuid[]. */
 export function pointerIdsSql(source: Source, doc: string): string {
-  return `concat_ws(',', ${source.pointerNames.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})::text`).join(', ')})`
+  const ids = source.pointerNames.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})`)
+  return `case jsonb_typeof(${doc}) when 'array' then lighter.array_pointers(${doc})
+    when 'object' then array_remove(array[${ids.join(', ')}], null) end`
+}
+
+/** The ids of the pointers that are followed when `doc` is hydrated, as uuid[]. */
+export function followedIdsSql(source: Source, doc: string): string {
+  const ids = [`lighter.as_uuid(${doc} ->> ${literal(metadataRefKey)})`]
+  if (source.phase1Field !== null) {
+    ids.push(
+      `case when not ${doc} ? ${literal(source.phase1Field)} then lighter.as_uuid(${doc} ->> ${literal(fieldRefKey(source.phase1Field))}) end`,
+    )
+  }
+  return `case jsonb_typeof(${doc}) when 'array' then lighter.array_pointers(${doc})
+    when 'object' then array_remove(array[${ids.join(', ')}], null) end`
+}
+
+/** True where the row has the field, or its own pointer to it: what its payloads point to under that name is not read. */
+export function hasOwnFieldSql(source: Source, doc: string): string {
+  if (source.phase1Field === null) return 'false'
+  return `coalesce(jsonb_typeof(${doc}) = 'object' and (${doc} ? ${literal(source.phase1Field)}
+    or lighter.as_uuid(${doc} ->> ${literal(fieldRefKey(source.phase1Field))}) is not null), false)`
 }

@@ -28,6 +28,8 @@ export interface StreamOptions {
   partBytes: number
   /** Longest payload; only here is it known exactly for one that was planned by its binary form. */
   maxPayloadBytes: number
+  /** What reading the row needs beside this payload: together they are as long as one payload may be. */
+  rowBytes: number
   leaseMs: number
   signal: Signal
   /** Told of the object as soon as it is registered, so that its lease is extended with the job's. */
@@ -41,7 +43,7 @@ export interface StreamOptions {
  * failure leaves something that the orphan sweep finds by Postgres alone. (But for an upload that was opened and
  * whose id was lost at that very moment: it holds no part, and R2 drops it after seven days by its default rule.)
  * A payload that compresses to less than a part goes as one plain PUT (one class A operation, not three).
- * @throws {RowError} `row_changed`, `payload_too_large`; {StoreError}; nothing is committed in either case
+ * @throws {RowError} `row_changed`, `payload_too_large`, `row_too_large`; {StoreError}; nothing is committed in either case
  */
 export async function streamPayload(
   pool: pg.Pool,
@@ -79,6 +81,9 @@ export async function streamPayload(
       hash.update(chunk)
       sizeBytes += chunk.length
       if (sizeBytes > options.maxPayloadBytes) throw payloadTooLarge(sizeBytes, options.maxPayloadBytes)
+      if (options.rowBytes + sizeBytes > options.maxPayloadBytes) {
+        throw rowTooLarge(options.rowBytes + sizeBytes, options.maxPayloadBytes)
+      }
       yield chunk
     }
   }
@@ -135,5 +140,13 @@ export function payloadTooLarge(bytes: number, maxPayloadBytes: number): RowErro
   return new RowError(
     'payload_too_large',
     `a payload of ${bytes} bytes or more is over MAX_PAYLOAD_BYTES (${maxPayloadBytes}): it stays in the row`,
+  )
+}
+
+/** Each payload could be read back, and the row could not: it is put together of all of them. */
+export function rowTooLarge(bytes: number, maxPayloadBytes: number): RowError {
+  return new RowError(
+    'row_too_large',
+    `the row's payloads, with those that it points to already, are ${bytes} bytes or more together, over MAX_PAYLOAD_BYTES (${maxPayloadBytes}): what is inline stays in the row`,
   )
 }

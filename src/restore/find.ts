@@ -1,16 +1,7 @@
 // Rows with pointers, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
-import {
-  documentSql,
-  fieldRefKey,
-  fromSql,
-  ident,
-  literal,
-  metadataRefKey,
-  pointerIdsSql,
-  tenantSql,
-} from '../offload/source-sql.ts'
+import { documentSql, fromSql, ident, pointerIdsSql, tenantSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 import type { RestoreScope } from './hold.ts'
 
@@ -78,7 +69,6 @@ async function find(db: Queryable, source: Source, values: unknown[]): Promise<P
 
 function findSql(source: Source): string {
   const key = `m.${ident(source.keyColumn)}`
-  const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
   return `
     with recursive page as materialized (
       select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored
@@ -98,14 +88,12 @@ function findSql(source: Source): string {
     pointed as materialized (
       select o.key, o.tenant_id, ${pointerIdsSql(source, 'o.doc')} as ids
         from opened o
-       where o.doc ?| array[${names.map(literal).join(', ')}]
       offset 0
     ),
     -- Each artifact once a row, so that a circle ends.
     needed (key, tenant_id, id) as (
-      select p.key, p.tenant_id, i.id::uuid
-        from pointed p cross join lateral string_to_table(p.ids, ',') i(id)
-       where p.ids <> ''
+      select p.key, p.tenant_id, i.id
+        from pointed p cross join lateral unnest(p.ids) i(id)
        union
       select n.key, n.tenant_id, r.id
         from needed n

@@ -1,14 +1,15 @@
 // Rows that point to another tenant's artifacts: they, or what tells their tenant, were moved there after their
 // offload, or copied. Nobody can read them. The release sweep, which sees every pointer, finds them on its way.
+import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
-import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
+import { fromSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 
 /** So many are named; all are counted. */
 const namedRows = 1000
 
-/** Stands for the tenant of a row that has none. */
-export const noTenantSql = `'00000000-0000-0000-0000-000000000000'::uuid`
+/** Stands for the tenant of a row that has none. Made anew by each process: any that is known may be a tenant's. */
+export const noTenantSql = `'${randomUUID()}'::uuid`
 
 /**
  * Within the snapshot of a release sweep, once the table `marked` has every pointer with the tenant of whoever
@@ -36,17 +37,13 @@ export async function findMovedRows(client: pg.ClientBase, sources: Source[]): P
 /** Those that have such a pointer themselves, and those whose payload has it. */
 async function nameRows(client: pg.ClientBase, source: Source): Promise<void> {
   const key = `m.${ident(source.keyColumn)}`
-  const column = `m.${ident(source.jsonColumn)}`
-  const names = `array[${source.pointerNames.map(literal).join(', ')}]`
   await client.query({
     text: `
       insert into moved_rows
       select ${source.id}, ${key}::text, ${tenantSql(source)}, s.artifact_tenant_id, s.id
         from ${fromSql(source)}
-       cross join unnest(${names}) n(name)
-        join strayed s
-          on s.id = lighter.as_uuid(${column} ->> n.name) and s.tenant_id = coalesce(${tenantSql(source)}, ${noTenantSql})
-       where ${column} ?| ${names}
+       cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
+        join strayed s on s.id = ptr.id and s.tenant_id = coalesce(${tenantSql(source)}, ${noTenantSql})
        limit $1
           on conflict do nothing`,
     values: [namedRows],

@@ -7,11 +7,10 @@
 import pg from 'pg'
 import { fetchPayloads } from '../artifacts/fetch.ts'
 import { lookupArtifacts } from '../artifacts/lookup.ts'
-import { rawKind, splitObject, uuidOf } from '../artifacts/raw-json.ts'
 import { LighterError } from '../errors.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import { findMissingParts, type MissingPart, notePartitions, partsMissing } from '../offload/missing-parts.ts'
-import { fromTreeSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
+import { fromTreeSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -79,7 +78,7 @@ async function findUnused(
   await client.query(`
     -- with the tenant on whose behalf the pointer is followed
     create temporary table marked (id uuid not null, tenant_id uuid not null, primary key (id, tenant_id));
-    create temporary table unused (tenant_id uuid not null, id uuid primary key)`)
+    create temporary table unused (tenant_id uuid not null, id uuid not null, primary key (tenant_id, id))`)
   for (const source of sources) {
     if (context.signal.aborted) break
     const { rowCount } = await markPointers(client, source)
@@ -93,6 +92,8 @@ async function findUnused(
   }
   while ((await markReferredTo(client)) > 0) context.onProgress(counts)
   counts.moved = await findMovedRows(client, sources)
+  for (const source of counts.moved === 0 ? [] : sources) await markMoved(client, source)
+  while ((await markReferredTo(client)) > 0) context.onProgress(counts)
   await findUnknown(client)
   // By another session, whose snapshot is new: the tables were locked one by one, and a partition that was detached
   // before its table's turn came has not been looked at.
@@ -108,7 +109,7 @@ async function findUnused(
             where (a.source_id = any ($1::int[])
                    or a.source_id in (select f.id from lighter.former_sources f where f.rows_deleted))
               and a.deleted_at is null and a.created_at < now() - $2::interval
-              and not exists (select from marked m where m.id = a.id)
+              and not ${isMarkedSql}
               and not exists (select from unknown k where k.tenant_id = a.tenant_id)`,
     values: [sources.flatMap(s => [s.id, ...s.formerIds]), minimumAge],
   })
@@ -118,16 +119,44 @@ async function findUnused(
 }
 
 function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryResult> {
-  const column = `m.${ident(source.jsonColumn)}`
-  const list = source.pointerNames.map(literal)
   return client.query(`
     insert into marked
-    select distinct lighter.as_uuid(${column} ->> n.name), coalesce(${tenantSql(source)}, ${noTenantSql})
+    select distinct ptr.id, coalesce(${tenantSql(source)}, ${noTenantSql})
       from ${fromTreeSql(source)}
-     cross join unnest(array[${list.join(', ')}]) n(name)
-     where ${column} ?| array[${list.join(', ')}]
-       and lighter.as_uuid(${column} ->> n.name) is not null
+     cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
         on conflict do nothing`)
+}
+
+/**
+ * SQL: artifact `a` is pointed to by a row of its own tenant. What rows of another tenant name does not count: they
+ * can't read it, and must not be able to keep it. A row without a tenant is nobody's, and counts for all.
+ */
+const isMarkedSql = `exists (select from marked m where m.id = a.id and m.tenant_id in (a.tenant_id, ${noTenantSql}))`
+
+/**
+ * A row that was moved to another tenant keeps the payload that came off that very row: it can be moved back, or be
+ * restored there. Others can't name an artifact into this, since the artifact names the row.
+ */
+async function markMoved(client: pg.ClientBase, source: Source): Promise<void> {
+  await client.query({
+    text: `
+      insert into marked
+      select distinct a.id, a.tenant_id
+        from public.artifact_refs a
+        join ${fromTreeSql(source)} on ${rowOfArtifactSql(source)}
+       where a.source_id = any ($1::int[]) and a.row_id is not null
+         and exists (select from strayed s where s.id = a.id)
+         and a.id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
+          on conflict do nothing`,
+    values: [[source.id, ...source.formerIds]],
+  })
+}
+
+/** SQL: row `m` of the source is the one that artifact `a` was taken off. Whoever else writes there may have written any row_id. */
+function rowOfArtifactSql(source: Source): string {
+  const key = `m.${ident(source.keyColumn)}`
+  if (source.keyType === 'uuid') return `${key} = lighter.as_uuid(a.row_id)`
+  return `${key} = case when a.row_id ~ '^-?[0-9]{1,18}$' then a.row_id::bigint end`
 }
 
 /** One step along payloads that point to others. @returns how many were new */
@@ -150,9 +179,9 @@ async function findUnknown(client: pg.ClientBase): Promise<void> {
   await client.query(`
     create temporary table unknown as
     select distinct a.tenant_id, a.id
-      from marked m
-      join public.artifact_refs a on a.id = m.id
-     where a.refers_to is null and a.field is null and a.purged_at is null
+      from public.artifact_refs a
+     where ${isMarkedSql}
+       and a.refers_to is null and a.field is null and a.purged_at is null
        and (a.source_id is not null or coalesce(a.content_type, 'application/json') ~* 'json')`)
 }
 
@@ -188,16 +217,13 @@ async function learnPointers(context: SweepContext, client: pg.ClientBase, count
   }
 }
 
-/** Every uuid at the top of the payload under a name that may be a pointer's. */
+/** Every uuid in the payload under a name that may be a pointer's, at any depth; or, of escaped names, any name. */
 function pointersIn(payload: Buffer): string[] {
-  try {
-    const text = payload.toString('utf8')
-    if (rawKind(text) !== 'object') return []
-    return [...splitObject(text)].flatMap(([name, raw]) => (name.endsWith('_ref') ? (uuidOf(raw) ?? []) : []))
-  } catch {
-    // No JSON: it points to nothing that could be followed.
-    return []
-  }
+  const text = payload.toString('utf8')
+  const member = text.includes('\\u')
+    ? /:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"/gi
+    : /_ref"\s*:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"/gi
+  return [...new Set(Array.from(text.matchAll(member), ([, id = '']) => id.toLowerCase()))]
 }
 
 /** Brings `released_at` up to date, and puts tombstones on what has been unused for the whole grace period. */
@@ -212,7 +238,7 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
                         and not ${onHoldSql}) as tombstoned,
                     (select count(*)::int from public.artifact_refs a
                       where a.released_at is not null and a.deleted_at is null
-                        and not exists (select from unused u where u.id = a.id)) as again`,
+                        and not exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)) as again`,
       values: [config.graceDays],
     })
     counts.released = rows[0]?.released ?? 0
@@ -227,7 +253,7 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
       text: `with batch as (
                select a.tenant_id, a.id from public.artifact_refs a
                 where a.released_at is not null and a.deleted_at is null
-                  and not exists (select from unused u where u.id = a.id)
+                  and not exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)
                 limit $1 for update of a skip locked
              )
              update public.artifact_refs a set released_at = null from batch b
@@ -242,7 +268,7 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
                select a.tenant_id, a.id from public.artifact_refs a
                 -- (a run of a week later comes a moment too early, else)
                 where a.released_at < now() - make_interval(days => $2) + interval '1 hour' and a.deleted_at is null
-                  and exists (select from unused u where u.id = a.id)
+                  and exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)
                   and not ${onHoldSql}
                 order by a.released_at
                 limit $1 for update of a skip locked
@@ -258,7 +284,7 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
   await work('released', async () => {
     const { rows } = await client.query<{ taken: number; released: number }>({
       text: `with taken as (
-               delete from unused u where u.id in (select id from unused limit $1) returning u.tenant_id, u.id
+               delete from unused u where (u.tenant_id, u.id) in (select tenant_id, id from unused limit $1) returning u.tenant_id, u.id
              ),
              released as (
                update public.artifact_refs a set released_at = now() from taken t
@@ -297,7 +323,7 @@ async function bringBackMarked(context: SweepContext, client: pg.ClientBase, cou
       text: `with batch as (
                select a.tenant_id, a.id from public.artifact_refs a
                 where a.deleted_at is not null and a.purged_at is null and a.deleted_reason like 'released:%'
-                  and exists (select from marked m where m.id = a.id)
+                  and ${isMarkedSql}
                 limit $1 for update of a skip locked
              )
              update public.artifact_refs a set released_at = null, deleted_at = null, deleted_reason = null from batch b

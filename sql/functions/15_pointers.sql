@@ -1,0 +1,102 @@
+-- Pointers inside documents. The offload, its commit, the sweeps and restore all ask these, so that they agree on what
+-- a pointer is. Also in src/artifacts/pointer-elements.ts, for readers.
+
+-- At any depth: applications wrap documents into others. Each path finds the values of one pointer's name.
+create or replace function lighter.pointers_in(doc jsonb, paths jsonpath[]) returns uuid[]
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select distinct lighter.as_uuid(v #>> '{}')
+      from unnest(paths) path cross join jsonb_path_query(doc, path) v
+     where lighter.as_uuid(v #>> '{}') is not null);
+exception when statement_too_complex then
+  -- Nested deeper than a path can follow (some 10,000 levels). Its text tells of at least as many pointers.
+  return array(
+    select distinct lighter.as_uuid(m[1])
+      from regexp_matches(doc::text, '_ref": "([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"', 'g') m);
+end
+$$;
+comment on function lighter.pointers_in(jsonb, jsonpath[]) is
+  'Ids that the pointers in a document spell, at any depth, each once.';
+
+-- An element of an array is a pointer when it is an object with a uuid under artifact_metadata_ref. Strict: a lax path
+-- would take nested arrays apart.
+create or replace function lighter.array_pointers(doc jsonb) returns uuid[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select distinct lighter.as_uuid(e ->> 'artifact_metadata_ref')
+      from jsonb_path_query(doc, 'strict $[*] ? (@.type() == "object" && @.artifact_metadata_ref like_regex "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$")') e)
+   where jsonb_typeof(doc) = 'array';
+$$;
+comment on function lighter.array_pointers(jsonb) is 'Ids of the elements of an array that are pointers, each once; null when it is no array.';
+
+create or replace function lighter.array_rest(doc jsonb) returns jsonb
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when cardinality(lighter.array_pointers(doc)) = 0 then doc
+    else jsonb_path_query_array(doc, 'strict $[*] ? (!(@.type() == "object" && @.artifact_metadata_ref like_regex "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$")
+      || (@.type() == "object" && @.artifact_metadata_ref like_regex "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$") is unknown)')
+  end;
+$$;
+comment on function lighter.array_rest(jsonb) is 'The elements of an array that are no pointers: what is offloaded of it.';
+
+-- Each run of elements between pointers becomes one pointer: to the whole artifact, or, of several runs, to its share.
+create or replace function lighter.array_envelope(doc jsonb, artifact uuid, kind text) returns jsonb
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when cardinality(lighter.array_pointers(doc)) = 0
+    then jsonb_build_array(jsonb_build_object('artifact_metadata_ref', artifact, 'artifact_metadata_kind', kind,
+                                              'artifact_metadata_count', jsonb_array_length(doc)))
+    else (
+      with elements as (
+        select e.n, p.pointer,
+               count(*) filter (where p.pointer is null) over (order by e.n) as taken,
+               count(*) filter (where p.pointer is not null) over (order by e.n) as run
+          from jsonb_array_elements(doc) with ordinality e(value, n)
+         cross join lateral (
+           select case when jsonb_typeof(e.value) = 'object' and jsonb_typeof(e.value -> 'artifact_metadata_ref') = 'string'
+                        and lighter.as_uuid(e.value ->> 'artifact_metadata_ref') is not null then e.value end as pointer) p
+      ),
+      runs as (
+        select min(n) as n, count(*) as elements, min(taken) - 1 as skipped, count(*) over () as all_runs
+          from elements where pointer is null group by run
+      )
+      select jsonb_agg(parts.part order by parts.n)
+        from (
+          select n, pointer as part from elements where pointer is not null
+          union all
+          select n, jsonb_build_object('artifact_metadata_ref', artifact, 'artifact_metadata_kind', kind,
+                                       'artifact_metadata_count', elements)
+                    || case when all_runs > 1 then jsonb_build_object('artifact_metadata_from', skipped) else '{}' end
+            from runs) parts)
+  end;
+$$;
+comment on function lighter.array_envelope(jsonb, uuid, text) is
+  'What stays of an array in its row: its pointers, and in the place of each run between them a pointer to the artifact.';
+
+-- Along payloads that point on, each artifact once. A row that has its own field does not read that of its payloads.
+create or replace function lighter.payload_bytes(tenant uuid, ids uuid[], with_fields boolean) returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive needed (id) as (
+    select unnest(ids)
+     union
+    select next.id
+      from needed n
+      join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id
+     cross join lateral unnest(a.refers_to) r(id)
+      join public.artifact_refs next on next.tenant_id = tenant and next.id = r.id
+     where with_fields or next.field is null
+  )
+  select coalesce(sum(a.size_bytes), 0)::bigint
+    from needed n join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id;
+$$;
+comment on function lighter.payload_bytes(uuid, uuid[], boolean) is 'Length of all payloads of a tenant that these ids lead to, in bytes.';
