@@ -261,7 +261,7 @@ begin atomic
   with former as (
     select existing.id as id where existing.id is not null
     union all
-    select f.id from lighter.former_sources f where f.relation = wanted.relation and f.json_column = wanted.json_column
+    select f.id from lighter.former_sources f where f.relation = wanted.relation and f.json_column = wanted.json_column and existing.id is not null
   ),
   taken as (
     select exists (select from former join public.artifact_refs a on a.source_id = former.id and a.deleted_at is null and a.released_at is null) as anything,

@@ -144,12 +144,6 @@ describe('once rows are offloaded', () => {
     await expect(attach(environment, table, 'metadata', { phase1_field: `''` })).rejects.toThrow(
       'with phase1_field none they could not be read',
     )
-    // Nor by the way round of detaching it.
-    await environment.admin.query(`select lighter.detach('${table}')`)
-    await expect(attach(environment, table, 'metadata', { phase1_field: `'trace'` })).rejects.toThrow(
-      'they could not be read',
-    )
-    await attach(environment, table)
     expect(await hydratedByCli(environment, table, '1')).toBe(document)
   })
 
