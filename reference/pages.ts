@@ -1,6 +1,7 @@
 // Which pages are made from what. Two of them have a hand-written beginning, up to a marker.
 import path from 'node:path'
 import { createProgram } from '../src/cli/program.ts'
+import { expectedCataloguePath, readCatalogue, renderCatalogue } from '../src/db/catalogue.ts'
 import type { Queryable } from '../src/db/pool.ts'
 import { renderCommands } from './cli.ts'
 import { renderConfiguration } from './configuration.ts'
@@ -21,6 +22,7 @@ export async function renderPages(
     return [docs(name), `${written}${marker}\n${made}`]
   }
   return new Map([
+    [expectedCataloguePath, renderCatalogue(await readCatalogue(db))],
     [docs('sql-reference.md'), renderSqlReference(await readSqlSchema(db))],
     after('configuration.md', renderConfiguration()),
     after('cli.md', renderCommands(createProgram())),

@@ -98,11 +98,11 @@ export function isDatabaseOutage(error: unknown): boolean {
 
 /**
  * True of trouble that no row can have caused: out of disk or connections, a login refused, a read-only server, a lock
- * that somebody else holds, a lost conflict. (A connection that is lost may have been lost on a row.)
+ * that somebody else holds, rows that row-level security hides, a lost conflict. (A connection that is lost may have been lost on a row.)
  */
 export function isNoRowsFault(error: unknown): boolean {
   const state = sqlState(error)
-  return state !== undefined && /^(28|3D|40|53[^2]|57P03|25006|55P03)/.test(state)
+  return state !== undefined && /^(28|3D|40|53[^2]|57P03|25006|55P03|55L01)/.test(state)
 }
 
 /** A lock was waited for in vain: of a table that is being altered, as a rule. */

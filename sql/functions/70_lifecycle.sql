@@ -34,6 +34,7 @@ declare
   policies integer;
   tenants integer;
 begin
+  perform lighter.require_all_rows('{}');
   -- Waits for whoever is just changing it.
   select t.legal_hold into hold from lighter.tenants t where t.tenant_id = forget_tenant.tenant for update;
   if hold or exists (select from lighter.legal_holds h where h.tenant_id = forget_tenant.tenant) then

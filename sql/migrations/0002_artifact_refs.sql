@@ -140,32 +140,3 @@ create index if not exists idx_artifact_refs_tenant_kind_created
   on public.artifact_refs (tenant_id, kind, created_at desc);
 create index if not exists idx_artifact_refs_entity
   on public.artifact_refs (tenant_id, entity_type, entity_id, created_at desc);
-
-alter table public.artifact_refs enable row level security;
-alter table public.artifact_refs force row level security;
-
--- FORCE binds the owner too; a back end that connects as the owner must keep working.
--- A table that outlived an earlier schema lighter has the policies already: they are made anew.
-do $$
-declare
-  -- A sub-select is evaluated once per statement, not per row. What spells no uuid is nobody.
-  current_tenant constant text := $sql$(
-    select case when s.tenant ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
-                then s.tenant::uuid end
-      from (select current_setting('app.current_tenant_id', true) as tenant) s)$sql$;
-  policy name;
-begin
-  foreach policy in array array['lighter_owner', 'lighter_daemon', 'lighter_tenant', 'lighter_tenant_only'] loop
-    execute format('drop policy if exists %I on public.artifact_refs', policy);
-  end loop;
-  execute format('create policy lighter_owner on public.artifact_refs for all to %I using (true) with check (true)',
-    (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass));
-  create policy lighter_daemon on public.artifact_refs for all to lighter_daemon using (true) with check (true);
-  execute format('create policy lighter_tenant on public.artifact_refs for select to lighter_tenant using (tenant_id = %s)',
-    current_tenant);
-  -- An adopted table may have a policy for every role ("using (true)", meant for service_role). For a request
-  -- of a tenant it must not widen anything. It does not narrow a login that merely may become lighter_tenant.
-  execute format('create policy lighter_tenant_only on public.artifact_refs as restrictive for all to lighter_tenant '
-    'using (current_user <> %L or tenant_id = %s)', 'lighter_tenant', current_tenant);
-end
-$$;

@@ -17,7 +17,7 @@ import type { Logger } from 'pino'
 import { createVerifiedObjects } from '../artifacts/range.ts'
 import type { ApiConfig, Config } from '../config.ts'
 import { dashboardRoutes } from '../dashboard/routes.ts'
-import { ArtifactError } from '../errors.ts'
+import { ArtifactError, LighterError, messageOf } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -281,7 +281,9 @@ export async function createApi(parts: {
   return {
     server: app,
     listen: async () => {
-      address = await app.listen({ host: api.host, port: api.port })
+      address = await app.listen({ host: api.host, port: api.port }).catch(error => {
+        throw listenError(error, api.host, api.port)
+      })
       log.info({ address, auth: api.auth.mode }, 'the HTTP API listens')
     },
     close: async () => {
@@ -345,6 +347,26 @@ function endSlowReader(reply: FastifyReply, bytes: number): void {
   const timer = setTimeout(() => reply.raw.destroy(), answerMs + (bytes / slowestBytesPerSecond) * 1000)
   timer.unref()
   reply.raw.once('close', () => clearTimeout(timer))
+}
+
+/** Names the setting that is to be changed; other errors stay what they are. */
+function listenError(error: unknown, host: string, port: number): unknown {
+  const advice: Record<string, string> = {
+    EADDRINUSE: 'Another process listens there: stop it, or set API_PORT to another port.',
+    EACCES: 'This user may not listen there: set API_PORT to a port above 1023.',
+    EADDRNOTAVAIL: 'This machine has no such address: set API_HOST to one of its own.',
+    ENOTFOUND: 'API_HOST is not the name of this machine: set it to one of its addresses.',
+  }
+  const hint = advice[memberText(error, 'code')]
+  if (hint === undefined) return error
+  return new LighterError(
+    'api_address',
+    `cannot listen on API_HOST=${host}, API_PORT=${port}: ${messageOf(error)}`,
+    {
+      cause: error,
+      hint,
+    },
+  )
 }
 
 function memberText(value: unknown, name: string): string {

@@ -6,7 +6,7 @@ import { loadSources, type Source } from '../offload/sources.ts'
 
 const nameOf = (source: Source) => `${source.tableSql} (${source.jsonColumn})`
 
-/** All of them, those of a table, or the one of a column. @throws {RowError} `not_attached` when there is none */
+/** All of them, those of a table, or the one of a column. @throws {RowError} `not_attached` when there is none; `rows_hidden` */
 export async function findSources(
   db: Queryable,
   table: string | undefined,
@@ -18,6 +18,15 @@ export async function findSources(
       (table === undefined || s.tableSql === table || s.tableSql.endsWith(`.${table}`)) &&
       (column === undefined || s.jsonColumn === column),
   )
+  const hidden = matching.find(source => source.rowsHidden !== null)
+  if (hidden !== undefined)
+    throw new RowError(
+      'rows_hidden',
+      `row-level security hides rows of ${nameOf(hidden)}, or of its parent`,
+      {
+        hint: hidden.rowsHidden ?? undefined,
+      },
+    )
   if (matching.length > 0) return matching
   const stopped = (await findMissingParts(db)).find(m => m.stopsOffload)
   const wanted = [table, column].filter(name => name !== undefined).join('.')

@@ -24,6 +24,8 @@ import { addStats } from './stats.ts'
 import { addSweep } from './sweep.ts'
 
 /**
+ * Some editors begin a file with a byte-order mark, which would become part of the first name.
+ *
  * An empty variable counts as unset, here as everywhere. (Node looks for `--env-file` among the arguments of a
  * program too. What it has loaded is loaded again here; where the file is missing, it ends before we begin.)
  */
@@ -37,7 +39,7 @@ function readEnvFile(file: string): void {
       hint: 'Copy .env.example, or name the file from the folder that you are in.',
     })
   }
-  for (const [name, value] of Object.entries(parseEnv(text))) {
+  for (const [name, value] of Object.entries(parseEnv(text.replace(/^\uFEFF/, '')))) {
     if ((process.env[name] ?? '') === '') process.env[name] = value
   }
 }

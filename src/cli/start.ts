@@ -31,7 +31,15 @@ export function addStart(program: Command): void {
       })
       if (options.migrate) {
         const plan = await withAdminClient(client => migrate(client), config.adminDatabaseUrl)
-        log.info({ applied: [...plan.pending, ...plan.repeatable].map(f => f.name) }, 'schema is up to date')
+        log.info(
+          {
+            applied: [...plan.pending, ...plan.repeatable].map(f => f.name),
+            mended: plan.mended.map(d => d.object),
+          },
+          'schema is up to date',
+        )
+        for (const { object, found } of plan.left)
+          log.warn({ object, found }, 'an object of the schema is not what it should be; see lighter doctor')
       }
       await runUntilSignal(
         createDaemon({ config, log, worker: options.worker, api: options.api, dashboard: options.dashboard }),

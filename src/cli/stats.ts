@@ -2,6 +2,8 @@ import { setTimeout } from 'node:timers/promises'
 import { type Command, InvalidArgumentError } from 'commander'
 import pg from 'pg'
 import { loadDatabaseUrl } from '../config.ts'
+import { connectSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import { LighterError, sqlState } from '../errors.ts'
 import { readStats, type Stats } from '../reports/read.ts'
 import { renderLine, renderStats } from '../reports/render.ts'
@@ -48,13 +50,13 @@ function positive(value: string): number {
 }
 
 async function connect(url: string): Promise<pg.Client> {
-  const client = new pg.Client({
+  const client = new SteadyClient({
     connectionString: url,
     application_name: 'lighter stats',
     connectionTimeoutMillis: 10_000,
   })
   client.on('error', () => undefined) // a lost connection fails the statement that is waiting, which reports it
-  await client.connect()
+  await connectSession(client)
   return client
 }
 

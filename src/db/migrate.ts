@@ -6,6 +6,8 @@ import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import { MigrationError, messageOf, sqlState } from '../errors.ts'
+import { requireAllRows } from './all-rows.ts'
+import { compareCatalogue, type Difference } from './catalogue.ts'
 import type { Queryable } from './pool.ts'
 
 const sqlDir = path.join(import.meta.dirname, '..', '..', 'sql')
@@ -34,6 +36,10 @@ export interface MigrationPlan {
   /** All repeatable files, in order, if any of them changed (or something is pending); else none. */
   repeatable: SqlFile[]
   applied: { name: string; appliedAt: Date }[]
+  /** Objects that somebody had changed, and that are as they should be again (or would be). */
+  mended: Difference[]
+  /** Those that need a person. */
+  left: Difference[]
 }
 
 export interface MigrateOptions {
@@ -68,10 +74,15 @@ async function migrateOnce(client: pg.Client, options: MigrateOptions): Promise<
     await client.query('set local search_path = pg_catalog, pg_temp')
     await checkServer(client)
     await client.query('select pg_advisory_xact_lock($1)', [migrationLockKey.toString()])
+    await becomeSchemaOwner(client)
+    await showMigrations(client)
     const plan = await planMigration(client)
+    // Right after it is made, the schema is what the files say.
+    const found = plan.pending.length > 0 ? [] : await compareCatalogue(client)
     if (options.dryRun) {
       await client.query('rollback')
-      return plan
+      const [mended, left] = [found.filter(isMendable), found.filter(d => !isMendable(d))]
+      return { ...plan, mended, left }
     }
     // A migration locks tables that the application writes to, and its writes queue behind a lock that is waited
     // for: rather fail, and before Postgres looks for a deadlock and chooses the application's transaction to fail.
@@ -79,17 +90,46 @@ async function migrateOnce(client: pg.Client, options: MigrateOptions): Promise<
       `select set_config('lock_timeout', (setting::int * 3 / 4)::text, true) from pg_settings where name = 'deadlock_timeout'`,
     )
     await client.query(`set local client_min_messages = warning`)
-    await becomeSchemaOwner(client)
     if (plan.pending.length + plan.repeatable.length > 0) await applyPlan(client, plan)
+    const mended = await mend(client, found)
     if (options.withExampleTables) await applyExampleTables(client)
     await client.query('set local role none')
     await allowQuietRewrite(client)
     await client.query('commit')
-    return plan
+    return { ...plan, ...mended }
   } catch (error) {
     await client.query('rollback').catch(() => undefined)
     throw error
   }
+}
+
+/** With its rows hidden, all migrations would look like not applied, and be applied again. */
+async function showMigrations(client: pg.ClientBase): Promise<void> {
+  await client.query(`do $$ begin
+    if row_security_active(to_regclass('lighter.schema_migrations')) then
+      alter table lighter.schema_migrations disable row level security, no force row level security;
+    end if;
+  end $$`)
+}
+
+const isMendable = (difference: Difference): boolean => difference.mend.by !== 'hand'
+
+/** Brings objects back that somebody has changed. What cannot be is left as it is, and reported. */
+async function mend(
+  client: pg.ClientBase,
+  found: Difference[],
+): Promise<Pick<MigrationPlan, 'mended' | 'left'>> {
+  if (!found.some(isMendable)) return { mended: [], left: found }
+  for (const { mend } of found) {
+    if (mend.by !== 'statement') continue
+    await client.query('savepoint mending')
+    // Two rows where there may be one, say: the second look finds that it is still missing.
+    await client.query(mend.sql).catch(() => client.query('rollback to savepoint mending'))
+  }
+  for (const file of await readRepeatable()) await applyFile(client, file.name, file.text)
+  const left = await compareCatalogue(client)
+  const remain = new Set(left.map(difference => difference.object))
+  return { mended: found.filter(difference => !remain.has(difference.object)), left }
 }
 
 /** What `migrate` would do now, without a lock. */
@@ -124,11 +164,17 @@ export async function planMigration(client: Queryable): Promise<MigrationPlan> {
   }
 
   const pending = migrations.filter(m => !checksums.has(m.name))
-  const changed = repeatable.some(f => checksums.get(f.name) !== f.checksum)
+  const isChanged = (file: SqlFile) => checksums.get(file.name) !== file.checksum
+  const changed = repeatable.some(isChanged)
   return {
     pending,
-    repeatable: pending.length > 0 || changed ? repeatable : [],
+    // The policies of artifact_refs lock it against everybody: not for nothing.
+    repeatable: (pending.length > 0 || changed ? repeatable : []).filter(
+      file => file.name !== rowSecurityFile || isChanged(file),
+    ),
     applied: applied.map(row => ({ name: row.name, appliedAt: row.applied_at })),
+    mended: [],
+    left: [],
   }
 }
 
@@ -227,9 +273,11 @@ function describeSqlError(error: unknown, sql: string): string {
   return `line ${line}: ${error.message}`
 }
 
+const rowSecurityFile = 'row_security.sql'
+
 async function readRepeatable(): Promise<SqlFile[]> {
-  const grants = await readSqlFile('grants.sql')
-  return [...(await readSqlDir('functions')), ...(await readSqlDir('views')), grants]
+  const access = await Promise.all([readSqlFile(rowSecurityFile), readSqlFile('grants.sql')])
+  return [...(await readSqlDir('functions')), ...(await readSqlDir('views')), ...access]
 }
 
 async function readSqlDir(folder: string): Promise<SqlFile[]> {
@@ -243,8 +291,9 @@ async function readSqlFile(name: string): Promise<SqlFile> {
 }
 
 /**
- * Makes sure that the database has exactly the schema of this version, as far as numbered migrations say.
- * @throws {MigrationError} with what to do
+ * Makes sure that the database has exactly the schema of this version, as far as numbered migrations say, and that
+ * this role sees all rows of our tables.
+ * @throws {LighterError} with what to do
  */
 export async function requireCurrentSchema(db: Queryable): Promise<void> {
   if (!(await hasMigrationsTable(db))) {
@@ -262,13 +311,15 @@ export async function requireCurrentSchema(db: Queryable): Promise<void> {
       },
     )
   }
+  await requireAllRows(db, [])
 }
 
 /** @throws {MigrationError} it is there, and this role may not read it */
 async function hasMigrationsTable(db: Queryable): Promise<boolean> {
   // From the catalogue, which everybody may read: to_regclass fails without rights on the schema.
-  const { rows } = await db.query<{ readable: boolean; me: string }>(
-    `select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable, current_user as me
+  const { rows } = await db.query<{ readable: boolean; hidden: boolean; me: string }>(
+    `select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable,
+            row_security_active(c.oid) as hidden, current_user as me
        from pg_catalog.pg_class c
        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where n.nspname = 'lighter' and c.relname = 'schema_migrations'`,
@@ -277,6 +328,16 @@ async function hasMigrationsTable(db: Queryable): Promise<boolean> {
     throw new MigrationError('schema_forbidden', `"${rows[0].me}" may not read schema "lighter"`, {
       hint: `Grant the daemon's login its role: grant lighter_daemon to ${pg.escapeIdentifier(rows[0].me)};`,
     })
+  }
+  // With its rows hidden, all migrations would look like not applied.
+  if (rows[0]?.hidden) {
+    throw new MigrationError(
+      'rows_hidden',
+      `row-level security hides rows of schema "lighter" from "${rows[0].me}"`,
+      {
+        hint: 'Run: lighter migrate (as the owner of schema lighter, or as a superuser).',
+      },
+    )
   }
   return rows.length > 0
 }

@@ -2,7 +2,14 @@
 // of statements are for proven sessions, so that a pooler in transaction mode may stand in between.
 import pg from 'pg'
 import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
-import { lockTimeoutMs, PreparingClient, proveSession, type Statement } from './prepared.ts'
+import {
+  beginSql,
+  isProvenSession,
+  lockTimeoutMs,
+  PreparingClient,
+  proveSession,
+  type Statement,
+} from './prepared.ts'
 import { type ConnectionUrl, presentUrl } from './url.ts'
 
 /**
@@ -43,7 +50,7 @@ export function createPool(
   const pool = new RetryingPool({
     max: size,
     Client: class extends PreparingClient {
-      constructor(config?: pg.ClientConfig) {
+      constructor(config: pg.ClientConfig = {}) {
         super({ ...config, connectionString: presentUrl(url) })
       }
     },
@@ -67,7 +74,28 @@ class RetryingPool extends pg.Pool {
   // The overloads of the driver's query can not be repeated by an override; the arguments pass through as they are.
   // biome-ignore lint/suspicious/noExplicitAny: see above
   override query(...args: any[]): any {
-    return retryConflicts(() => Reflect.apply(super.query, this, args))
+    return retryConflicts(() => queryOnce(this, args))
+  }
+}
+
+/**
+ * One statement on a connection of its own. Behind a pooler it is a transaction, so that our settings hold for it. As
+ * the pool itself does it, a connection on which a statement failed is closed.
+ */
+async function queryOnce(pool: pg.Pool, args: unknown[]): Promise<unknown> {
+  const client = await pool.connect()
+  let broken: Error | undefined
+  try {
+    if (isProvenSession(client)) return await Reflect.apply(client.query, client, args)
+    await client.query(beginSql(client))
+    const result: unknown = await Reflect.apply(client.query, client, args)
+    await client.query('commit')
+    return result
+  } catch (error) {
+    broken = asError(error)
+    throw error
+  } finally {
+    client.release(broken)
   }
 }
 
@@ -95,7 +123,7 @@ async function inTransaction<T>(
   let broken: Error | undefined
   try {
     await client.query(
-      `begin isolation level read committed; set local statement_timeout = ${serverTimeoutMs}; set local lock_timeout = ${lockTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}${first === undefined ? '' : `; ${first}`}`,
+      `${beginSql(client)}; set local statement_timeout = ${serverTimeoutMs}; set local lock_timeout = ${lockTimeoutMs}; set local idle_in_transaction_session_timeout = ${idleInTransactionMs}${first === undefined ? '' : `; ${first}`}`,
     )
     const result = await work(client)
     await client.query('commit')

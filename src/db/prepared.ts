@@ -2,7 +2,8 @@
 // run when the batch is one row; prepared under a name they are planned once a connection. Behind a pooler in
 // transaction mode a name may be unknown to the next server connection, so only proven sessions use names.
 import { createHash } from 'node:crypto'
-import pg from 'pg'
+import type pg from 'pg'
+import { SteadyClient, setLocalSteadySql, steadySettings } from './settings.ts'
 
 /** With `prepare`, planned once a connection where that is safe. Its text must be one of a small set. */
 export interface Statement extends pg.QueryConfig {
@@ -18,7 +19,7 @@ export const preparedRows = 64
 const sessions = new WeakSet<object>()
 
 /** A client that gives statements with `prepare` a name, once `proveSession` has found it a session. */
-export class PreparingClient extends pg.Client {
+export class PreparingClient extends SteadyClient {
   // The overloads of the driver's query can not be repeated by an override; the arguments pass through as they are.
   // biome-ignore lint/suspicious/noExplicitAny: see above
   override query(...args: any[]): any {
@@ -72,7 +73,8 @@ export const lockTimeoutMs = 10_000
  * does without sequential scans: all we do in bulk is look up keys. The price of one that is "off" would have the
  * statement compiled, before Postgres 18.
  */
-const sessionSettings = {
+const sessionSettings: Record<string, string> = {
+  ...steadySettings,
   enable_seqscan: 'off',
   jit: 'off',
   default_transaction_isolation: 'read committed',
@@ -87,15 +89,33 @@ const sessionSettings = {
  * One that is, is given the settings above, and may use names.
  */
 export async function proveSession(client: pg.ClientBase): Promise<void> {
-  const settings = Object.entries(sessionSettings).map(
-    ([name, setting]) => `set_config('${name}', '${setting}', false)`,
-  )
-  if (await isOwnBackend(client, settings.join(' || '))) sessions.add(client)
+  if (await isOwnBackend(client, setConfigSql(sessionSettings))) sessions.add(client)
 }
+
+const setConfigSql = (settings: Readonly<Record<string, string>>): string =>
+  Object.entries(settings)
+    .map(([name, setting]) => `set_config('${name}', '${setting}', false)`)
+    .join(' || ')
+
+/** Whether `proveSession` has found it out, and given it the settings. */
+export const isProvenSession = (client: object): boolean => sessions.has(client)
+
+/** Begins a transaction in which our settings hold, on whatever connection. */
+export const beginSql = (client: object, mode = 'isolation level read committed'): string =>
+  `begin ${mode}${sessions.has(client) ? '' : `; ${setLocalSteadySql}`}`
 
 /** As `proveSession` finds it out, and changes nothing. */
 export function isSession(client: pg.ClientBase): Promise<boolean> {
   return isOwnBackend(client, 'null')
+}
+
+/**
+ * Opens a connection that is no pool's, with the settings that every statement counts on where it is a session of its
+ * own. Behind a pooler nothing is set: it might stay on a server connection that others use next.
+ */
+export async function connectSession(client: SteadyClient): Promise<void> {
+  await client.connect()
+  await isOwnBackend(client, setConfigSql(steadySettings))
 }
 
 async function isOwnBackend(client: pg.ClientBase, thenSql: string): Promise<boolean> {

@@ -1,8 +1,11 @@
 // What `lighter doctor` looks at: each check says what was found and, if it is amiss, what to do.
 import pg from 'pg'
 import { type Config, loadConfig } from '../config.ts'
+import { compareCatalogue } from '../db/catalogue.ts'
 import { clockSkewAdvice, clockSkewMs } from '../db/clock.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
+import { connectSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import { ConfigError, LighterError, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
@@ -43,7 +46,7 @@ export async function* runChecks(
 }
 
 async function* databaseChecks(config: Config): AsyncGenerator<Check> {
-  const client = new pg.Client({
+  const client = new SteadyClient({
     connectionString: config.databaseUrl,
     application_name: 'lighter doctor',
     connectionTimeoutMillis: 5000,
@@ -51,7 +54,7 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
   })
   client.on('error', () => undefined) // a lost connection fails the query that is waiting, which reports it
   try {
-    await client.connect()
+    await connectSession(client)
   } catch (error) {
     const { message, hint } = explainError(error)
     yield fail(
@@ -67,6 +70,7 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
     const schema = await schemaCheck(client)
     yield schema
     if (schema.status === 'fail') return
+    yield await objectsCheck(client)
     yield* privilegeChecks(client)
     yield* sourceChecks(client, config)
     yield* sightChecks(client)
@@ -145,6 +149,21 @@ async function schemaCheck(client: pg.Client): Promise<Check> {
   }
 }
 
+/** Whether every object of ours is as `lighter migrate` makes it. */
+async function objectsCheck(client: pg.Client): Promise<Check> {
+  const differences = await compareCatalogue(client)
+  if (differences.length === 0) return ok('schema objects', 'all as this version makes them')
+  const shown = differences.slice(0, 10).map(({ object, found }) => `${object} ${found}`)
+  const by = differences.flatMap(({ mend }) => (mend.by === 'hand' ? [mend.advice] : []))
+  return fail(
+    'schema objects',
+    `${differences.length} differ: ${shown.join('; ')}${differences.length > shown.length ? '; …' : ''}`,
+    by.length === 0
+      ? 'Run: lighter migrate'
+      : `By hand: ${by.slice(0, 10).join(' ')} Then run: lighter migrate`,
+  )
+}
+
 async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
   const { rows } = await client.query<{ thing: string; privilege: string }>(`
     select t.thing, t.privilege
@@ -191,7 +210,7 @@ interface SourceRow {
   others: string | null
   paused: boolean
   hidden: string | null
-  restrictive: string | null
+  remedy: string | null
 }
 
 async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<Check> {
@@ -203,14 +222,8 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
            (select string_agg(o.tgname, ', ' order by o.tgname) from pg_trigger o
              where o.tgrelid = s.relation and not o.tgisinternal and o.tgname not like 'lighter\\_enqueue\\_%' and (o.tgtype & 16) <> 0) as others,
            s.paused,
-           (select string_agg(r.relation::text, ', ') from (values (s.relation), (s.parent_relation)) r(relation)
-             where exists (select from pg_class where oid = r.relation)
-               and row_security_active(r.relation)
-               and not exists (select from pg_policy p where p.polrelid = r.relation and p.polname = 'lighter_daemon')) as hidden,
-           (select string_agg(p.polname, ', ' order by p.polname) from pg_policy p
-             where p.polrelid in (s.relation, s.parent_relation) and not p.polpermissive
-               and row_security_active(p.polrelid)
-               and exists (select from unnest(p.polroles) r where r = 0 or pg_has_role(r, 'member'))) as restrictive
+           (select string_agg(h.relation::text, ', ') from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as hidden,
+           (select min(h.remedy) from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as remedy
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s
       left join pg_class c on c.oid = s.relation
@@ -273,18 +286,7 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
     return fail(name, `its trigger does not have the threshold ${row.threshold}`, attach)
   }
   if (row.hidden !== null) {
-    return fail(
-      name,
-      `row-level security hides rows from the daemon: ${row.hidden} has no policy lighter_daemon`,
-      `${attach} (that adds the policy)`,
-    )
-  }
-  if (row.restrictive !== null) {
-    return warn(
-      name,
-      `restrictive policies may hide rows from the daemon: ${row.restrictive}`,
-      'Let them pass lighter_daemon: hidden rows stay inline.',
-    )
+    return fail(name, `row-level security hides rows of ${row.hidden} from the daemon`, row.remedy ?? attach)
   }
   if (configuredThreshold !== undefined && !row.ownThreshold && row.threshold !== configuredThreshold) {
     return warn(
@@ -445,7 +447,7 @@ async function horizonCheck(client: pg.Client): Promise<Check> {
 }
 
 async function listenCheck(config: Config, sender: pg.Client): Promise<Check> {
-  const listener = new pg.Client({
+  const listener = new SteadyClient({
     connectionString: config.listenDatabaseUrl,
     application_name: 'lighter doctor',
     connectionTimeoutMillis: 5000,
@@ -453,7 +455,7 @@ async function listenCheck(config: Config, sender: pg.Client): Promise<Check> {
   })
   listener.on('error', () => undefined) // shows as a notification that does not arrive
   try {
-    await listener.connect()
+    await connectSession(listener)
     if (await keepsSession(listener, sender)) return ok('LISTEN', 'a notification arrived')
     return warn(
       'LISTEN',
@@ -503,14 +505,14 @@ async function* storeChecks(config: Config, write: boolean): AsyncGenerator<Chec
 }
 
 async function ownerCheck(config: Config, store: ObjectStore): Promise<Check> {
-  const client = new pg.Client({
+  const client = new SteadyClient({
     connectionString: config.databaseUrl,
     connectionTimeoutMillis: 5000,
     query_timeout: 5000,
   })
   client.on('error', () => undefined)
   try {
-    await client.connect()
+    await connectSession(client)
     return ok(
       'bucket owner',
       (await checkOwnership(client, store, false)) === 'mine'

@@ -1,6 +1,7 @@
 // Artifacts of the scope, from readable to gone, and the objects that hold them. Each step works in batches and can
 // be run again: an artifact keeps its row until its object is on its way out, so that none is lost sight of.
 import { setTimeout } from 'node:timers/promises'
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { LighterError, messageOf } from '../errors.ts'
 import { tenantPrefix } from '../store/keys.ts'
@@ -87,6 +88,7 @@ export async function takeObjects(context: SweepContext, scope: EraseScope, coun
         text: `update lighter.objects o
                   set state = 'deleting', delete_after = now(), lease_until = null, live_artifacts = 0, live_bytes = 0
                 where o.tenant_id = $1 and o.r2_key = any ($2::text[]) and o.state in ('uploading', 'stored')
+                  and ${seesAllRowsSql}
                   and not exists (select from public.artifact_refs a
                                    where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
         values: [scope.tenantId, keys],
@@ -211,7 +213,7 @@ export async function forgetScope(context: SweepContext, scope: EraseScope, coun
          select a.tenant_id, a.id, a.r2_key
            from public.artifact_refs a
           where ${where.sql} and a.purged_at is not null and a.r2_key >= $${where.next}
-            and starts_with(a.r2_key, $${where.next + 2})
+            and starts_with(a.r2_key, $${where.next + 2}) and ${seesAllRowsSql}
             and not exists (select from lighter.objects o
                              where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key and o.state = 'stored')
           order by a.r2_key

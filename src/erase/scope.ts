@@ -1,4 +1,5 @@
 // What is to be erased: all of a tenant, or what belongs to one of its entities.
+import { requireAllRows } from '../db/all-rows.ts'
 import type { Queryable } from '../db/pool.ts'
 import { LighterError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
@@ -24,9 +25,10 @@ export const describeScope = ({ tenantId, entity }: EraseScope): string =>
 
 /**
  * A hold on the tenant stops everything; one on an entity stops the erasure of that entity, and of the tenant.
- * @throws {LighterError} `legal_hold`
+ * @throws {LighterError} `legal_hold`; `rows_hidden` where holds may be hidden
  */
 export async function refuseIfOnHold(db: Queryable, { tenantId, entity }: EraseScope): Promise<void> {
+  await requireAllRows(db, [])
   const { rows } = await db.query<{ what: string }>({
     text: `select 'the tenant' as what from lighter.tenants where tenant_id = $1 and legal_hold
             union all

@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import type pg from 'pg'
 import { to as copyTo } from 'pg-copy-streams'
+import { beginSql } from '../db/prepared.ts'
 import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
 import { literal } from '../offload/source-sql.ts'
 import type { ExportTarget } from './target.ts'
@@ -26,7 +27,9 @@ export async function writeList(pool: pg.Pool, target: ExportTarget, tenantId: T
   const client = await pool.connect()
   let broken: Error | undefined
   try {
-    await client.query('begin isolation level repeatable read read only; set local statement_timeout = 0')
+    await client.query(
+      `${beginSql(client, 'isolation level repeatable read read only')}; set local statement_timeout = 0`,
+    )
     const { rows } = await client.query<{ now: string }>(
       `select to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now`,
     )

@@ -1,5 +1,6 @@
 // Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
 import type pg from 'pg'
+import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
@@ -129,6 +130,7 @@ function rewriteSql(source: Source): string {
     with read as (
       select * from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[])
                as r(row_id, version, phase1_id, phase2_id, tenant_id)
+       where ${seesAllRowsOfSql(source.id)}
     ),
     locked as (
       select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id as planned_tenant_id,
@@ -174,10 +176,11 @@ function rewriteSql(source: Source): string {
     union all
     select row_id, true from locked where phase1_id is null and phase2_id is null
     union all
-    -- gone when it was planned, and not back since
+    -- gone when it was planned, and not back since; hidden is not gone
     select g.row_id, true
       from unnest($6::text[]) g(row_id)
-     where not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
+     where ${seesAllRowsOfSql(source.id)}
+       and not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
 }
 
 async function recordOutcome(

@@ -60,6 +60,9 @@ const partOfStoreAttempt = 4
 /** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
 const lockedRetryMs = 30_000
 
+/** So is one of which row-level security hides rows: whoever mends that waits no longer. */
+const hiddenRetryMs = 5000
+
 /** What became of a batch, for the log and the metrics. */
 export interface BatchResult {
   claimed: number
@@ -387,6 +390,12 @@ async function planAll(
       releases.push(...sourceJobs.map(job => notYet(job)))
       continue
     }
+    if (source.rowsHidden !== null) {
+      // Neither gone nor without a tenant: not seen. Rows of other tables go on.
+      const error = new RowError('rows_hidden', rowsHidden(source, source.rowsHidden))
+      releases.push(...sourceJobs.map(job => blameless(job, error, hiddenRetryMs)))
+      continue
+    }
     const failures: Release[] = []
     try {
       const planned = await narrowDown(
@@ -454,17 +463,16 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
         else releases.push(notYet(row.job, turns.returnMs(large.length + turnedAway++)))
         break
       case 'nothing':
-        other.push(row)
-        break
       case 'gone':
-        if (row.source.rowsHidden) releases.push(failure(row.job, rowsHidden(row.source)))
-        else other.push(row)
+        other.push(row)
         break
       case 'no-tenant':
         releases.push(
           failure(
             row.job,
             `no tenant: ${row.source.tenantColumn} of the row${row.source.parentSql === null ? '' : `'s ${row.source.parentSql}`} is null or missing`,
+            // Waiting does not give it one.
+            true,
           ),
         )
         break
@@ -667,8 +675,8 @@ function failure(job: Job, error: string, final = false): Release {
   }
 }
 
-function rowsHidden(source: Source): string {
-  return `row-level security of ${source.tableSql} hides its rows from lighter_daemon: attach the table again, which adds a policy, then lighter retry`
+function rowsHidden(source: Source, remedy: string): string {
+  return `row-level security hides rows of ${source.tableSql}, or of its parent, from lighter_daemon. ${remedy}`
 }
 
 function ambiguousKey(source: Source): string {

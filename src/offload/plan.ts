@@ -1,5 +1,6 @@
 // Step 2: let Postgres decide, for each claimed row, what is to be offloaded, and hand out the bytes.
 
+import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
@@ -212,6 +213,7 @@ function planSql(source: Source): string {
     with claimed as (
       select c.row_id, c.phase1_id, c.ord
         from unnest($1::text[], $2::uuid[]) with ordinality as c(row_id, phase1_id, ord)
+       where ${seesAllRowsOfSql(source.id)}
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
     found as (

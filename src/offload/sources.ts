@@ -35,8 +35,11 @@ export interface Source {
   paused: boolean
   /** The rewrite must, and may, keep other triggers of the table from firing. */
   quietRewrite: boolean
-  /** Row-level security may hide rows from the daemon: what it does not see need not be gone. */
-  rowsHidden: boolean
+  /**
+   * Row-level security may hide rows of the table, or of its parent, from the daemon: what it does not see need not be
+   * gone. What to do about it; null when all are seen.
+   */
+  rowsHidden: string | null
 }
 
 /**
@@ -83,14 +86,7 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                select from pg_trigger t
                 where t.tgrelid = s.relation and not t.tgisinternal
                   and t.tgname not like 'lighter\\_enqueue\\_%') as "quietRewrite",
-           row_security_active(s.relation)
-             and (select not coalesce(bool_or(p.polpermissive and p.condition = 'true'), false)
-                         or coalesce(bool_or(not p.polpermissive and p.condition <> 'true'), false)
-                    from (select x.polpermissive, pg_get_expr(x.polqual, x.polrelid) as condition
-                            from pg_policy x
-                           where x.polrelid = s.relation and x.polcmd in ('r', '*')
-                             and exists (select from unnest(x.polroles) r where r = 0 or pg_has_role(r, 'usage'))) p
-                 ) as "rowsHidden"
+           (select h.remedy from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id limit 1) as "rowsHidden"
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s
       join pg_class c on c.oid = s.relation

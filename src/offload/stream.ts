@@ -5,7 +5,7 @@ import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type pg from 'pg'
 import type { Codec } from '../config.ts'
-import { lockTimeoutMs } from '../db/prepared.ts'
+import { beginSql, lockTimeoutMs } from '../db/prepared.ts'
 import { RowError } from '../errors.ts'
 import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
@@ -95,7 +95,7 @@ export async function streamPayload(
   try {
     // The role's time-outs are meant for queries; this one lasts as long as the store takes.
     await client.query(
-      `begin isolation level read committed read only; set local statement_timeout = 0; set local lock_timeout = ${lockTimeoutMs}`,
+      `${beginSql(client, 'isolation level read committed read only')}; set local statement_timeout = 0; set local lock_timeout = ${lockTimeoutMs}`,
     )
     const sending = store.sendStream(key, headers, compressor, {
       partBytes: options.partBytes,

@@ -200,7 +200,8 @@ function failures({ failures: latest, queue: sources }: Stats, width: number): S
 }
 
 function savings({ savings: s, retention_due: due }: Stats, width: number): Section {
-  const usd = (amount: number) => `${amount < 0 ? '-' : ''}$${Math.abs(amount).toFixed(2)}`
+  // Less than half a cent has no sign.
+  const usd = (amount: number) => `${Math.round(amount * 100) < 0 ? '-' : ''}$${Math.abs(amount).toFixed(2)}`
   return section(
     'Savings, a month',
     [

@@ -7,6 +7,7 @@
 import { fetchPayloads } from '../artifacts/fetch.ts'
 import type { Artifact } from '../artifacts/lookup.ts'
 import type { PackConfig } from '../config.ts'
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { LighterError, messageOf } from '../errors.ts'
 import { type ArtifactId, asTenantId, type TenantId } from '../ids.ts'
@@ -321,7 +322,7 @@ async function move(
                delete_after = now() + interval '1 ms'
                  * case when o.content_encoding is null and o.artifact_count = 1 then $4::float8 else $3::float8 end
           from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
-         where o.tenant_id = k.tenant_id and o.r2_key = k.r2_key and o.state = 'stored'
+         where o.tenant_id = k.tenant_id and o.r2_key = k.r2_key and o.state = 'stored' and ${seesAllRowsSql}
            and not exists (select from public.artifact_refs a
                             where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
       values: [old.map(o => o.tenantId), old.map(o => o.key), keptMs, Math.max(keptMs, presignedMs)],

@@ -1,6 +1,7 @@
 // Objects on their way out. An object leaves in two passes: it is deleted, and, when every request for it that may
 // still be under way has ended, deleted again; only then its row goes. So a PUT that timed out and lands late, or a
 // delete whose answer was lost, leaves nothing behind that is not on record.
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { DeleteError, StoreError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -55,6 +56,7 @@ async function dueObjects(
         -- Nothing outside our prefix, whatever an adopted row says.
         and starts_with(r2_key, $2 || tenant_id || '/')
         -- The last line of defence: whatever went wrong before, what somebody can read is not deleted.
+        and ${seesAllRowsSql}
         and not exists (
           select from public.artifact_refs a
            where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)

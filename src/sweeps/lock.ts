@@ -1,6 +1,7 @@
 // One daemon at a time runs a sweep: a session advisory lock, which goes with its connection.
-import pg from 'pg'
-import { isSession } from '../db/prepared.ts'
+import type pg from 'pg'
+import { connectSession, isSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { LighterError } from '../errors.ts'
 import { keepsSession, noticeDeadClient, openSession, within } from '../wake/session.ts'
@@ -27,7 +28,7 @@ export interface SweepLock {
  */
 export async function takeSweepLock(url: ConnectionUrl, sweep: string): Promise<SweepLock | null> {
   const { config, cut } = openSession(url, `pg-lighter sweep ${sweep}`)
-  const client = new pg.Client({ ...config, query_timeout: answerMs })
+  const client = new SteadyClient({ ...config, query_timeout: answerMs })
   let held = true
   client.on('error', () => {
     held = false
@@ -39,7 +40,7 @@ export async function takeSweepLock(url: ConnectionUrl, sweep: string): Promise<
     cut()
   }
   try {
-    await client.connect()
+    await connectSession(client)
     if (!(await isSession(client)) && !(await hearsAnother(client, url))) {
       throw new LighterError(
         'no_session',
@@ -84,10 +85,10 @@ export async function takeSweepLock(url: ConnectionUrl, sweep: string): Promise<
 /** Behind a pooler: whether it is one in session mode. */
 async function hearsAnother(client: pg.Client, url: ConnectionUrl): Promise<boolean> {
   const { config, cut } = openSession(url, 'pg-lighter probe')
-  const sender = new pg.Client({ ...config, query_timeout: answerMs })
+  const sender = new SteadyClient({ ...config, query_timeout: answerMs })
   sender.on('error', cut)
   try {
-    await sender.connect()
+    await connectSession(sender)
     return await keepsSession(client, sender)
   } finally {
     await within(1000, 'closing', sender.end()).catch(() => undefined)

@@ -2,6 +2,7 @@
 // keys. Finds what the account can't tell: objects that it does not know (written by something else, or after the
 // backup was taken from which this database was restored), and objects that it says are stored and that are gone.
 import pLimit from 'p-limit'
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { requireOwnership } from '../store/ownership.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
@@ -188,7 +189,9 @@ async function notKnown({ pool, store }: SweepContext, listed: Listed[]): Promis
   const { rows } = await pool.query<{ key: string }>(
     `select k.key
        from unnest($1::uuid[], $2::text[]) k(tenant_id, key)
-      where exists (select from lighter.objects o where o.tenant_id = k.tenant_id and o.r2_key = k.key)
+      -- An error where rows may be hidden: then all would be unknown, and deleted.
+      where not ${seesAllRowsSql}
+         or exists (select from lighter.objects o where o.tenant_id = k.tenant_id and o.r2_key = k.key)
          or exists (select from public.artifact_refs a where a.tenant_id = k.tenant_id and a.r2_key = k.key)`,
     [listed.map(o => o.key.slice(start, start + 36)), listed.map(o => o.key)],
   )

@@ -1,6 +1,7 @@
 // Orphans: objects registered for an upload that was never committed. Postgres alone tells which; the bucket is
 // listed only by the deep sweep. And rows that were orphaned of their jobs.
 
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { messageOf } from '../errors.ts'
 import { ident, rowsSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
@@ -41,7 +42,7 @@ async function takeOrphans({ pool, config }: SweepContext): Promise<number> {
   const { rowCount } = await pool.query(
     `with orphans as (
        select tenant_id, r2_key from lighter.objects
-        where state = 'uploading' and lease_until < now()
+        where state = 'uploading' and lease_until < now() and ${seesAllRowsSql}
         order by lease_until
         limit $1
           for update skip locked
@@ -80,7 +81,8 @@ async function queueReturnedRows(context: SweepContext, counts: Counts): Promise
     }
   }
   await pool.query(
-    'delete from lighter.gone_rows g where not exists (select from lighter.sources s where s.id = g.source_id)',
+    `delete from lighter.gone_rows g
+      where ${seesAllRowsSql} and not exists (select from lighter.sources s where s.id = g.source_id)`,
   )
 }
 
@@ -93,7 +95,7 @@ async function queueBatch(
        delete from lighter.gone_rows g
         where (g.source_id, g.row_id) in (
           select x.source_id, x.row_id from lighter.gone_rows x
-           where x.source_id = $1 and x.marker <= pg_snapshot_xmin(pg_current_snapshot())
+           where x.source_id = $1 and (select lighter.require_all_rows(array[$1])) and x.marker <= pg_snapshot_xmin(pg_current_snapshot())
            limit $2 for update skip locked)
        returning g.row_id
      ),

@@ -1,12 +1,14 @@
 // The end of artifacts that have a tombstone: once the grace period is over they are purged, and an object in which
 // nothing is left alive goes. What lives in the same pack stays where it is, until the pack is rewritten.
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
 
-/** SQL: the artifact `a` must not be touched. */
+/** SQL: the artifact `a` must not be touched. An error where holds may be hidden. */
 export const onHoldSql = `(
-  exists (select from lighter.tenants t where t.tenant_id = a.tenant_id and t.legal_hold)
+  not ${seesAllRowsSql}
+  or exists (select from lighter.tenants t where t.tenant_id = a.tenant_id and t.legal_hold)
   or exists (select from lighter.legal_holds h
               where h.tenant_id = a.tenant_id and h.entity_type = a.entity_type and h.entity_id = a.entity_id))`
 
@@ -96,7 +98,7 @@ export async function countLive(
         select o.tenant_id, o.r2_key
           from lighter.objects o
           join unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key) using (tenant_id, r2_key)
-         where o.state = 'stored'
+         where o.state = 'stored' and ${seesAllRowsSql}
          order by o.tenant_id, o.r2_key
            for update of o
       ),
@@ -135,6 +137,7 @@ export async function forgetTombstones(context: SweepContext, counts: Counts): P
          select a.tenant_id, a.id
            from public.artifact_refs a
           where a.purged_at < now() - make_interval(days => $1)
+            and ${seesAllRowsSql}
             and not exists (select from lighter.objects o where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key)
           order by a.purged_at
           limit $2

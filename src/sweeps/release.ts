@@ -4,10 +4,12 @@
 // tell that its artifacts may. One snapshot of all sources shows every pointer there is; what none of them leads to,
 // over payloads that point on, is released. It stays readable for the grace period, and only if a second snapshot
 // then finds it still unused does it get a tombstone: a pointer that somebody held in hand meanwhile is found again.
-import pg from 'pg'
+import type pg from 'pg'
 import { fetchPayloads } from '../artifacts/fetch.ts'
 import { lookupArtifacts } from '../artifacts/lookup.ts'
-import { LighterError } from '../errors.ts'
+import { requireAllRows } from '../db/all-rows.ts'
+import { beginSql, connectSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import { findMissingParts, type MissingPart, notePartitions, partsMissing } from '../offload/missing-parts.ts'
 import { fromTreeSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
@@ -30,10 +32,10 @@ export async function sweepRelease(context: SweepContext): Promise<Counts> {
   const counts: Counts = { pointers: 0, moved: 0, unused: 0, released: 0, found_again: 0, tombstoned: 0 }
   // A session of its own, for its temporary tables, and without a limit on a statement's time.
   const { config, cut } = openSession(context.sessionUrl, 'pg-lighter release')
-  const client = new pg.Client(config)
+  const client = new SteadyClient(config)
   client.on('error', () => undefined)
   try {
-    await client.connect()
+    await connectSession(client)
     await notePartitions(client)
     const missing = await findUnused(context, client, counts)
     if (!context.signal.aborted && !context.dryRun) await recordMovedRows(client)
@@ -61,20 +63,12 @@ async function findUnused(
   client: pg.ClientBase,
   counts: Counts,
 ): Promise<MissingPart[]> {
-  await client.query('begin isolation level repeatable read')
-  await client.query('set local statement_timeout = 0')
+  await client.query(
+    `${beginSql(client, 'isolation level repeatable read')}; set local statement_timeout = 0`,
+  )
   const sources = [...(await loadSources(client)).values()]
   // What can't be seen can't be told from what is not there.
-  const hidden = sources.find(source => source.rowsHidden)
-  if (hidden !== undefined) {
-    throw new LighterError(
-      'rows_hidden',
-      `row-level security of ${hidden.tableSql} may hide rows from lighter_daemon: nothing is released`,
-      {
-        hint: 'Attach the table again, which adds a policy, and let restrictive policies except lighter_daemon.',
-      },
-    )
-  }
+  await requireAllRows(client, null)
   await client.query(`
     -- with the tenant on whose behalf the pointer is followed
     create temporary table marked (id uuid not null, tenant_id uuid not null, primary key (id, tenant_id));
@@ -114,6 +108,8 @@ async function findUnused(
     values: [sources.flatMap(s => [s.id, ...s.formerIds]), minimumAge],
   })
   counts.unused = rowCount ?? 0
+  // All tables are locked by now: what is seen is what was seen.
+  await requireAllRows(client, null)
   await client.query('commit')
   return []
 }

@@ -1,5 +1,6 @@
 // Retention: artifacts past their policy get a tombstone, those whose grace period is over are purged, objects with
 // nothing alive in them leave the bucket.
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 import { createPace } from './pace.ts'
@@ -108,7 +109,7 @@ async function nextGroups({ pool, config }: SweepContext, after: Group | null): 
      page as (select * from groups limit $3)
      select g.tenant_id as "tenantId", g.kind, p.policy_id as "policyId", p.keep_days as "keepDays", p.policy,
             exists (select from lighter.tenants t where t.tenant_id = g.tenant_id and t.legal_hold) as hold
-       from page g
+       from (select * from page where ${seesAllRowsSql}) g
        left join lateral lighter.retention_policy_of(g.tenant_id, g.kind) p on true
       order by g.tenant_id, g.kind`,
     [after?.tenantId ?? '00000000-0000-0000-0000-000000000000', after?.kind ?? '', config.batchSize],

@@ -4,6 +4,7 @@
 // Each batch is one transaction that takes entries out of a log and adds them to the sums: whoever reads sees them
 // here or there, a run that dies has done whole batches or nothing of them, and one that runs twice finds nothing.
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { beginSql } from '../db/prepared.ts'
 import type { Counts, SweepContext } from './context.ts'
 
 /** Entries of a log taken at once. */
@@ -154,7 +155,7 @@ async function correct({ pool, dryRun }: SweepContext): Promise<number> {
   const client = await pool.connect()
   try {
     // All of it is read, which our sessions else avoid (src/db/prepared.ts).
-    await client.query('begin; set local enable_seqscan = on; set local statement_timeout = 0')
+    await client.query(`${beginSql(client)}; set local enable_seqscan = on; set local statement_timeout = 0`)
     const { rowCount } = await client.query({
       text: `
         with known as (

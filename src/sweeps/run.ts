@@ -2,6 +2,7 @@
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import type { OffloadConfig, SweepConfig } from '../config.ts'
+import { requireAllRows } from '../db/all-rows.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
@@ -35,6 +36,8 @@ export interface SweepOutcome {
 const heartbeatMs = 5000
 /** Sweeps that advance the epoch at each run. */
 const advancing = new Set(['orphans', 'retention', 'compaction'])
+/** Sweeps that decide by rows of the attached tables. */
+const readsRows = new Set(['release'])
 /** For so long what was found out about the owner object is believed. */
 const ownershipMs = 30_000
 
@@ -66,6 +69,7 @@ export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
       ownedAt = performance.now()
     }
     try {
+      await requireAllRows(pool, readsRows.has(name) ? null : [])
       // Not only when there is something to be deleted: of two databases that take themselves for the owner, the one
       // that has less to do must notice as well.
       if (!run.dryRun && advancing.has(name)) await mayDelete()

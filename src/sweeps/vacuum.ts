@@ -1,7 +1,9 @@
 // Vacuum: after a wave of offloads the tables are full of dead rows, whose space a plain VACUUM makes free for new ones.
 // Autovacuum does the same in its time; this does not wait for it. Never FULL, which locks the table.
 import { setTimeout } from 'node:timers/promises'
-import pg from 'pg'
+import type pg from 'pg'
+import { connectSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
 
@@ -24,10 +26,10 @@ export async function sweepVacuum(context: SweepContext, asked: boolean): Promis
   const counts: Counts = { tables: 0, dead_rows: 0 }
   // A session of its own: VACUUM takes the time it takes.
   const { config, cut } = openSession(context.sessionUrl, 'pg-lighter vacuum')
-  const client = new pg.Client(config)
+  const client = new SteadyClient(config)
   client.on('error', () => undefined)
   try {
-    await client.connect()
+    await connectSession(client)
     const before = await candidates(client)
     if (before.length === 0) return counts
     if (!asked && !context.dryRun)

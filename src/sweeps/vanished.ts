@@ -4,6 +4,7 @@
 // Every object is looked at, page by page; what is taken is looked at again under its lock. An object in which nothing
 // is left goes after the grace period, and stays if its rows come back before. One that has lost a part is noted as
 // partly dead, so that the compaction sweep rewrites it.
+import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
@@ -93,7 +94,7 @@ async function note(
             join lighter.objects o using (tenant_id, r2_key)
             left join public.artifact_refs a
               on a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null
-           where o.state = 'stored'
+           where o.state = 'stored' and ${seesAllRowsSql}
            group by o.tenant_id, o.r2_key
         ),
         noted as (

@@ -1,6 +1,7 @@
 // What /metrics tells of the database, in one short transaction that only reads.
 import type pg from 'pg'
 import type { SweepName } from '../config.ts'
+import { beginSql } from '../db/prepared.ts'
 
 /** Sources with figures of their own; those beyond are left out. */
 const maxSources = 50
@@ -37,7 +38,7 @@ export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<F
   const client = await pool.connect()
   let whole = false
   try {
-    await client.query(`begin read only; set local statement_timeout = ${timeoutMs}`)
+    await client.query(`${beginSql(client, 'read only')}; set local statement_timeout = ${timeoutMs}`)
     const queues = await client.query<Figures['queues'][number]>({
       text: `
         select source, sum(depth)::float8 as depth, sum(due)::float8 as due, sum(in_flight)::float8 as "inFlight",

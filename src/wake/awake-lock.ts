@@ -1,7 +1,9 @@
 // Tells the triggers whether a NOTIFY is worth its price: two shared session advisory locks. While a daemon is
 // awake it holds one, and finds the job by itself; while it sleeps and can hear, it holds the other. With nobody
 // awake and somebody asleep a trigger notifies; with nobody at all it does not, and writes just queue.
-import pg from 'pg'
+import type pg from 'pg'
+import { connectSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
@@ -49,7 +51,7 @@ export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => v
   const connect = async (): Promise<pg.Client> => {
     if (session !== null) return session.client
     const { config, cut } = openSession(url, 'pg-lighter awake')
-    const client = new pg.Client({ ...config, query_timeout: answerMs })
+    const client = new SteadyClient({ ...config, query_timeout: answerMs })
     const fresh = { client, cut }
     // Before connecting, so that stop() finds a connection that is still being made.
     session = fresh
@@ -59,7 +61,7 @@ export function openAwakeLock(url: ConnectionUrl, onError: (error: unknown) => v
       drop()
       if (!stopped) onError(error)
     })
-    await client.connect()
+    await connectSession(client)
     await noticeDeadClient(client)
     return client
   }

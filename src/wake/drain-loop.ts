@@ -1,6 +1,7 @@
 // Wakes, drains the queue, sleeps again. One life: start(), stop(deadline).
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import { requireAllRows } from '../db/all-rows.ts'
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
@@ -114,6 +115,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
 
   const activeSources = async () => {
     if (performance.now() - sourcesLoadedAt > sourcesMaxAgeMs) {
+      // An empty queue, or no source, must be empty and not hidden.
+      await requireAllRows(db, [])
       sources = await loadSources(db)
       sourcesLoadedAt = performance.now()
       if (sourcesLoadedAt - partitionsNotedAt > partitionsMaxAgeMs) {

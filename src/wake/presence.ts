@@ -2,8 +2,9 @@
 // it is doing and where. A daemon that dies takes its session along, so nothing is written and nothing goes stale; one
 // that hangs stops repeating itself, which pg_stat_activity.state_change tells.
 import { hostname } from 'node:os'
-import pg from 'pg'
-import { isSession } from '../db/prepared.ts'
+import type pg from 'pg'
+import { connectSession, isSession } from '../db/prepared.ts'
+import { SteadyClient } from '../db/settings.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { noticeDeadClient, openSession, type Session, within } from './session.ts'
 
@@ -50,13 +51,13 @@ export function openNamedSession(url: ConnectionUrl): NamedSession {
       try {
         if (session === null) {
           const { config, cut } = openSession(url, 'pg-lighter presence')
-          const client = new pg.Client({ ...config, query_timeout: answerMs })
+          const client = new SteadyClient({ ...config, query_timeout: answerMs })
           const fresh = { client, cut, proved: false }
           session = fresh
           client.on('error', () => {
             if (session === fresh) drop()
           })
-          await client.connect()
+          await connectSession(client)
         }
         const { client } = session
         if (!session.proved) {

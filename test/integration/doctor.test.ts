@@ -106,6 +106,7 @@ describe('a healthy installation', () => {
       ['database', 'ok'],
       ['clock', 'ok'],
       ['schema', 'ok'],
+      ['schema objects', 'ok'],
       ['privileges', 'ok'],
       [source, 'ok'],
       ['HTTP API', 'ok'],
@@ -355,19 +356,24 @@ describe('a source', () => {
       expectFailure(
         examination,
         source,
-        new RegExp(`row-level security hides rows from the daemon: ${table} has no policy`),
+        new RegExp(`row-level security hides rows of ${table} from the daemon`),
         /lighter attach/,
       )
       await followAttachAdvice(environment, examination)
     },
   )
 
-  test('with a restrictive policy that binds the daemon is a warning', async () => {
+  test('with a restrictive policy that binds the daemon fails, and the advice names it', async () => {
     const environment = await changed(`
       alter table conversation_messages enable row level security;
       select lighter.attach('conversation_messages');
       create policy only_mine on conversation_messages as restrictive for all using (false)`)
-    expectWarning(await doctor(environment), source, /restrictive policies.*only_mine/, /lighter_daemon/)
+    expectFailure(
+      await doctor(environment),
+      source,
+      /row-level security hides rows of conversation_messages/,
+      /restrictive policies.*except lighter_daemon: only_mine/,
+    )
   })
 
   test('that is paused is a warning, and the advice is the statement that ends it', async () => {

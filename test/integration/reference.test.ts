@@ -21,6 +21,11 @@ test.each(['sql-reference.md', 'configuration.md', 'cli.md'])('docs/%s is what n
   expect(readFileSync(file, 'utf8'), `docs/${name} is old: npm run docs`).toBe(text)
 })
 
+test('sql/expected-catalogue.json is what npm run docs writes', () => {
+  const [file = '', text] = [...pages].find(([path]) => path.endsWith('.json')) ?? []
+  expect(readFileSync(file, 'utf8'), 'sql/expected-catalogue.json is old: npm run docs').toBe(text)
+})
+
 test('every function, table, view and column of the schema has a comment', () => {
   const silent = [
     ...schema.functions.filter(f => !f.meaning).map(f => f.signature),

@@ -2,7 +2,8 @@
 import type { FastifyInstance } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
-import { messageOf } from '../../errors.ts'
+import { requireAllRows } from '../../db/all-rows.ts'
+import { LighterError, messageOf } from '../../errors.ts'
 import { requireServiceKey } from '../auth.ts'
 import type { ApiContext } from '../context.ts'
 import { ApiError } from '../errors.ts'
@@ -11,7 +12,9 @@ import { errorSchema } from '../schemas.ts'
 
 const readiness = z.object({
   status: z.enum(['ok', 'unavailable']),
-  database: z.enum(['ok', 'unavailable']),
+  database: z
+    .enum(['ok', 'rows_hidden', 'unavailable'])
+    .describe('rows_hidden: row-level security hides rows of our tables from the daemon; see lighter doctor'),
   bucket: z.enum(['ok', 'unavailable']),
   queue: z.enum(['ok', 'behind', 'unknown']).describe('behind: a row has waited for longer than 15 minutes'),
   circuit: z
@@ -88,15 +91,23 @@ export function healthRoutes(app: FastifyInstance, context: ApiContext): void {
 async function check(context: ApiContext): Promise<Readiness> {
   const [queue, bucket] = await Promise.all([
     inTime(
-      context.pool.query<{ seconds: number | null }>(
-        `select extract(epoch from now() - j.enqueued_at)::float8 as seconds
+      requireAllRows(context.pool, []).then(() =>
+        context.pool.query<{ seconds: number | null }>(
+          `select extract(epoch from now() - j.enqueued_at)::float8 as seconds
            from lighter.jobs j where j.available_at <= now() order by j.priority, j.available_at limit 1`,
+        ),
       ),
     ).then(
       ({ rows }) => ((rows[0]?.seconds ?? 0) > behindSeconds ? ('behind' as const) : ('ok' as const)),
       (error: unknown) => {
-        context.log.warn({ error: messageOf(error) }, 'not ready: the database can not be reached')
-        return 'unknown' as const
+        const hidden = error instanceof LighterError && error.code === 'rows_hidden'
+        context.log.warn(
+          { error: messageOf(error) },
+          hidden
+            ? 'not ready: rows are hidden from the daemon'
+            : 'not ready: the database can not be reached',
+        )
+        return hidden ? ('hidden' as const) : ('unknown' as const)
       },
     ),
     inTime(context.checkBucket()).then(
@@ -107,13 +118,13 @@ async function check(context: ApiContext): Promise<Readiness> {
       },
     ),
   ])
-  const database = queue === 'unknown' ? 'unavailable' : 'ok'
+  const database = queue === 'unknown' ? 'unavailable' : queue === 'hidden' ? 'rows_hidden' : 'ok'
   // A long queue is no reason to take the API out of service.
   return {
     status: database === 'ok' && bucket === 'ok' ? 'ok' : 'unavailable',
     database,
     bucket,
-    queue,
+    queue: queue === 'hidden' ? 'unknown' : queue,
     circuit: context.circuit(),
   }
 }
