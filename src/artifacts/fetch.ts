@@ -5,8 +5,8 @@ import pLimit from 'p-limit'
 import { maxPayloadBytes } from '../config.ts'
 import { ArtifactError, LighterError, messageOf, StoreError } from '../errors.ts'
 import { frameTextBytes } from '../offload/pack.ts'
-import { decodeFrame, decodeStream } from '../store/codec.ts'
-import { tenantOfKey } from '../store/keys.ts'
+import { decodeFrame, decodeStream, storedBytesAtMost } from '../store/codec.ts'
+import { isTenantKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import type { Artifact } from './lookup.ts'
 
@@ -24,6 +24,9 @@ export interface ReadBudget {
   /** What the smallest payload counts as: each costs a request, too. */
   leastBytes?: number
 }
+
+/** Longest payload that is streamed: as long as a raw upload can be. */
+const longestStreamBytes = 5 * 1024 ** 3
 
 export const defaultFetchOptions: FetchOptions = { concurrency: 16, maxPayloadBytes }
 
@@ -45,7 +48,7 @@ export async function fetchPayloads(
         const readable: Artifact[] = []
         for (const artifact of group) {
           const refusal =
-            refusalOf(artifact, options.maxPayloadBytes) ??
+            refusalOf(store, artifact, options.maxPayloadBytes) ??
             (await overBudget(store, artifact, options.budget).catch(error => readError(error, artifact)))
           if (refusal === null) readable.push(artifact)
           else results.set(artifact, refusal)
@@ -83,27 +86,31 @@ export async function streamPayload(
   artifact: Artifact,
   options: StreamOptions = {},
 ): Promise<Readable> {
-  const refusal = refusalOf(artifact, Number.POSITIVE_INFINITY)
-  if (refusal !== null) throw refusal
+  requireReadable(store, artifact)
   const { start, end } = options.range ?? { start: 0, end: Number.POSITIVE_INFINITY }
   if (artifact.byteOffset !== null) {
-    const frame = await readFrame(store, artifact, [artifact], Number.POSITIVE_INFINITY).catch(error => {
+    const frame = await readFrame(store, artifact, [artifact], maxPayloadBytes).catch(error => {
       throw readError(error, artifact)
     })
     const bytes = cutAndVerify(artifact, frame)
     if (bytes instanceof LighterError) throw bytes
     return Readable.from([bytes.subarray(start, end)])
   }
-  const { body, etag } = await store.getStream(artifact.key).catch(error => {
-    throw readError(error, artifact)
-  })
+  const maxBytes = streamBytesAtMost(artifact)
   const decoder = decodeStream(artifact.contentEncoding)
+  const { body, etag } = await store
+    .getStream(artifact.key, { maxBytes: storedBytesAtMost(artifact.contentEncoding, maxBytes) })
+    .catch(error => {
+      throw readError(error, artifact)
+    })
   // Errors reach the consumer through whichever of the two it reads.
   const chunks = decoder === null ? body : pipeline(body, decoder, () => undefined)
   const onVerified = () => {
     if (decoder === null) options.onVerified?.(etag)
   }
-  const payload = Readable.from(verified(artifact, chunks, start, end, onVerified), { objectMode: false })
+  const payload = Readable.from(verified(artifact, maxBytes, chunks, start, end, onVerified), {
+    objectMode: false,
+  })
   // A generator that was never begun ends without its `finally`: whoever gives up before the first byte must free
   // the socket all the same.
   payload.once('close', () => {
@@ -115,6 +122,7 @@ export async function streamPayload(
 
 async function* verified(
   artifact: Artifact,
+  maxBytes: number,
   chunks: AsyncIterable<Buffer>,
   start: number,
   end: number,
@@ -128,6 +136,8 @@ async function* verified(
       hash.update(chunk)
       const wanted = chunk.subarray(Math.max(start - size, 0), Math.max(end - size, 0))
       size += chunk.length
+      // Whoever asked was told how long it is, and would take more for something else.
+      if (size > maxBytes) throw corrupt(artifact, `it is longer than ${maxBytes} bytes`)
       if (wanted.length === 0) continue
       if (held !== null) yield held
       held = wanted
@@ -152,20 +162,20 @@ function isDecodeError(error: unknown): boolean {
 }
 
 /** @throws {ArtifactError} when reading it would be refused whatever the store has */
-export function requireReadable(artifact: Artifact): void {
-  const refusal = refusalOf(artifact, Number.POSITIVE_INFINITY)
+export function requireReadable(store: ObjectStore, artifact: Artifact): void {
+  const refusal = refusalOf(store, artifact, Number.POSITIVE_INFINITY)
   if (refusal !== null) throw refusal
 }
 
 /** Why an artifact can't be read before anything is asked of the store. */
-function refusalOf(artifact: Artifact, maxPayloadBytes: number): ArtifactError | null {
+function refusalOf(store: ObjectStore, artifact: Artifact, maxPayloadBytes: number): ArtifactError | null {
   if (artifact.deletedAt !== null)
     return new ArtifactError(
       'artifact_gone',
       `artifact ${artifact.id} was deleted at ${artifact.deletedAt.toISOString()}`,
     )
   // Defence in depth: whatever the row says, bytes under another tenant's prefix are never returned.
-  if (tenantOfKey(artifact.key) !== artifact.tenantId) {
+  if (!isTenantKey(store.prefix, artifact.tenantId, artifact.key)) {
     return new ArtifactError(
       'artifact_foreign_key',
       `artifact ${artifact.id} points outside its tenant's prefix`,
@@ -211,21 +221,30 @@ async function readFrame(
   maxPayloadBytes: number,
 ): Promise<Buffer> {
   const { byteOffset, byteLength } = first
-  const { body } =
-    byteOffset === null || byteLength === null
-      ? await store.get(first.key, undefined, maxPayloadBytes)
-      : await store.get(first.key, { offset: byteOffset, length: byteLength })
-  if (byteLength !== null && body.length !== byteLength)
-    throw corrupt(first, `${body.length} bytes instead of ${byteLength}`)
-  // A frame ends with its last payload or at 64 KiB, whichever is more; anything longer is not ours.
-  const needed = all.map(a =>
-    a.sizeBytes === null ? maxPayloadBytes : (a.frameOffset ?? 0) + a.sizeBytes + 1,
-  )
-  return decodeFrame(
-    first.contentEncoding,
-    body,
-    Math.max(frameTextBytes, ...needed.map(n => Math.min(n, 2 ** 31 - 1))),
-  )
+  if (byteOffset === null || byteLength === null) {
+    const maxBytes = payloadBytesAtMost(first, maxPayloadBytes)
+    const maxStored = storedBytesAtMost(first.contentEncoding, maxBytes)
+    const { body } = await store.get(first.key, undefined, maxStored)
+    return decodeFrame(first.contentEncoding, body, maxBytes)
+  }
+  // A frame holds one payload and its line end, or several and 64 KiB at most; anything longer is not ours.
+  const maxBytes = Math.max(frameTextBytes, ...all.map(a => payloadBytesAtMost(a, maxPayloadBytes) + 1))
+  if (byteLength > storedBytesAtMost(first.contentEncoding, maxBytes))
+    throw corrupt(first, `a frame of ${byteLength} bytes can hold no more than ${maxBytes}`)
+  const { body } = await store.get(first.key, { offset: byteOffset, length: byteLength })
+  if (body.length !== byteLength) throw corrupt(first, `${body.length} bytes instead of ${byteLength}`)
+  return decodeFrame(first.contentEncoding, body, maxBytes)
+}
+
+/** What the row says is believed of bytes as they are; those that have to be made have a limit in any case. */
+function streamBytesAtMost({ sizeBytes, contentEncoding }: Artifact): number {
+  if (contentEncoding === null) return sizeBytes ?? longestStreamBytes
+  return Math.min(sizeBytes ?? maxPayloadBytes, longestStreamBytes)
+}
+
+/** What the row says; a row that the application wrote itself may not say it. */
+function payloadBytesAtMost(artifact: Artifact, otherwise: number): number {
+  return Math.min(artifact.sizeBytes ?? otherwise, otherwise)
 }
 
 function cutAndVerify(artifact: Artifact, frame: Buffer): Buffer | ArtifactError {
@@ -260,6 +279,8 @@ function readError(error: unknown, artifact: Artifact): LighterError {
       { cause: error },
     )
   }
+  if (error instanceof StoreError && error.code === 'object_too_large')
+    return corrupt(artifact, `it is longer than its row says: ${error.message}`)
   if (error instanceof LighterError) return error
   return new StoreError('store_unavailable', messageOf(error), { cause: error, retryable: true })
 }

@@ -107,7 +107,10 @@ function* readMembers(
   if (field !== null && layer.field !== null) into.set(field, layer.field)
 }
 
-/** The base is walked over once; what nobody replaces is taken in runs, as the text it is. */
+/**
+ * The base is walked over once. What nobody replaces is taken in runs, as the text it is, if that is laid out as
+ * Postgres does; it nearly always is.
+ */
 function* laidOver(base: Layer, over: Map<string, string>, field: string | null): Steps<string> {
   const { text } = base.opened
   const own = field === null || base.field === null ? [] : [[field, base.field] as const]
@@ -130,7 +133,10 @@ function* laidOver(base: Layer, over: Map<string, string>, field: string | null)
   while (reader.next()) {
     const replaced = over.get(reader.key)
     if (replaced === undefined && !base.dropped.has(reader.key)) {
-      if (runStart < 0) runStart = reader.start
+      const plain = reader.isPlain()
+      if (!plain || !text.startsWith(', ', runEnd) || reader.start !== runEnd + 2) endRun()
+      if (!plain) parts.push(`${JSON.stringify(reader.key)}: ${reader.raw()}`)
+      else if (runStart < 0) runStart = reader.start
       runEnd = reader.end
     } else {
       endRun()

@@ -105,10 +105,12 @@ export function createPayloadTexts(
   }
 }
 
-/** What did not come off a row was never looked at; put into an answer as it is, it could write the answer. */
+/**
+ * Whatever its row says of it, an artifact may have been written by anybody: put into an answer as it is, what is not
+ * JSON could write the answer.
+ */
 async function textOf(artifact: Artifact, payload: Buffer, work: Work): Promise<string> {
   const text = payload.toString('utf8')
-  if (artifact.fromRow) return text
   if (!isUtf8(payload)) throw new ArtifactError('hydrate_failed', `artifact ${artifact.id} is not UTF-8`)
   await work.run(checkJsonSteps(text, Number.POSITIVE_INFINITY))
   return text

@@ -1,15 +1,14 @@
 // A part of a payload, which can't be checked by itself: the whole is, once, and then the part is asked for on
 // condition that the object is still the one that was checked.
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import { StoreError } from '../errors.ts'
-import type { ArtifactId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { streamPayload } from './fetch.ts'
+import { requireReadable, streamPayload } from './fetch.ts'
 import type { Artifact } from './lookup.ts'
 
-/** ETags of objects whose payload had the right hash, of the artifacts that were last read. */
+/** ETags of objects whose payload had the right hash, of the artifacts that were last read, as their rows were then. */
 export interface VerifiedObjects {
-  etags: Map<ArtifactId, string>
+  etags: Map<string, string>
   maxEntries: number
 }
 
@@ -29,15 +28,17 @@ export async function streamRange(
   range: { start: number; end: number },
   verified: VerifiedObjects,
 ): Promise<Readable> {
-  const etag = verified.etags.get(artifact.id)
-  if (etag !== undefined && artifact.deletedAt === null) {
+  requireReadable(store, artifact)
+  const name = `${artifact.id} ${artifact.sha256} ${artifact.key}`
+  const etag = verified.etags.get(name)
+  if (etag !== undefined) {
     try {
       const part = { offset: range.start, length: range.end - range.start, etag }
-      return (await store.getStream(artifact.key, part)).body
+      return exactly(await store.getStream(artifact.key, { maxBytes: part.length, part }), part.length)
     } catch (error) {
       if (!(error instanceof StoreError)) throw error
       // Not the object that was checked, or none: whichever it is, reading all of it tells.
-      verified.etags.delete(artifact.id)
+      verified.etags.delete(name)
     }
   }
   return streamPayload(store, artifact, {
@@ -45,7 +46,26 @@ export async function streamRange(
     onVerified: found => {
       const [oldest] = verified.etags.keys()
       if (verified.etags.size >= verified.maxEntries && oldest !== undefined) verified.etags.delete(oldest)
-      if (found !== '') verified.etags.set(artifact.id, found)
+      if (found !== '') verified.etags.set(name, found)
     },
   })
+}
+
+/** A part that ends too soon is an error; of one that is too long the store's client has seen to that. */
+function exactly({ body }: { body: Readable }, length: number): Readable {
+  async function* counted() {
+    let bytes = 0
+    for await (const chunk of body as AsyncIterable<Buffer>) {
+      bytes += chunk.length
+      yield chunk
+    }
+    if (bytes !== length)
+      throw new StoreError('store_bad_answer', `${bytes} bytes came instead of ${length}`, {
+        retryable: true,
+      })
+  }
+  const part = Readable.from(counted(), { objectMode: false })
+  // As in streamPayload: a generator that was never begun ends nothing.
+  part.once('close', () => body.destroy())
+  return part
 }

@@ -67,8 +67,9 @@ export function splitObject(text: string, maxMembers = Number.POSITIVE_INFINITY)
 export class MemberReader {
   /** Decoded key of the member that `next` came to. */
   key = ''
-  /** Where its key begins, where its value begins, and where it ends. */
+  /** Where its key begins and ends, where its value begins, and where it ends. */
   start = 0
+  keyEnd = 0
   valueStart = 0
   end = 0
   readonly #text: string
@@ -85,9 +86,9 @@ export class MemberReader {
     if (at === null) return false
     if (text.charCodeAt(at) !== quote) throw new MalformedJsonError('a key was expected', at)
     this.start = at
-    const keyEnd = stringEnd(text, at)
-    this.key = decodeKey(text.slice(at, keyEnd), at)
-    at = skipSpace(text, keyEnd)
+    this.keyEnd = stringEnd(text, at)
+    this.key = decodeKey(text.slice(at, this.keyEnd), at)
+    at = skipSpace(text, this.keyEnd)
     if (text.charCodeAt(at) !== colon) throw new MalformedJsonError('":" was expected', at)
     this.valueStart = skipSpace(text, at + 1)
     this.end = valueEnd(text, this.valueStart)
@@ -97,6 +98,11 @@ export class MemberReader {
   /** The exact text of its value. */
   raw(): string {
     return this.#text.slice(this.valueStart, this.end)
+  }
+
+  /** Whether it is laid out as jsonb::text does: one space after the colon, and none else. */
+  isPlain(): boolean {
+    return this.valueStart === this.keyEnd + 2 && this.#text.charCodeAt(this.keyEnd + 1) === 0x20
   }
 
   #pastBrace(): number | null {

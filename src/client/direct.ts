@@ -2,7 +2,7 @@
 // row-level security decides what it sees; the pool's login needs to be a member of that role and nothing else.
 import type { Readable } from 'node:stream'
 import type pg from 'pg'
-import { streamPayload } from '../artifacts/fetch.ts'
+import { requireReadable, streamPayload } from '../artifacts/fetch.ts'
 import { fetchCurrent } from '../artifacts/fetch-current.ts'
 import { hydrateMany } from '../artifacts/hydrate.ts'
 import { batchLimits, widestLimits } from '../artifacts/hydrate-limits.ts'
@@ -155,6 +155,7 @@ export function createDirectClient(options: DirectClientOptions): LighterClient 
             'expiresInSeconds: must be a whole number from 1 to 604800',
           )
         const { artifact, record } = await requireArtifact(db, tenantId, id)
+        requireReadable(store, artifact)
         if (artifact.byteOffset !== null || artifact.contentEncoding !== null) {
           throw new ArtifactError(
             'url_not_available',

@@ -4,9 +4,9 @@ import { ArtifactError, type LighterError, StoreError } from '../errors.ts'
 import type { LighterClient } from './client.ts'
 import { LighterHttpError } from './errors.ts'
 import { artifactOf, payloadOf } from './payload.ts'
-import { rangeOf, requireSha256, streamOf, verified } from './payload-stream.ts'
+import { counted, rangeOf, requireIntact, streamOf, verified } from './payload-stream.ts'
 import { putBodyOf } from './put-body.ts'
-import { type ApiRequest, type Connection, download, exchange, open } from './request.ts'
+import { type Answer, type ApiRequest, type Connection, download, exchange, open } from './request.ts'
 import { hydrateRow, hydrateRows } from './rows.ts'
 
 export interface HttpClientOptions {
@@ -98,7 +98,7 @@ export function createHttpClient(options: HttpClientOptions): LighterClient {
       if (text !== undefined && !text.includes('\ufffd')) payload = new TextEncoder().encode(text)
       else if (base64 !== undefined) payload = fromBase64(JSON.parse(base64))
       else payload = await download(connection, { method: 'GET', path, query: { raw: '1' }, signal })
-      requireSha256(payload, artifact)
+      requireIntact(payload, artifact)
       return { artifact, payload: payloadOf(payload) }
     },
 
@@ -112,9 +112,10 @@ export function createHttpClient(options: HttpClientOptions): LighterClient {
         signal,
       })
       const sha256 = /^(?:W\/)?"([0-9a-f]{64})"$/.exec(answer.headers.get('etag') ?? '')?.[1] ?? null
-      // A part can't be checked here; the API has checked the whole that it is of.
       const chunks =
-        answer.status === 206 ? answer.chunks : verified(answer.chunks, { id, sha256 }, start, end)
+        answer.status === 206
+          ? counted(answer.chunks, { id, length: partLength(answer, id, start, end) })
+          : verified(answer.chunks, { id, sha256, sizeBytes: lengthOf(answer.headers) }, start, end)
       return streamOf(chunks, answer.cancel)
     },
 
@@ -160,6 +161,22 @@ export function createHttpClient(options: HttpClientOptions): LighterClient {
       return { url: answer.url, expiresAt: new Date(answer.expires_at) }
     },
   }
+}
+
+/** Null: it does not say, or not of the payload as it is. */
+function lengthOf(headers: Headers): number | null {
+  const text = headers.get('content-length')
+  return text === null || headers.get('content-encoding') !== null ? null : Number(text)
+}
+
+/** @throws {ArtifactError} it is not the part that was asked for */
+function partLength(answer: Answer, id: string, start: number, end: number | undefined): number {
+  const said = answer.headers.get('content-range')
+  const [, first, last, size] = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(said ?? '') ?? []
+  if (Number(first) === start && Number(last) === Math.min(end ?? Number(size), Number(size)) - 1)
+    return Number(last) + 1 - start
+  answer.cancel()
+  throw badAnswer(`of artifact ${id} the part from byte ${start} was expected, not ${said}`)
 }
 
 async function hydrateOverHttp(

@@ -226,7 +226,7 @@ export async function dashboardRoutes(
       const { tenant_id, id } = request.body
       requirePayloads(request, request.body)
       const artifact = await requireArtifact(context, asTenantId(tenant_id), id)
-      requireReadable(artifact)
+      requireReadable(context.store, artifact)
       const token = await context.signer.sign(artifact.tenantId, artifact.id, downloadSeconds)
       // Of this API, never of the store: the page asks nobody else.
       return { status: 'ok', path: `api/storage/signed/${token}` }

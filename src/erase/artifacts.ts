@@ -4,7 +4,7 @@ import { setTimeout } from 'node:timers/promises'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { LighterError, messageOf } from '../errors.ts'
-import { tenantPrefix } from '../store/keys.ts'
+import { isTenantKeySql } from '../store/keys.ts'
 import { type OldObject, rewriteObjects } from '../sweeps/compaction.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
 import { createPace } from '../sweeps/pace.ts'
@@ -45,7 +45,7 @@ async function purgeBatch(
           select a.tenant_id, a.id, a.r2_key
             from public.artifact_refs a
            where ${where.sql} and a.purged_at is null and a.r2_key >= $${where.next}
-             and starts_with(a.r2_key, $${where.next + 1}) and not ${onHoldSql}
+             and ${isTenantKeySql(`$${where.next + 1}::text`, 'a.tenant_id', 'a.r2_key')} and not ${onHoldSql}
            order by a.r2_key
            limit $${where.next + 2}
              for update of a
@@ -56,7 +56,7 @@ async function purgeBatch(
          where a.tenant_id = due.tenant_id and a.id = due.id
         returning a.tenant_id as "tenantId", a.r2_key as key, coalesce(a.size_bytes, 0)::float8 as bytes,
                   (select max(r2_key) from due) as last`,
-      values: [...where.values, after, tenantPrefix(store.prefix, scope.tenantId), config.batchSize],
+      values: [...where.values, after, store.prefix, config.batchSize],
     })
     if (purged.length === 0) return { purged: 0, bytes: 0, last: null }
     await countLive(db, [...new Map(purged.map(p => [p.key, p])).values()], 0)
@@ -213,7 +213,7 @@ export async function forgetScope(context: SweepContext, scope: EraseScope, coun
          select a.tenant_id, a.id, a.r2_key
            from public.artifact_refs a
           where ${where.sql} and a.purged_at is not null and a.r2_key >= $${where.next}
-            and starts_with(a.r2_key, $${where.next + 2}) and ${seesAllRowsSql}
+            and ${isTenantKeySql(`$${where.next + 2}::text`, 'a.tenant_id', 'a.r2_key')} and ${seesAllRowsSql}
             and not exists (select from lighter.objects o
                              where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key and o.state = 'stored')
           order by a.r2_key
@@ -231,7 +231,7 @@ export async function forgetScope(context: SweepContext, scope: EraseScope, coun
        )
        select (select count(*)::int from gone) as n, (select count(*)::int from keys) as keys,
               (select max(r2_key) from due) as last`,
-      [...where.values, after, config.batchSize, tenantPrefix(store.prefix, scope.tenantId)],
+      [...where.values, after, config.batchSize, store.prefix],
     )
     const [batch] = rows
     counts.artifacts_erased = (counts.artifacts_erased ?? 0) + (batch?.n ?? 0)

@@ -1,6 +1,6 @@
 // What is looked for when an erasure is done. Nothing may be found.
 import pLimit from 'p-limit'
-import { tenantPrefix } from '../store/keys.ts'
+import { isTenantKeySql, tenantPrefix } from '../store/keys.ts'
 import type { SweepContext } from '../sweeps/context.ts'
 import { type EraseScope, inScope } from './scope.ts'
 
@@ -43,8 +43,9 @@ export async function proveErased(
       const { rows } = await pool.query<{ key: string }>(
         `select r2_key as key from lighter.objects
           where tenant_id = $1 and r2_key > $2 and state = 'deleting' and first_deleted_at >= $3
+            and ${isTenantKeySql('$5::text', 'tenant_id', 'r2_key')}
           order by r2_key limit $4`,
-        [scope.tenantId, after, since, headsPerPage],
+        [scope.tenantId, after, since, headsPerPage, store.prefix],
       )
       const heads = await Promise.all(rows.map(({ key }) => limit(() => store.head(key))))
       listed += heads.filter(head => head !== null).length
@@ -67,11 +68,11 @@ export async function proveErased(
                 and ${scope.entity === null ? 'true' : `exists (select from public.artifact_refs a where ${where.sql} and a.r2_key = o.r2_key)`}) as with_bytes,
             (select count(*)::int from lighter.objects o where o.tenant_id = $1 and o.state = 'uploading') as uploads,
             (select count(*)::int from lighter.objects o
-              where o.tenant_id = $1 and not starts_with(o.r2_key, $${where.next})
+              where o.tenant_id = $1 and not ${isTenantKeySql(`$${where.next}::text`, 'o.tenant_id', 'o.r2_key')}
                 ${scope.entity === null ? '' : `and o.state = 'deleting'`}) as elsewhere,
             (select count(*)::int from lighter.objects o
               where o.tenant_id = $1 and o.state = 'deleting' and o.first_deleted_at is not null) as later`,
-    [...where.values, tenantPrefix(store.prefix, scope.tenantId)],
+    [...where.values, store.prefix],
   )
   const [found] = rows
   if (found === undefined) throw new Error('the proof answered no row')

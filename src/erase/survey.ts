@@ -2,7 +2,7 @@
 import type { Queryable } from '../db/pool.ts'
 import { fromSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
-import { tenantPrefix } from '../store/keys.ts'
+import { isTenantKeySql } from '../store/keys.ts'
 import { type EraseScope, inScope } from './scope.ts'
 
 export interface Survey {
@@ -46,9 +46,9 @@ export async function surveyErasure(db: Queryable, prefix: string, scope: EraseS
                 where a.tenant_id = m.tenant_id and a.r2_key = m.r2_key and a.purged_at is null
                   and not coalesce(${where.sql}, false))`
              })::float8 as objects_shared,
-             coalesce(sum(m.artifacts) filter (where not starts_with(m.r2_key, $${where.next})), 0)::float8 as outside_prefix
+             coalesce(sum(m.artifacts) filter (where not ${isTenantKeySql(`$${where.next}::text`, 'm.tenant_id', 'm.r2_key')}), 0)::float8 as outside_prefix
         from mine m`,
-    values: [...where.values, tenantPrefix(prefix, scope.tenantId)],
+    values: [...where.values, prefix],
   })
   const [found] = rows
   if (found === undefined) throw new Error('the survey answered no row')

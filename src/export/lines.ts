@@ -1,7 +1,9 @@
 // One line of JSON for each artifact: its row under the documented names, and its payload as it is.
+import { isUtf8 } from 'node:buffer'
 import type pg from 'pg'
 import { streamPayload } from '../artifacts/fetch.ts'
 import { fetchCurrent } from '../artifacts/fetch-current.ts'
+import { checkJson } from '../artifacts/json-check.ts'
 import { type Artifact, lookupArtifacts } from '../artifacts/lookup.ts'
 import { LighterError } from '../errors.ts'
 import { type ArtifactId, asTenantId, type TenantId } from '../ids.ts'
@@ -188,14 +190,13 @@ const textLine = (row: Row, member: string) => Buffer.from(`{"artifact":${record
 
 /**
  * Whether the payload can stand in a line as it is, byte by byte. What Postgres has written is JSON on one line; what
- * a program stored may be anything, whatever it said, or have line ends in it.
+ * a program stored may be anything, whatever its row says, or have line ends in it.
  */
 function isOneLineOfJson(row: Row, payload: Buffer): boolean {
-  if (row.from_row) return true
   if (!/^application\/json\b/.test(row.content_type ?? '')) return false
-  if (payload.includes(0x0a) || payload.includes(0x0d)) return false
+  if (payload.includes(0x0a) || payload.includes(0x0d) || !isUtf8(payload)) return false
   try {
-    JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(payload))
+    checkJson(payload.toString('utf8'), Number.POSITIVE_INFINITY)
     return true
   } catch {
     return false

@@ -37,6 +37,9 @@ const earlierSchema = z.object({ format: z.literal('pg-lighter-export'), version
 
 export type Manifest = z.infer<typeof manifestSchema>
 
+/** Two million files: some 150 bytes each. */
+const longestManifestBytes = 256 * 1024 * 1024
+
 const manifestName = 'manifest.json'
 
 /**
@@ -44,7 +47,7 @@ const manifestName = 'manifest.json'
  * @throws {LighterError} `export_target`: there is something else
  */
 export async function openManifest(target: ExportTarget, tenantId: TenantId): Promise<Manifest> {
-  const text = await target.read(manifestName)
+  const text = await target.read(manifestName, longestManifestBytes)
   if (text === null) {
     if (!(await target.isEmpty())) throw foreign(target, 'is not empty and has no manifest.json of an export')
     const manifest: Manifest = {

@@ -1,6 +1,6 @@
 // Where an export goes: a directory, or a prefix of a bucket. A file is there whole or not at all.
 import { createWriteStream } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -11,8 +11,8 @@ import { openStore } from '../store/object-store.ts'
 export interface ExportTarget {
   readonly name: string
   isEmpty(): Promise<boolean>
-  /** Null when there is no such file. */
-  read(name: string): Promise<Buffer | null>
+  /** Null when there is no such file. @throws {LighterError} `export_target`: it is longer than `maxBytes` */
+  read(name: string, maxBytes: number): Promise<Buffer | null>
   /** Of a file that is there; shorter at its end, and empty after it. */
   readRange(name: string, offset: number, length: number): Promise<Buffer>
   /** Replaces it if it is there. @throws what the body throws; then the file is not there, or still the old one */
@@ -47,8 +47,16 @@ function directory(folder: string): ExportTarget {
       // A process that died over its very first file left no more than this.
       return names.every(name => name === 'manifest.json.part')
     },
-    read: name =>
-      readFile(path.join(folder, name)).catch(error => (isMissing(error) ? null : Promise.reject(error))),
+    read: async (name, maxBytes) => {
+      const file = path.join(folder, name)
+      const size = await stat(file).then(
+        found => found.size,
+        error => (isMissing(error) ? null : Promise.reject(error)),
+      )
+      if (size === null) return null
+      if (size > maxBytes) throw tooLong(file, maxBytes)
+      return readFile(file)
+    },
     readRange: async (name, offset, length) => {
       const file = await open(path.join(folder, name))
       try {
@@ -77,6 +85,13 @@ function directory(folder: string): ExportTarget {
   }
 }
 
+function tooLong(name: string, maxBytes: number): LighterError {
+  return new LighterError(
+    'export_target',
+    `${name} has more than ${maxBytes} bytes: it is not one of an export`,
+  )
+}
+
 const isMissing = (error: unknown) => error instanceof Error && 'code' in error && error.code === 'ENOENT'
 
 function bucketPrefix(config: StoreConfig, partBytes: number): ExportTarget {
@@ -84,10 +99,11 @@ function bucketPrefix(config: StoreConfig, partBytes: number): ExportTarget {
   return {
     name: `s3://${config.bucket}/${config.prefix}`,
     isEmpty: async () => (await store.list(config.prefix).next()).done === true,
-    read: async name => {
+    read: async (name, maxBytes) => {
       try {
-        return (await store.get(`${config.prefix}${name}`)).body
+        return (await store.get(`${config.prefix}${name}`, undefined, maxBytes)).body
       } catch (error) {
+        if (error instanceof StoreError && error.code === 'object_too_large') throw tooLong(name, maxBytes)
         if (error instanceof StoreError && error.code === 'object_not_found') return null
         throw error
       }

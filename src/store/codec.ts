@@ -9,6 +9,8 @@ import { ArtifactError, messageOf } from '../errors.ts'
 // Level 1: on JSON of this kind higher levels cost several times the CPU for a few per cent.
 const zstdParams = { params: { [zlib.constants.ZSTD_c_compressionLevel]: 1 } }
 const gzipParams = { level: 6 }
+/** What reading may remember: 8 MiB, as much as every decoder should take (RFC 8878). Ours write with 512 KiB. */
+const unzstdParams = { params: { [zlib.constants.ZSTD_d_windowLogMax]: 23 } }
 
 /** The name in `content_encoding`, null when nothing is compressed. */
 export function encodingOf(codec: Codec): 'zstd' | 'gzip' | null {
@@ -28,18 +30,28 @@ export function encodeFrame(codec: Codec, text: Buffer): Buffer {
  * @throws {ArtifactError} `artifact_corrupt`
  */
 export function decodeFrame(encoding: string | null, frame: Buffer, maxBytes: number): Buffer {
+  // An empty result must be allowed too, but no decoder takes 0 for a limit.
+  const maxOutputLength = Math.max(maxBytes, 1)
   try {
-    if (encoding === 'zstd') return zlib.zstdDecompressSync(frame, { maxOutputLength: maxBytes })
-    if (encoding === 'gzip') return zlib.gunzipSync(frame, { maxOutputLength: maxBytes })
+    if (encoding === 'zstd') return zlib.zstdDecompressSync(frame, { ...unzstdParams, maxOutputLength })
+    if (encoding === 'gzip') return zlib.gunzipSync(frame, { maxOutputLength })
   } catch (error) {
     throw new ArtifactError('artifact_corrupt', `frame can't be decompressed: ${messageOf(error)}`, {
       cause: error,
     })
   }
-  if (encoding === null) return frame
+  if (encoding === null) {
+    if (frame.length <= maxBytes) return frame
+    throw new ArtifactError('artifact_corrupt', `${frame.length} bytes instead of ${maxBytes} at most`)
+  }
   throw new ArtifactError('artifact_encoding_unknown', `unknown content encoding "${encoding}"`, {
     hint: 'Written by a newer version of pg-lighter? Upgrade this one.',
   })
+}
+
+/** How long an object, or a frame, of `payloadBytes` can be at most: what does not compress grows a little. */
+export function storedBytesAtMost(encoding: string | null, payloadBytes: number): number {
+  return encoding === null ? payloadBytes : payloadBytes + Math.ceil(payloadBytes / 128) + 1024
 }
 
 export function encodeStream(codec: Codec): Transform | null {
@@ -49,7 +61,7 @@ export function encodeStream(codec: Codec): Transform | null {
 }
 
 export function decodeStream(encoding: string | null): Transform | null {
-  if (encoding === 'zstd') return zlib.createZstdDecompress()
+  if (encoding === 'zstd') return zlib.createZstdDecompress(unzstdParams)
   if (encoding === 'gzip') return zlib.createGunzip()
   return null
 }

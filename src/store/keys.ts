@@ -21,13 +21,24 @@ export function objectKey(
   return `${tenantPrefix(prefix, tenantId)}${kind}/${path}/${id}.${extension}`
 }
 
+/** Parts of a path that a store, or a proxy before it, may resolve to another key; and what no key of ours has. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const oddPart = /(^|[/\\])(\.|%2e){0,2}([/\\]|$)|[\u0000-\u001f\u007f]/i
+
 /**
- * The tenant whose prefix a key lies under; null when it lies under none. A key with two is of the first, and one
- * with a part that some store may resolve is of none.
+ * Whether a key may be named in a request on behalf of the tenant. Rows are written by others too, so each key is
+ * judged before anything is sent: it must lie under the tenant's prefix, and lead nowhere else from there.
  */
-export function tenantOfKey(key: string): string | null {
-  if (/(?:^|\/)\.{0,2}(?:\/|$)/.test(key)) return null
-  return /(?:^|\/)tenants\/([^/]+)\//.exec(key)?.[1] ?? null
+export function isTenantKey(prefix: string, tenantId: string, key: string): boolean {
+  const start = tenantPrefix(prefix, tenantId)
+  return key.startsWith(start) && !oddPart.test(key.slice(start.length))
+}
+
+/** `isTenantKey` in SQL. `prefix` is the SQL of the configured prefix. */
+export function isTenantKeySql(prefix: string, tenantId: string, key: string): string {
+  const start = `${prefix} || 'tenants/' || ${tenantId} || '/'`
+  return `(starts_with(${key}, ${start})
+    and substr(${key}, length(${start}) + 1) !~* '(^|[/\\\\])(\\.|%2e){0,2}([/\\\\]|$)|[\\x01-\\x1f\\x7f]')`
 }
 
 /** The object that says which installation writes under this prefix. */

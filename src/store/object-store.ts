@@ -1,10 +1,9 @@
 // The object store: Cloudflare R2 or any S3 store, behind the few calls that pg-lighter makes.
 import { Agent as HttpAgent } from 'node:http'
 import { Agent as HttpsAgent } from 'node:https'
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import {
   AbortMultipartUploadCommand,
-  DeleteObjectsCommand,
   GetObjectCommand,
   HeadBucketCommand,
   HeadObjectCommand,
@@ -15,8 +14,12 @@ import {
 } from '@aws-sdk/client-s3'
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner'
 import { NodeHttpHandler } from '@smithy/node-http-handler'
-import type { StoreConfig } from '../config.ts'
-import { DeleteError, LighterError, messageOf, StoreError } from '../errors.ts'
+import { maxPayloadBytes, type StoreConfig } from '../config.ts'
+import { LighterError, messageOf, StoreError } from '../errors.ts'
+import { bodyOf, boundAnswers, collect, isPart } from './bounded-answer.ts'
+import { nothingOfTheEnvironment } from './client-settings.ts'
+import { storedBytesAtMost } from './codec.ts'
+import { deleter } from './delete-keys.ts'
 import { probeKey } from './keys.ts'
 import { type SendOptions, sendStream } from './send-stream.ts'
 
@@ -41,7 +44,8 @@ export interface ObjectStore {
   abortMultipart(key: string, uploadId: string): Promise<void>
   /**
    * The whole object, or `length` bytes from `offset`.
-   * @param maxBytes a longer answer is refused unread. @throws {StoreError} `object_not_found`, `object_too_large`
+   * @param maxBytes a longer answer is not read to its end; default `length`, or what a payload can have at most
+   * @throws {StoreError} `object_not_found`, `object_too_large`
    */
   get(
     key: string,
@@ -49,12 +53,13 @@ export interface ObjectStore {
     maxBytes?: number,
   ): Promise<{ body: Buffer; etag: string }>
   /**
-   * As `get`, streamed; the caller must read it to its end or destroy it, else its socket leaks.
+   * As `get`, streamed; the caller must read it to its end or destroy it, else its socket leaks. A body that goes on
+   * after `maxBytes` errors (`object_too_large`) before the byte that is too much.
    * @param part a range, of the object with that ETag only: else StoreError `precondition_failed`
    */
   getStream(
     key: string,
-    part?: { offset: number; length: number; etag: string },
+    options: { maxBytes: number; part?: { offset: number; length: number; etag: string } | undefined },
   ): Promise<{ body: Readable; etag: string }>
   /**
    * A URL that fetches the object without credentials until it expires.
@@ -121,6 +126,7 @@ export function openStore(
     // 'adaptive' would hold back every request of the client after one throttled answer.
     retryMode: 'standard',
     maxAttempts: 4,
+    ...nothingOfTheEnvironment,
     requestHandler: new NodeHttpHandler({
       httpAgent: new HttpAgent(agentOptions),
       httpsAgent: new HttpsAgent(agentOptions),
@@ -158,7 +164,9 @@ export function openStore(
       { step: 'finalizeRequest', priority: 'low', name: 'onRequest' },
     )
   }
+  boundAnswers(client)
   const Bucket = config.bucket
+  const deleteKeys = deleter(client, Bucket)
   const probe = Buffer.from('Whether this can be written is all that anybody wants to know.')
 
   async function call<T>(operation: string, subject: string, send: () => Promise<T>): Promise<T> {
@@ -206,19 +214,12 @@ export function openStore(
             ...(range && { Range: `bytes=${range.offset}-${range.offset + range.length - 1}` }),
           }),
         )
-        const body = required(answer.Body, 'GetObject', 'Body')
-        if (maxBytes !== undefined && (answer.ContentLength ?? 0) > maxBytes) {
-          // Left unread it would keep its socket.
-          if (body instanceof Readable) body.destroy()
-          throw new StoreError(
-            'object_too_large',
-            `${Key} has ${answer.ContentLength} bytes, the limit is ${maxBytes}`,
-          )
-        }
-        return { body: Buffer.from(await body.transformToByteArray()), etag: answer.ETag ?? '' }
+        const limit = maxBytes ?? range?.length ?? longestObjectBytes
+        const body = bodyOf(Key, answer, limit)
+        return { body: await collect(body, answer.ContentLength), etag: answer.ETag ?? '' }
       }),
 
-    getStream: (Key, part) =>
+    getStream: (Key, { maxBytes, part }) =>
       call('GetObject', Key, async () => {
         const answer = await client.send(
           new GetObjectCommand({
@@ -230,8 +231,16 @@ export function openStore(
             }),
           }),
         )
-        // On Node the body is a Readable (an http.IncomingMessage).
-        return { body: required(answer.Body, 'GetObject', 'Body') as Readable, etag: answer.ETag ?? '' }
+        const body = bodyOf(Key, answer, part?.length ?? maxBytes)
+        if (part !== undefined && !isPart(answer, part)) {
+          body.destroy()
+          // A store that knows no conditions, or no ranges, has answered something else.
+          throw new StoreError(
+            'precondition_failed',
+            `GetObject ${Key}: it is not the part that was asked for`,
+          )
+        }
+        return { body, etag: answer.ETag ?? '' }
       }),
 
     presign: (Key, expiresIn, answer) =>
@@ -260,18 +269,7 @@ export function openStore(
 
     delete: keys =>
       call('DeleteObjects', `${keys.length} keys`, async () => {
-        if (keys.length === 0) return
-        const answer = await client.send(
-          new DeleteObjectsCommand({ Bucket, Delete: { Objects: keys.map(Key => ({ Key })), Quiet: true } }),
-        )
-        const failed = answer.Errors?.filter(e => e.Code !== 'NoSuchKey') ?? []
-        const [first] = failed
-        if (first !== undefined) {
-          throw new DeleteError(
-            failed.flatMap(e => e.Key ?? []),
-            `DeleteObjects: ${failed.length} of ${keys.length} failed, ${first.Key}: ${first.Code} ${first.Message}`,
-          )
-        }
+        if (keys.length > 0) await deleteKeys(keys)
       }),
 
     async *list(Prefix) {
@@ -287,6 +285,10 @@ export function openStore(
             yield { key: entry.Key, size: entry.Size ?? 0, lastModified: entry.LastModified ?? null }
           }
         }
+        if (token !== undefined && token === page.NextContinuationToken)
+          throw new StoreError('store_bad_answer', `ListObjectsV2 ${Prefix}: the same page came twice`, {
+            retryable: true,
+          })
         token = page.NextContinuationToken
       } while (token !== undefined)
     },
@@ -321,14 +323,15 @@ export function openStore(
         throw error
       }
       // A store that knows no conditions has written it.
-      await call('DeleteObjects', Key, () =>
-        client.send(new DeleteObjectsCommand({ Bucket, Delete: { Objects: [{ Key }], Quiet: true } })),
-      )
+      await call('DeleteObjects', Key, () => deleteKeys([Key]))
     },
 
     close: () => client.destroy(),
   }
 }
+
+/** Longest object of ours that is read as a whole, compressed or not. */
+const longestObjectBytes = storedBytesAtMost('zstd', maxPayloadBytes)
 
 /** Renewed ones are asked for again after this: so soon is a rotation noticed. */
 const credentialsMs = 5000

@@ -241,22 +241,28 @@ async function readInstallation(db: Queryable): Promise<Installation> {
   }
 }
 
+/** An owner object has some 200 bytes. */
+const longestOwnerBytes = 16 * 1024
+
 type Owner = z.infer<typeof ownerSchema>
 
 async function readOwner(store: ObjectStore): Promise<(Owner & { etag: string }) | null> {
   try {
-    const { body, etag } = await store.get(ownerKey(store.prefix))
+    const { body, etag } = await store.get(ownerKey(store.prefix), undefined, longestOwnerBytes)
     const parsed = ownerSchema.safeParse(parseJson(body.toString('utf8')))
-    if (!parsed.success) {
-      throw new OwnershipError('owner_object_damaged', `${ownerKey(store.prefix)} is not an owner object`, {
-        hint: 'If the prefix is yours, delete that object and start again.',
-      })
-    }
+    if (!parsed.success) throw ownerObjectDamaged(store)
     return { ...parsed.data, etag }
   } catch (error) {
+    if (error instanceof StoreError && error.code === 'object_too_large') throw ownerObjectDamaged(store)
     if (error instanceof StoreError && error.code === 'object_not_found') return null
     throw error
   }
+}
+
+function ownerObjectDamaged(store: ObjectStore): OwnershipError {
+  return new OwnershipError('owner_object_damaged', `${ownerKey(store.prefix)} is not an owner object`, {
+    hint: 'If the prefix is yours, delete that object and start again.',
+  })
 }
 
 function parseJson(text: string): unknown {

@@ -4,9 +4,9 @@
 //
 // Readers are never broken: the new place of the artifacts is committed first, and the old object stays for longer
 // than the longest read.
-import { fetchPayloads } from '../artifacts/fetch.ts'
+import { defaultFetchOptions, fetchPayloads } from '../artifacts/fetch.ts'
 import type { Artifact } from '../artifacts/lookup.ts'
-import type { PackConfig } from '../config.ts'
+import { maxPayloadBytes, type PackConfig } from '../config.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { LighterError, messageOf } from '../errors.ts'
@@ -178,7 +178,11 @@ export async function rewriteObjects(
 ): Promise<{ rewritten: OldObject[]; moved: number; written: number; writtenBytes: number }> {
   const { pool, store, offload } = context
   const found = await liveArtifacts(context, objects)
-  const payloads = await fetchPayloads(store, found.map(readable))
+  const payloads = await fetchPayloads(store, found.map(readable), {
+    ...defaultFetchOptions,
+    // What a pack can hold; rows of others may say that there is any amount in it.
+    budget: { bytes: Math.max(2 * offload.maxPackBytes, maxPayloadBytes) },
+  })
   const byId = new Map([...payloads].map(([artifact, payload]) => [artifact.id, payload]))
   const damaged = new Set<string>()
   for (const { id, key } of found) {

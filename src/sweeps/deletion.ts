@@ -4,6 +4,7 @@
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { DeleteError, StoreError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
+import { isTenantKeySql } from '../store/keys.ts'
 import type { Counts, SweepContext } from './context.ts'
 
 interface Doomed {
@@ -53,8 +54,8 @@ async function dueObjects(
     `select tenant_id as "tenantId", r2_key as key, upload_id as "uploadId", first_deleted_at is not null as settled
        from lighter.objects o
       where state = 'deleting' and delete_after <= now() ${tenantId === null ? '' : 'and tenant_id = $3'}
-        -- Nothing outside our prefix, whatever an adopted row says.
-        and starts_with(r2_key, $2 || tenant_id || '/')
+        -- Nothing outside the tenant's prefix, whatever a row of the application says.
+        and ${isTenantKeySql('$2::text', 'o.tenant_id', 'o.r2_key')}
         -- The last line of defence: whatever went wrong before, what somebody can read is not deleted.
         and ${seesAllRowsSql}
         and not exists (
@@ -62,11 +63,7 @@ async function dueObjects(
            where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)
       order by delete_after
       limit $1`,
-    [
-      Math.min(batchObjects, config.batchSize),
-      `${store.prefix}tenants/`,
-      ...(tenantId === null ? [] : [tenantId]),
-    ],
+    [Math.min(batchObjects, config.batchSize), store.prefix, ...(tenantId === null ? [] : [tenantId])],
   )
   return rows
 }

@@ -3,6 +3,7 @@
 // backup was taken from which this database was restored), and objects that it says are stored and that are gone.
 import pLimit from 'p-limit'
 import { seesAllRowsSql } from '../db/all-rows.ts'
+import { isTenantKey } from '../store/keys.ts'
 import { requireOwnership } from '../store/ownership.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
@@ -207,8 +208,10 @@ async function dealWithMissing(
   counts: Counts,
 ): Promise<void> {
   const limit = pLimit(headsAtOnce)
-  const heads = await Promise.all(candidates.map(o => limit(() => context.store.head(o.key))))
-  const gone = candidates.filter((_, i) => heads[i] === null)
+  // A row of the application may name a key that is none of its tenant's: nothing is asked about that.
+  const own = candidates.filter(o => isTenantKey(context.store.prefix, o.tenantId, o.key))
+  const heads = await Promise.all(own.map(o => limit(() => context.store.head(o.key))))
+  const gone = own.filter((_, i) => heads[i] === null)
   if (gone.length === 0) return
   const { rows } = await context.pool.query<MissingObject>(
     `select o.tenant_id, o.r2_key as key, o.kind, count(a.id)::int as artifacts,

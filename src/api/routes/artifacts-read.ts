@@ -8,6 +8,7 @@ import { dispositionOf } from '../../artifacts/disposition.ts'
 import { requireReadable, streamPayload } from '../../artifacts/fetch.ts'
 import { fetchCurrent } from '../../artifacts/fetch-current.ts'
 import { checkJson } from '../../artifacts/json-check.ts'
+import { jsonGuard } from '../../artifacts/json-guard.ts'
 import type { Artifact } from '../../artifacts/lookup.ts'
 import { streamRange } from '../../artifacts/range.ts'
 import { findArtifact, listArtifacts } from '../../artifacts/record.ts'
@@ -189,7 +190,7 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     async request => {
       const { artifact, record } = await requireArtifact(request.tenantId, asArtifactId(request.params.id))
       // Whoever has the URL reads without us: what we would not answer must not be signed either.
-      requireReadable(artifact)
+      requireReadable(context.store, artifact)
       const seconds = request.query.expires_in
       const byStore = artifact.byteOffset === null && artifact.contentEncoding === null
       const url = byStore
@@ -240,6 +241,7 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     if (found === null) throw notFound()
     if (found.artifact.deletedAt !== null) throw gone(found.artifact.deletedAt, found.deletedReason)
     if (found.artifact.sizeBytes !== null || found.artifact.contentEncoding !== null) return found
+    requireReadable(context.store, found.artifact)
     // A row that the application wrote itself may not say how long it is; its object does.
     const object = await context.store.head(found.artifact.key)
     return object === null ? found : { ...found, artifact: { ...found.artifact, sizeBytes: object.size } }
@@ -278,9 +280,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
       (artifact.sizeBytes ?? Number.POSITIVE_INFINITY) <= context.config.bodyLimitBytes
     if (!isLarge(artifact) || asBody) {
       const payload = await fetchOne(reply, artifact)
-      // Text that Postgres wrote is JSON; what others have put there may only be called so.
-      if (saysJson && (found.artifact.fromRow || isJson(payload)))
-        return reply.send(`${head}"payload":${payload}}`)
+      // It may only be called so, whoever has put it there.
+      if (saysJson && isJson(payload)) return reply.send(`${head}"payload":${payload}}`)
       return reply.send(`${base64Head}${payload.toString('base64')}"}`)
     }
     await held(reply, context.gates.streams, artifact)
@@ -288,7 +289,11 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const stream = await streamPayload(context.store, artifact)
     const body =
       saysJson && found.artifact.fromRow
-        ? wrap(stream, `${head}"payload":`, '}')
+        ? wrap(
+            pipeline(stream, jsonGuard(artifact.id), () => undefined),
+            `${head}"payload":`,
+            '}',
+          )
         : wrap(
             pipeline(stream, base64(), () => undefined),
             base64Head,
@@ -329,6 +334,8 @@ export function artifactReadRoutes(app: FastifyInstance, context: ApiContext): v
     const { start, end } = range ?? { start: 0, end: size ?? Number.POSITIVE_INFINITY }
     if (size !== null) reply.header('content-length', end - start)
     if (request.method === 'HEAD') return reply.send()
+    // Never more than was said, and never less: a client would take it for the next answer, or wait for it.
+    reply.raw.strictContentLength = true
     if (!isLarge(artifact)) return reply.send((await fetchOne(reply, artifact)).subarray(start, end))
     await held(reply, context.gates.streams, artifact)
     request.expectedBytes = artifact.sizeBytes ?? 0
