@@ -69,6 +69,10 @@ export async function hydratedByCli(
   table: string,
   key: string,
   args: string[] = [],
+  options: CliOptions = {},
 ): Promise<string> {
-  return (await lighterOk(environment, ['hydrate', key, '--table', table, ...args])).replace(/\n$/, '')
+  return (await lighterOk(environment, ['hydrate', key, '--table', table, ...args], options)).replace(
+    /\n$/,
+    '',
+  )
 }

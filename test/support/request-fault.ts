@@ -1,12 +1,19 @@
 // An S3 endpoint in front of the simulator that answers as it is told: for stores in trouble.
-import { createServer, request } from 'node:http'
+import { createServer, request, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
 /**
  * drop: the connection is closed without an answer; drop-answer: once the simulator has done what was asked; hang:
- * nothing, until the client gives up. A status with the code that S3 would give it.
+ * nothing, until the client gives up. A status with the code that S3 would give it. A function writes the answer itself.
  */
-export type Fault = null | 'drop' | 'drop-answer' | 'hang' | number | { status: number; code: string }
+export type Fault =
+  | null
+  | 'drop'
+  | 'drop-answer'
+  | 'hang'
+  | number
+  | { status: number; code: string }
+  | ((outgoing: ServerResponse) => void)
 
 export interface FaultyStore {
   endpoint: string
@@ -31,6 +38,11 @@ export async function startFaultyStore(upstream: string): Promise<FaultyStore> {
     }
     if (fault === 'hang') {
       incoming.resume()
+      return
+    }
+    if (typeof fault === 'function') {
+      incoming.resume()
+      incoming.on('end', () => fault(outgoing))
       return
     }
     if (typeof fault === 'number' || (typeof fault === 'object' && fault !== null)) {
