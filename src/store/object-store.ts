@@ -357,13 +357,6 @@ function s3Headers({ contentType, contentEncoding }: ObjectHeaders) {
   }
 }
 
-function required<T>(value: T | undefined, operation: string, field: string): T {
-  if (value === undefined) {
-    throw new StoreError('store_bad_answer', `${operation} answered without ${field}`, { retryable: true })
-  }
-  return value
-}
-
 function outcomeOf(error: unknown): StoreAnswer['outcome'] {
   const status = statusOf(error)
   const name = error instanceof Error ? error.name : ''
