@@ -50,7 +50,7 @@ export async function storeByHand(
   return { id, key }
 }
 
-export function keyOf(environment: TestEnvironment, tenantId: string, id: string): string {
+function keyOf(environment: TestEnvironment, tenantId: string, id: string): string {
   return `${environment.env.R2_PREFIX}tenants/${tenantId}/attachment/2026/01/01/${id}.json`
 }
 
