@@ -4,13 +4,13 @@ do $$
 declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
-    'lighter_daemon', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
+    'lighter_daemon', array['as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
-      'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
+      'wake_daemon', 'lock_holders', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
+      'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes'],
-    'service_role', array['awake_lock_key', 'asleep_lock_key', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
+    'service_role', array['as_uuid', 'effective_threshold', 'envelope_value_limit',
       'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
       'with_current_names', 'name_of_column'],
     'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
@@ -19,6 +19,14 @@ declare
   role_name text;
   signature text;
 begin
+  if not lighter.is_trusted((select relowner from pg_class where oid = 'public.artifact_refs'::regclass)) then
+    raise exception 'public.artifact_refs belongs to "%", who may not act as "%", the owner of schema lighter', table_owner,
+        (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter')
+      using errcode = 'insufficient_privilege',
+            hint = format('Functions of ours write there, and would run whatever its owner puts there. alter table public.artifact_refs owner to %I;',
+              (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter'));
+  end if;
+
   -- anon, authenticated (the browser's) and service_role (the back end's) are Supabase's; its default privileges
   -- give all three everything on a new table in public.
   for role_name in
@@ -61,6 +69,7 @@ begin
   grant select, insert, update, delete on public.artifact_refs to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
   grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
+  grant insert, update, delete on lighter.daemons, lighter.locks to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
   grant insert, update, delete on lighter.sweep_cursors, lighter.gone_rows to lighter_daemon;
   grant insert, delete on lighter.moved_row_records to lighter_daemon;

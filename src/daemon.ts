@@ -20,10 +20,10 @@ import { createMetrics } from './telemetry/metrics.ts'
 import { createObserver } from './telemetry/observer.ts'
 import { openTracing, type Tracing } from './telemetry/tracing.ts'
 import { version } from './version.ts'
-import { openAwakeLock } from './wake/awake-lock.ts'
 import { createCircuitBreaker } from './wake/circuit-breaker.ts'
 import { createDrainLoop } from './wake/drain-loop.ts'
 import { createListener } from './wake/listener.ts'
+import { openNotice } from './wake/notice.ts'
 import { type DaemonState, openNamedSession, openPresence } from './wake/presence.ts'
 
 export interface Daemon {
@@ -90,10 +90,10 @@ export function createDaemon(options: DaemonOptions): Daemon {
       : openStore({ ...config.store, concurrency }, onStoreRequest, metrics.store.answered)
   // Each stream has two parts under way beside the batches' uploads. To wait for a connection counts as connecting.
   const store = openFor(uploadConcurrency + 2 * streamConcurrency + 4)
-  const awakeLock = openAwakeLock(listenDatabaseUrl, error => {
+  const notice = openNotice(listenDatabaseUrl, config.pollIntervalMs, error => {
     log.debug(
       { error: messageOf(error) },
-      'the advisory locks are not to be had: triggers do not notify, and jobs are found by polling',
+      'cannot tell the triggers that this daemon sleeps: they do not notify, and jobs are found by polling',
     )
     // It goes the same way.
     listener.doubt()
@@ -104,7 +104,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     onWake: () => loop.wake(),
     onChange: (listening, reason) => {
       if (listening) {
-        awakeLock.tryAgain()
+        notice.tryAgain()
         log.info({ reason }, 'listening for notifications')
       } else
         log.warn(
@@ -116,7 +116,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   const presence = openPresence(
     worker
       ? // Only where the listener has proved that it is a session of ours.
-        { ...awakeLock, name: async text => (listener.isListening() ? awakeLock.name(text) : undefined) }
+        { ...notice, name: async text => (listener.isListening() ? notice.name(text) : undefined) }
       : openNamedSession(listenDatabaseUrl),
     version,
   )
@@ -146,20 +146,20 @@ export function createDaemon(options: DaemonOptions): Daemon {
     },
     db: pool,
     breaker,
-    awakeLock: {
-      ...awakeLock,
+    notice: {
+      ...notice,
       awake: () => {
         queueState = 'awake'
         showState()
-        return awakeLock.awake()
+        return notice.awake()
       },
       asleep: hears => {
         queueState = 'asleep'
         showState()
-        return awakeLock.asleep(hears)
+        return notice.asleep(hears)
       },
     },
-    mayHoldLock: () => listener.isListening(),
+    hears: () => listener.isListening(),
     pollIntervalMs: config.pollIntervalMs,
     log,
     onResult,
@@ -256,7 +256,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
     await tracing?.stop(Math.min(flushMs, Math.max(0, until - performance.now())))
     await listener.stop()
     await presence.stop()
-    await awakeLock.stop()
+    await notice.stop()
     // Without a deadline's mercy: a pool with a hung connection would never end.
     await Promise.race([
       Promise.all([pool.end(), streamPool.end(), sweepPool.end(), apiPool?.end(), metricsPool.end()]),

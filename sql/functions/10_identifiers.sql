@@ -1,18 +1,13 @@
--- The advisory lock key that an awake daemon holds shared. Also in src/wake/awake-lock.ts.
-create or replace function lighter.awake_lock_key() returns bigint
-language sql immutable parallel safe
+-- Functions of ours run with our owner's rights beside tables of others, and the daemon reads and rewrites those. Who
+-- owns a table decides what runs there: casts and checks of its columns' types, policies, index expressions, triggers,
+-- default values. So it must be somebody who could act as our owner anyway.
+create or replace function lighter.is_trusted(role oid) returns boolean
+language sql stable
 set search_path = pg_catalog, pg_temp
-return 7809632190518;
-comment on function lighter.awake_lock_key() is
-  'Key of the advisory lock that a draining daemon holds shared; free means that no daemon is awake.';
-
--- The one that a sleeping daemon that can be woken holds shared. Also in src/wake/awake-lock.ts.
-create or replace function lighter.asleep_lock_key() returns bigint
-language sql immutable parallel safe
-set search_path = pg_catalog, pg_temp
-return 7809632190522;
-comment on function lighter.asleep_lock_key() is
-  'Key of the advisory lock that a sleeping, listening daemon holds shared; free means that nobody would hear a NOTIFY.';
+return (select r.rolsuper or pg_has_role(r.oid, n.nspowner, 'member')
+          from pg_roles r, pg_namespace n where r.oid = role and n.nspname = 'lighter');
+comment on function lighter.is_trusted(oid) is 'Whether a role may act as the owner of schema lighter: itself, a member, or a superuser. Null when there is no such role.';
+revoke all on function lighter.is_trusted(oid) from public;
 
 create or replace function lighter.as_uuid(value text) returns uuid
 language sql immutable strict parallel safe

@@ -1,20 +1,18 @@
--- A NOTIFY takes a lock on the whole database at commit, so it is sent only when it is worth that: no daemon is awake
--- (the lock of those is free), and one that sleeps would hear it (the lock of those is not free). With no daemon at
--- all, writes just queue. A full queue of notifications would make the commit fail.
+-- A NOTIFY takes a lock on the whole database at commit, so it is sent only when it is worth that: no daemon says that
+-- it is awake, and one says that it sleeps and listens (src/wake/notice.ts). With no daemon at all, writes just queue.
+-- A full queue of notifications would make the commit fail. A transaction with an old snapshot may miss what a daemon
+-- says: the daemon's poll finds its rows.
 --
--- The triggers call this inside the application's transaction: it must neither fail nor wait.
+-- The triggers call this inside the application's transaction: it must neither fail nor wait. Any login may take any
+-- advisory lock, so none is used here: one that is taken would stop the notifications.
 create or replace function lighter.wake_daemon() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if pg_try_advisory_lock(lighter.awake_lock_key()) then
-    perform pg_advisory_unlock(lighter.awake_lock_key());
-    if pg_try_advisory_lock(lighter.asleep_lock_key()) then
-      perform pg_advisory_unlock(lighter.asleep_lock_key());
-    elsif pg_notification_queue_usage() < 0.5 then
-      perform pg_notify('lighter_jobs', '{}');
-    end if;
+  if (select bool_and(d.asleep) from lighter.daemons d where d.until > clock_timestamp())
+     and pg_notification_queue_usage() < 0.5 then
+    perform pg_notify('lighter_jobs', '{}');
   end if;
 end
 $$;
@@ -148,7 +146,7 @@ begin
       using errcode = 'invalid_parameter_value';
   end if;
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
-  perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
+  perform lighter.lock_attachments();
   if (select threshold_bytes from lighter.settings) = bytes then
     return 0;
   end if;

@@ -234,6 +234,70 @@ comment on function lighter.reader_obstacles(lighter.sources) is
   'Views, functions and statistics that read the column of a source.';
 revoke all on function lighter.reader_obstacles(lighter.sources) from public;
 
+-- Whatever the owner of a table has made of its columns, policies and indexes runs when the daemon reads and rewrites it.
+create or replace function lighter.owner_obstacles(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select lighter.new_obstacle('insufficient_privilege',
+           format('%s belongs to "%s", who may not act as "%s", the owner of schema lighter. Its triggers, policies, types and indexes run with the rights of the daemon, which reads the rows of every tenant',
+             t.relation, pg_get_userbyid(t.relowner), pg_get_userbyid(n.nspowner)),
+           format('alter table %s owner to %I; or, if that role may do whatever the daemon may: trust_owner => true (lighter attach --trust-owner).',
+             t.relation, pg_get_userbyid(n.nspowner)),
+           not coalesce(source.trust_owner, false))
+    from (select c.oid::regclass as relation, c.relowner
+            from pg_class c
+           where c.oid in (source.relation, source.parent_relation)
+              or c.oid in (select p.relid from pg_partition_tree(source.relation) p union all
+                           select p.relid from pg_partition_tree(source.parent_relation) p)) t
+    join pg_namespace n on n.nspname = 'lighter'
+   where not lighter.is_trusted(t.relowner)
+   order by t.relation::text;
+$$;
+comment on function lighter.owner_obstacles(lighter.sources) is
+  'Tables of a source, its partitions and its parent that belong to somebody who may not act as our owner.';
+revoke all on function lighter.owner_obstacles(lighter.sources) from public;
+
+-- A trigger runs with the rights of who writes: on our rewrite, the daemon's. Those of others than the owner keep quiet
+-- where the daemon may set session_replication_role; their functions are somebody's, who may replace them at any time.
+create or replace function lighter.trigger_obstacles(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with tables as (
+    select c.oid, c.oid::regclass as relation, c.relowner, c.relacl
+      from pg_class c
+     where c.oid = source.relation or c.oid in (select p.relid from pg_partition_tree(source.relation) p)
+  ),
+  quiet as (
+    select source.skip_triggers and has_parameter_privilege('lighter_daemon', 'session_replication_role', 'set') as is_so
+  )
+  select lighter.new_obstacle('insufficient_privilege',
+           format('%s may put triggers on %s, which would run with the rights of the daemon', g.names, g.relation),
+           format('revoke trigger on %s from %s;', g.relation, g.names), false)
+    from (select t.relation, string_agg(distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end, ', ') as names
+            from tables t cross join lateral aclexplode(t.relacl) a
+           where a.privilege_type = 'TRIGGER' and a.grantee <> t.relowner
+             and not coalesce(lighter.is_trusted(a.grantee), false)
+           group by t.relation) g, quiet
+   where not quiet.is_so
+  union all
+  select lighter.new_obstacle('insufficient_privilege',
+           format('the trigger %I on %s runs %s with the rights of the daemon, and that function belongs to "%s"', r.tgname, t.relation,
+             p.oid::regprocedure, pg_get_userbyid(p.proowner)),
+           format('alter function %s owner to %I;', p.oid::regprocedure, pg_get_userbyid(t.relowner)), false)
+    from tables t
+    join pg_trigger r on r.tgrelid = t.oid and not r.tgisinternal
+    join pg_proc p on p.oid = r.tgfoid
+   cross join quiet
+   where p.proowner <> t.relowner and not coalesce(lighter.is_trusted(p.proowner), false)
+     and not p.prosecdef
+     and (r.tgtype & 16) <> 0 and (r.tgenabled in ('A', 'R') or r.tgenabled = 'O' and not quiet.is_so)
+$$;
+comment on function lighter.trigger_obstacles(lighter.sources) is
+  'Who else than the owner could have code run on the rewrite of a row: holders of TRIGGER, and owners of the functions of its triggers.';
+revoke all on function lighter.trigger_obstacles(lighter.sources) from public;
+
 create or replace function lighter.source_obstacles(source lighter.sources) returns setof lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -244,7 +308,11 @@ begin atomic
   union all
   select o from lighter.dependent_obstacles(source) o
   union all
-  select o from lighter.reader_obstacles(source) o;
+  select o from lighter.reader_obstacles(source) o
+  union all
+  select o from lighter.owner_obstacles(source) o
+  union all
+  select o from lighter.trigger_obstacles(source) o;
 end;
 comment on function lighter.source_obstacles(lighter.sources) is
   'All that stands in the way of watching the column of a source, now: what attach refuses and doctor reports.';

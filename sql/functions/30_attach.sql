@@ -51,7 +51,8 @@ return jsonb_build_object(
     'envelope_keys', array['tenant_id', 'model', 'iterations', 'reason', 'usage', 'lead_id', 'contact_id',
       'account_id', 'opportunity_id', 'activity_id', 'project_id', 'site_id'],
     'skip_triggers', true,
-    'allow_dependents', false)
+    'allow_dependents', false,
+    'trust_owner', false)
   || case when existing.id is null then '{}' else
        -- A field or entity that the source does not have was decided too.
        jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
@@ -237,6 +238,7 @@ begin
   s.threshold_bytes := nullif((options ->> 'threshold_bytes')::integer, 0);
   s.skip_triggers := (options ->> 'skip_triggers')::boolean;
   s.allow_dependents := (options ->> 'allow_dependents')::boolean;
+  s.trust_owner := (options ->> 'trust_owner')::boolean;
   if s.threshold_bytes not between 1024 and 1000000000 then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
       format('threshold_bytes must be between 1024 and 1000000000, got %s', s.threshold_bytes));
@@ -299,17 +301,17 @@ revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources
 
 create or replace function lighter.attach_said(
   tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
-  phase2_kind text, envelope_keys text[], threshold_bytes integer, skip_triggers boolean, allow_dependents boolean
+  phase2_kind text, envelope_keys text[], threshold_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
 return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'parent_column', parent_column,
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes,
-  'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean) is
+  'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner));
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean) from public;
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) from public;
 
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
 create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
@@ -321,7 +323,7 @@ begin atomic
     select w.key, w.value, e.value as was, place
       from unnest(array['key_column', 'key_type', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
-             'skip_triggers', 'allow_dependents']) with ordinality n(name, place)
+             'skip_triggers', 'allow_dependents', 'trust_owner']) with ordinality n(name, place)
       join jsonb_each_text(to_jsonb(wanted)) w on w.key = n.name
       join jsonb_each_text(to_jsonb(existing)) e on e.key = n.name
      where wanted.relation is not null
@@ -354,19 +356,20 @@ create or replace function lighter.check_attach(
   envelope_keys text[] default null,
   threshold_bytes integer default null,
   skip_triggers boolean default null,
-  allow_dependents boolean default null
+  allow_dependents boolean default null,
+  trust_owner boolean default null
 ) returns table (what text, name text, found text, hint text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
-           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents)) d
+           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean) is
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -412,6 +415,7 @@ create or replace function lighter.attach(
   threshold_bytes integer default null,
   skip_triggers boolean default null,
   allow_dependents boolean default null,
+  trust_owner boolean default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -424,10 +428,10 @@ declare
   source_id integer;
 begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
-  perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
+  perform lighter.lock_attachments();
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
-    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents));
+    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
@@ -435,11 +439,11 @@ begin
   if source_id is null then
     insert into lighter.sources (relation, json_column, key_column, key_type, tenant_column, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
-        envelope_keys, threshold_bytes, skip_triggers, allow_dependents)
+        envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner)
       select wanted.relation, wanted.json_column, wanted.key_column, wanted.key_type, wanted.tenant_column,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
-        wanted.threshold_bytes, wanted.skip_triggers, wanted.allow_dependents
+        wanted.threshold_bytes, wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner
       returning id into source_id;
     raise notice '%.% is attached (source %): %', target, wanted.json_column, source_id,
       (select string_agg(format('%s %s', r.name, r.found), ', ')
@@ -456,7 +460,7 @@ begin
            key_attnum = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
-           skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents
+           skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents, trust_owner = wanted.trust_owner
      where s.id = source_id
        and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
@@ -469,9 +473,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, integer) is
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, integer) is
   'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, integer) from public;
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -537,7 +541,7 @@ declare
   touched_schema regnamespace;
 begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
-  perform pg_advisory_xact_lock(lighter.awake_lock_key() + 1);
+  perform lighter.lock_attachments();
   perform lighter.refresh_sources(target);
   select * into source from lighter.sources s
    where s.relation = target and s.json_column = detach.json_column;

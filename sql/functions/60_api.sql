@@ -25,6 +25,21 @@ end
 $$;
 comment on function lighter.require_tenant() is 'The tenant on whose behalf the transaction runs; an error (42501) when there is none.';
 
+-- A trigger, a default value or a type of the table's owner would run with our owner's rights.
+create or replace function lighter.require_own_artifacts() returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if lighter.is_trusted((select c.relowner from pg_class c where c.oid = 'public.artifact_refs'::regclass)) is not true then
+    raise exception 'public.artifact_refs belongs to a role that may not act as the owner of schema lighter'
+      using errcode = 'insufficient_privilege', hint = 'lighter migrate says what to do.';
+  end if;
+end
+$$;
+comment on function lighter.require_own_artifacts() is 'Fails when public.artifact_refs belongs to somebody who is not trusted.';
+revoke all on function lighter.require_own_artifacts() from public;
+
 create or replace function lighter.api_register_object(
   object_key text, of_kind text, of_content_type text, of_content_encoding text, bytes bigint, lease_ms integer
 ) returns void
@@ -34,6 +49,7 @@ as $$
 declare
   tenant constant uuid := lighter.require_tenant();
 begin
+  perform lighter.require_own_artifacts();
   if substring('/' || object_key from '/tenants/([^/]+)/') is distinct from tenant::text
      or object_key ~ '(^|/)\.{0,2}(/|$)' then
     raise exception 'the key is outside the tenant''s prefix' using errcode = 'insufficient_privilege';
@@ -74,6 +90,7 @@ as $$
 declare
   tenant constant uuid := lighter.require_tenant();
 begin
+  perform lighter.require_own_artifacts();
   update lighter.objects o
      set state = 'stored', stored_at = now(), lease_until = null, upload_id = null, byte_length = object_bytes
    where o.tenant_id = tenant and o.r2_key = object_key and o.state = 'uploading';
@@ -103,6 +120,7 @@ as $$
 declare
   at timestamptz;
 begin
+  perform lighter.require_own_artifacts();
   update public.artifact_refs a set deleted_at = now(), deleted_reason = 'deleted'
    where a.tenant_id = lighter.require_tenant() and a.id = artifact and a.deleted_at is null
   returning a.deleted_at into at;

@@ -28,6 +28,12 @@ begin
     raise exception 'public.artifact_refs exists and belongs to "%", not to "%"', table_owner, current_user
       using errcode = 'insufficient_privilege', hint = 'Migrate as the owner of the table.';
   end if;
+  -- Functions with our owner's rights write there, and would run its triggers, types and default values.
+  if not (select r.rolsuper or pg_has_role(r.oid, current_user, 'member') from pg_roles r where r.rolname = table_owner) then
+    raise exception 'public.artifact_refs exists and belongs to "%", who may not act as "%", who migrates', table_owner, current_user
+      using errcode = 'insufficient_privilege',
+            hint = format('Migrate as "%s", or: alter table public.artifact_refs owner to %I;', table_owner, current_user);
+  end if;
   select string_agg(c.name || ' ' || c.type, ', ')
     into missing
     from (values ('id', 'uuid'), ('tenant_id', 'uuid'), ('kind', 'text'), ('entity_type', 'text'),

@@ -25,6 +25,7 @@ create table lighter.sources (
   threshold_bytes integer check (threshold_bytes between 1024 and 1000000000),
   skip_triggers boolean not null,
   allow_dependents boolean not null default false,
+  trust_owner boolean not null default false,
   paused boolean not null default false,
   attached_at timestamptz not null default now(),
   relation_oid oid,
@@ -58,6 +59,7 @@ comment on column lighter.sources.phase1_field is 'Field that is offloaded whate
 comment on column lighter.sources.envelope_keys is 'Keys that stay in the row after phase 2, when their values are small.';
 comment on column lighter.sources.threshold_bytes is 'Phase 2 threshold of this source; null: lighter.settings.threshold_bytes.';
 comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
+comment on column lighter.sources.trust_owner is 'The table may belong to a role that may not act as our owner: what it puts there runs with the rights of the daemon.';
 comment on column lighter.sources.allow_dependents is 'The owner accepts that indexes, constraints and policies read inside the column and see only what stays in the row.';
 comment on column lighter.sources.paused is 'Jobs are kept but not claimed.';
 
@@ -171,3 +173,32 @@ create table lighter.sweep_runs (
 );
 create index sweep_runs_recent on lighter.sweep_runs (sweep, started_at desc);
 comment on table lighter.sweep_runs is 'History of sweeps.';
+
+-- A trigger reads all of it once a transaction: few rows, none changed more often than every 5 s. Under a snapshot that
+-- is held for a day the old versions would add up all the same.
+create table lighter.daemons (
+  id uuid primary key,
+  asleep boolean not null,
+  until timestamptz not null
+) with (fillfactor = 50, vacuum_truncate = false);
+comment on table lighter.daemons is 'What each daemon that works off the queue says of itself to the triggers.';
+comment on column lighter.daemons.id is 'Of one start of a daemon.';
+comment on column lighter.daemons.asleep is 'true: it sleeps and hears a NOTIFY; false: it is awake and needs none.';
+comment on column lighter.daemons.until is 'Until when that holds. A daemon that died says nothing more from then on.';
+
+-- Locks that are held for longer than a transaction. Not advisory locks: any login could take those, and stop the sweeps.
+create table lighter.locks (
+  name text primary key,
+  tag text not null,
+  pid integer not null,
+  login oid not null,
+  place text not null,
+  since timestamptz not null default clock_timestamp()
+) with (vacuum_truncate = false);
+comment on table lighter.locks is 'Who runs a sweep, a backfill, a restore or an export. A lock whose session is gone is free: see lighter.held_locks.';
+comment on column lighter.locks.name is 'The sweep, or what is backfilled, restored or exported.';
+comment on column lighter.locks.pid is 'Process of Postgres that serves the holder.';
+comment on column lighter.locks.login is 'Whom it logged in as: pg_roles.oid.';
+comment on column lighter.locks.since is 'Since when.';
+comment on column lighter.locks.tag is 'application_name of the session that holds it, with a random part.';
+comment on column lighter.locks.place is 'Host and process id of the holder.';

@@ -3,6 +3,7 @@
 -- What is to stay in its rows. A whole source is held by sources.paused. Few rows, however much is held: one for a
 -- tenant, not one for each of its messages.
 create table lighter.pins (
+  id bigint generated always as identity primary key,  -- a publication for all tables needs one
   source_id integer not null,
   tenant_id uuid,
   row_id text,

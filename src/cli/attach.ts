@@ -18,6 +18,7 @@ interface AttachOptions {
   threshold?: number
   skipTriggers?: boolean
   allowDependents?: boolean
+  trustOwner?: boolean
   dryRun?: boolean
   json?: boolean
 }
@@ -55,6 +56,8 @@ export function addAttach(program: Command): void {
     .option('--no-skip-triggers', "let the table's other triggers see the rewrite")
     .option('--allow-dependents', 'accept indexes, constraints and policies that read what leaves the row')
     .option('--no-allow-dependents', 'refuse them (default)')
+    .option('--trust-owner', 'accept that whoever owns the table may do whatever the daemon may')
+    .option('--no-trust-owner', 'refuse a table of a role that may not act as our owner (default)')
     .option('--dry-run', 'say what would be decided and what stands in the way; attach nothing')
     .option('--json', 'print one JSON object')
     .addHelpText(
@@ -89,6 +92,7 @@ async function attach(
     ['threshold_bytes', options.threshold, 'int'],
     ['skip_triggers', options.skipTriggers, 'boolean'],
     ['allow_dependents', options.allowDependents, 'boolean'],
+    ['trust_owner', options.trustOwner, 'boolean'],
   ]
   const passed = given.filter(([, value]) => value !== undefined)
   const args = passed.map(([name, , type], i) => `${name} => $${i + 2}::${type}`).join(', ')

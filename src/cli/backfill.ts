@@ -88,8 +88,8 @@ type Run = (
 
 const enqueue: Run = async (pool, source, filter, options, signal, update) => {
   const name = `${source.tableSql}.${source.jsonColumn}`
-  const lock = await takeSweepLock(loadSessionUrl(process.env), `backfill ${name}`)
-  if (lock === null) throw new LighterError('busy', `another process backfills ${name} at this moment`)
+  const { lock, holder } = await takeSweepLock(loadSessionUrl(process.env), `backfill ${name}`)
+  if (lock === null) throw new LighterError('busy', `another process backfills ${name}: ${holder}`)
   try {
     let time = createTimeLeft(null)
     let progressText = ''

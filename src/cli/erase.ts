@@ -55,7 +55,7 @@ export function addErase(program: Command): void {
             return
           }
           if (!options.yes) await confirm(scope, survey)
-          const { outcome, by, counts, proof } = await runErasure(scope, {
+          const { outcome, by, counts, proof, holder } = await runErasure(scope, {
             pool,
             lockUrl: config.listenDatabaseUrl,
             store,
@@ -69,7 +69,7 @@ export function addErase(program: Command): void {
           if (options.json) {
             printJson({ ...header, outcome, rows_left_pointing: survey.rows_pointing, counts, proof })
           } else if (outcome === 'busy') {
-            print(`another process runs ${by} at this moment: try again when it is done`)
+            print(`another process runs ${by}: ${holder}. Try again when it is done`)
           } else {
             print(`${describeScope(scope)}: ${describe(counts)}`)
             if (survey.rows_pointing > 0)

@@ -37,10 +37,10 @@ export function addExport(program: Command): void {
       try {
         await requireCurrentSchema(pool)
         // Two at once would write the same files.
-        const lock = await takeSweepLock(config.listenDatabaseUrl, `export ${target.name}`)
+        const { lock, holder } = await takeSweepLock(config.listenDatabaseUrl, `export ${target.name}`)
         if (lock === null) {
-          if (options.json) printJson({ outcome: 'busy' })
-          else print(`another process exports to ${target.name} at this moment`)
+          if (options.json) printJson({ outcome: 'busy', holder })
+          else print(`another process exports to ${target.name}: ${holder}`)
           process.exitCode = 2
           return
         }

@@ -77,9 +77,8 @@ export function addRestore(program: Command): void {
         try {
           for (const source of sources) {
             const name = nameOf(source)
-            const lock = await takeSweepLock(config.listenDatabaseUrl, `restore ${name}`)
-            if (lock === null)
-              throw new LighterError('busy', `another process restores ${name} at this moment`)
+            const { lock, holder } = await takeSweepLock(config.listenDatabaseUrl, `restore ${name}`)
+            if (lock === null) throw new LighterError('busy', `another process restores ${name}: ${holder}`)
             locks.push(lock)
           }
           await holdScope(pool, sources, scope)

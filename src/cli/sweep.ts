@@ -45,7 +45,7 @@ export function addSweep(program: Command): void {
       const progress = createProgress(options.json === true)
       try {
         await requireCurrentSchema(pool)
-        const { outcome, counts } = await runSweep({
+        const { outcome, counts, holder } = await runSweep({
           name: choice.name,
           sweep: choice.sweep,
           pool,
@@ -63,6 +63,7 @@ export function addSweep(program: Command): void {
           printJson({
             sweep: name,
             outcome,
+            ...(holder === undefined ? {} : { holder }),
             dry_run: options.dryRun === true,
             counts,
             ...choice.found(),
@@ -71,7 +72,7 @@ export function addSweep(program: Command): void {
           for (const line of choice.lines()) print(line)
           print(
             outcome === 'busy'
-              ? `another process runs the sweep ${choice.name} at this moment`
+              ? `another process runs the sweep ${choice.name}: ${holder}`
               : `${name}${options.dryRun ? ' (dry run, nothing was changed)' : ''}: ${describe(counts)}${outcome === 'stopped' ? '; stopped in the middle, run it again to go on' : ''}`,
           )
         }

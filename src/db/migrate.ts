@@ -12,9 +12,6 @@ import type { Queryable } from './pool.ts'
 
 const sqlDir = path.join(import.meta.dirname, '..', '..', 'sql')
 
-/** Serialises migrations of one database, so that two daemons that start at once migrate once. */
-const migrationLockKey = 7809632190520n
-
 /**
  * A migration that begins with this locks a table into which the triggers write (lighter.jobs). It then has the attached
  * tables locked first: a write that has one of those, and waits for ours, would keep us from making its triggers anew.
@@ -23,6 +20,8 @@ const lockSourcesFirst = '-- lock the attached tables first'
 
 /** So often a migration is tried that could not get its locks. */
 const lockTries = 4
+/** So long it waits for another migration. */
+const migrationWaitMs = 60_000
 
 interface SqlFile {
   name: string
@@ -59,8 +58,10 @@ export async function migrate(client: pg.Client, options: MigrateOptions = {}): 
     try {
       return await migrateOnce(client, options)
     } catch (error) {
-      const busy = error instanceof MigrationError && sqlState(error.cause) === '55P03'
-      if (!busy || attempt === lockTries) throw error
+      const busy =
+        error instanceof MigrationError &&
+        (sqlState(error.cause) === '55P03' || error.code === 'migration_raced')
+      if (!busy || error.code === 'migration_busy' || attempt === lockTries) throw error
       await delay(500)
     }
   }
@@ -73,8 +74,8 @@ async function migrateOnce(client: pg.Client, options: MigrateOptions): Promise<
     // Nothing in these files may be resolved to an object that somebody put into a schema of the path.
     await client.query('set local search_path = pg_catalog, pg_temp')
     await checkServer(client)
-    await client.query('select pg_advisory_xact_lock($1)', [migrationLockKey.toString()])
     await becomeSchemaOwner(client)
+    if (!options.dryRun) await keepOthersOut(client)
     await showMigrations(client)
     const plan = await planMigration(client)
     // Right after it is made, the schema is what the files say.
@@ -214,6 +215,50 @@ async function becomeSchemaOwner(client: pg.ClientBase): Promise<void> {
   }
 }
 
+/**
+ * Migrates alone: two daemons that start at once migrate once. The lock is on a table of ours, which only its owner can
+ * take; an advisory lock could be taken by any login. Two that both find no table can't both make it: one fails, and is
+ * tried again.
+ * @throws {MigrationError} `migration_busy`, naming who is in the way; `migration_raced`
+ */
+async function keepOthersOut(client: pg.ClientBase): Promise<void> {
+  try {
+    await client.query(`set local lock_timeout = ${migrationWaitMs}; set local client_min_messages = warning`)
+    // Who may not create a schema may use one that is there.
+    const { rowCount } = await client.query(`select from pg_namespace where nspname = 'lighter'`)
+    if (rowCount === 0) await client.query('create schema lighter')
+    await client.query(`create table if not exists lighter.schema_migrations (
+      name text primary key, checksum text not null, applied_at timestamptz not null default clock_timestamp(), applied_by text not null default current_user)`)
+    await client.query('lock table lighter.schema_migrations in share row exclusive mode')
+  } catch (error) {
+    if (/^(23505|42P06|42P07)$/.test(sqlState(error) ?? '')) {
+      throw new MigrationError('migration_raced', 'another migration made the schema at the same moment', {
+        cause: error,
+        hint: 'Run it again.',
+      })
+    }
+    if (sqlState(error) !== '55P03') throw error
+    await client.query('rollback')
+    throw new MigrationError('migration_busy', `another migration is under way: ${await holdersOf(client)}`, {
+      cause: error,
+      hint: 'Run it again later, or end that session: select pg_terminate_backend(<pid>);',
+    })
+  }
+}
+
+/** The function of the same purpose (lighter.lock_holders) may be missing: this is before the first migration too. */
+async function holdersOf(client: pg.ClientBase): Promise<string> {
+  const { rows } = await client.query<{ holder: string }>(
+    `select format('pid %s, user %s%s', a.pid, a.usename, ', since ' || to_char(a.xact_start, 'YYYY-MM-DD HH24:MI:SSOF')) as holder
+       from pg_locks l join pg_stat_activity a using (pid)
+      where l.granted and l.mode <> 'AccessShareLock' and l.locktype in ('relation', 'transactionid') and a.datname = current_database() and a.pid <> pg_backend_pid()
+        and (l.relation = to_regclass('lighter.schema_migrations')
+             or to_regclass('lighter.schema_migrations') is null and a.xact_start is not null and l.locktype = 'transactionid')
+      group by 1 order by 1 limit 3`,
+  )
+  return rows.map(row => row.holder).join('; ') || 'it has just ended'
+}
+
 /** Lets the daemon keep other triggers quiet while it rewrites. Only a superuser may give that. */
 async function allowQuietRewrite(client: pg.ClientBase): Promise<void> {
   // Not granted twice: the entry is the cluster's, and databases migrated at once would trip over it.
@@ -230,9 +275,6 @@ async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<vo
   }
   for (const file of [...plan.pending, ...plan.repeatable]) {
     await applyFile(client, file.name, file.text)
-    // The first migration creates the schema in which this table lives.
-    await client.query(`create table if not exists lighter.schema_migrations (
-      name text primary key, checksum text not null, applied_at timestamptz not null default clock_timestamp(), applied_by text not null default current_user)`)
     await client.query(
       `insert into lighter.schema_migrations (name, checksum) values ($1, $2)
        on conflict (name) do update set checksum = excluded.checksum, applied_at = clock_timestamp(), applied_by = current_user`,

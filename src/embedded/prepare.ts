@@ -1,4 +1,5 @@
 // A database on the embedded server, or another one, ready for the daemon: migrated, with logins of least privilege.
+import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import { migrate } from '../db/migrate.ts'
 import type { RunningPostgres } from './postgres.ts'
@@ -56,9 +57,7 @@ export async function prepareEmbeddedDatabase(
           })
       }
     }
-    await client.query(`select pg_advisory_lock(7809632190530)`)
-    await client.query(`grant lighter_daemon to ${pg.escapeIdentifier(logins.daemon.user)}`)
-    await client.query(`select pg_advisory_unlock(7809632190530)`)
+    await grantDaemonRole(client, logins.daemon.user)
     if (options.withExampleTables) {
       await client.query(
         `grant select, insert, update, delete on public.conversations, public.conversation_messages to ${pg.escapeIdentifier(logins.application.user)}`,
@@ -71,5 +70,19 @@ export async function prepareEmbeddedDatabase(
     admin,
     daemon: postgres.url({ database, ...logins.daemon }),
     application: postgres.url({ database, ...logins.application }),
+  }
+}
+
+/** Roles are the server's: of two databases that are prepared at once, one may find the entry being written. */
+async function grantDaemonRole(client: pg.Client, login: string): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await client.query(`grant lighter_daemon to ${pg.escapeIdentifier(login)}`)
+      return
+    } catch (error) {
+      const concurrently = error instanceof pg.DatabaseError && /^(XX000|23505)$/.test(error.code ?? '')
+      if (!concurrently || attempt === 5) throw error
+      await delay(100)
+    }
   }
 }

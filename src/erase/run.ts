@@ -11,6 +11,8 @@ export interface EraseOutcome {
   outcome: 'done' | 'stopped' | 'busy'
   by: 'erase' | 'compaction' | null
   counts: Counts
+  /** Who is at it, when it is busy. */
+  holder?: string
   proof: Proof | null
 }
 
@@ -19,15 +21,15 @@ export async function runErasure(
   scope: EraseScope,
   run: Omit<SweepRun, 'name' | 'sweep' | 'dryRun' | 'unlessWithinMs'>,
 ): Promise<EraseOutcome> {
-  const compaction = await takeSweepLock(run.lockUrl, 'compaction')
-  if (compaction === null) return { outcome: 'busy', by: 'compaction', counts: {}, proof: null }
+  const { lock: compaction, holder } = await takeSweepLock(run.lockUrl, 'compaction')
+  if (compaction === null) return { outcome: 'busy', by: 'compaction', counts: {}, proof: null, holder }
   const lost = new AbortController()
   const watch = setInterval(() => {
     if (!compaction.isHeld()) lost.abort()
   }, 100)
   let proof: Proof | null = null
   try {
-    const { outcome, counts } = await runSweep({
+    const { outcome, counts, ...busy } = await runSweep({
       ...run,
       name: 'erase',
       dryRun: false,
@@ -38,7 +40,7 @@ export async function runErasure(
         return erased.counts
       },
     })
-    if (outcome === 'busy') return { outcome, by: 'erase', counts, proof }
+    if (outcome === 'busy') return { outcome, by: 'erase', counts, proof, ...busy }
     return { outcome: proof === null ? 'stopped' : 'done', by: null, counts, proof }
   } finally {
     clearInterval(watch)

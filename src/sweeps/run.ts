@@ -30,6 +30,8 @@ export interface SweepOutcome {
   /** busy: another daemon is at it, or has just been · stopped: in the middle, the next run goes on from there */
   outcome: 'done' | 'stopped' | 'busy'
   counts: Counts
+  /** Who is at it, when it is busy. */
+  holder?: string
 }
 
 /** How often a long run says how far it is. */
@@ -47,8 +49,8 @@ const ownershipMs = 30_000
  */
 export async function runSweep(run: SweepRun): Promise<SweepOutcome> {
   const { name, pool, store, log } = run
-  const lock = await takeSweepLock(run.lockUrl, name)
-  if (lock === null) return { outcome: 'busy', counts: {} }
+  const { lock, holder } = await takeSweepLock(run.lockUrl, name)
+  if (lock === null) return { outcome: 'busy', counts: {}, holder }
   try {
     if (run.unlessWithinMs !== undefined && (await ranWithin(pool, name, run.unlessWithinMs)))
       return { outcome: 'busy', counts: {} }

@@ -17,14 +17,16 @@ import {
   runLargeRow,
 } from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
-import type { AwakeLock } from './awake-lock.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
+import type { Notice } from './notice.ts'
 
 /**
  * Checks after falling asleep, before the poll interval takes over: a transaction that saw us awake but
  * commits after we fell asleep has not notified.
  */
 const settleMs = [20, 200]
+/** While triggers still take us for awake. */
+const unnoticedMs = 50
 
 /** Claimed at once while nothing is known of their size. */
 const firstClaimRows = 250
@@ -42,9 +44,9 @@ export interface DrainLoopOptions {
   context: PipelineContext
   db: Queryable
   breaker: CircuitBreaker
-  awakeLock: AwakeLock
-  /** Whether the lock may be used: only on a connection proved to be a session of ours. */
-  mayHoldLock: () => boolean
+  notice: Notice
+  /** Whether a NOTIFY would be heard. */
+  hears: () => boolean
   pollIntervalMs: number
   log: Logger
   onResult?: (result: BatchResult) => void
@@ -260,9 +262,9 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       await linger()
       if (stopping) return
-      // Each time: the lock may have been lost, or LISTEN found again, under a load that never ends. Beside the claim:
-      // until it is there, who writes notifies in vain, and nothing worse.
-      const awake = options.mayHoldLock() ? options.awakeLock.awake() : undefined
+      // Each time: LISTEN may have been lost, or found again, under a load that never ends. Beside the claim: until it
+      // is said, who writes notifies in vain, and nothing worse.
+      const awake = options.hears() ? options.notice.awake() : undefined
       const { jobs, claimMs } = await claim().finally(() => awake)
       if (jobs.length === 0) {
         // A table may have been attached while we slept, and what woke us be its first row.
@@ -301,15 +303,18 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       try {
         woken = false
         if (config.lingerMs > 0) {
-          if (options.mayHoldLock()) await options.awakeLock.awake()
+          if (options.hears()) await options.notice.awake()
           await pause(config.lingerMs)
         }
         await drain()
         failuresInARow = 0
-        for (let check = 0; !stopping; check++) {
+        for (let check = 0; !stopping; ) {
           // Each time: LISTEN may have been lost while we slept, and what is notified then is wasted.
-          await options.awakeLock.asleep(options.mayHoldLock())
-          await sleep(settleMs[check] ?? options.pollIntervalMs)
+          const isSaid = await options.notice.asleep(options.hears())
+          const usualMs = settleMs[check] ?? options.pollIntervalMs
+          await sleep(isSaid ? usualMs : Math.min(unnoticedMs, usualMs))
+          // What was checked before and committed after is looked for once it is said.
+          if (isSaid) check++
           if (woken || stopping || (await hasDueJobs(db, await activeSourceIds()))) break
         }
       } catch (error) {

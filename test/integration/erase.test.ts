@@ -440,7 +440,7 @@ test('it must be asked for, tells what it would do, and waits for a compaction',
     dry_run: true,
     would_erase: { artifacts: await artifactCount(environment, tenant.tenantId) },
   })
-  const lock = await takeSweepLock(environment.urls.daemon, 'compaction')
+  const { lock } = await takeSweepLock(environment.urls.daemon, 'compaction')
   expect(await eraseNow(all(tenant))).toMatchObject({ outcome: 'busy', by: 'compaction' })
   await lock?.release()
   expect(await keysOf(tenant.tenantId)).toEqual(keys)

@@ -80,6 +80,7 @@ describe('an empty database', () => {
       [
         'artifact_refs',
         'lighter.backfills',
+        'lighter.daemons',
         'lighter.erasures',
         'lighter.failed_jobs',
         'lighter.former_sources',
@@ -90,6 +91,7 @@ describe('an empty database', () => {
         'lighter.latency_changes',
         'lighter.latency_hours',
         'lighter.legal_holds',
+        'lighter.locks',
         'lighter.moved_row_records',
         'lighter.objects',
         'lighter.pins',
@@ -176,9 +178,14 @@ describe('an empty database', () => {
     }
   })
 
-  test.each(['read committed', 'serializable'])(
-    'is migrated once by two at the same time, with %s as the default',
-    async isolation => {
+  test.each([
+    ['read committed', false],
+    ['read committed', true],
+    ['serializable', false],
+    ['serializable', true],
+  ])(
+    'is migrated once by two at the same time, with %s as the default, the schema there: %s',
+    async (isolation, hasSchema) => {
       await client.query(
         `alter database ${environment.database} set default_transaction_isolation = '${isolation}'`,
       )
@@ -188,12 +195,15 @@ describe('an empty database', () => {
         connect(environment.urls.admin),
       ])
       try {
-        // Both wait for the lock, so that neither can be done before the other has begun.
-        await gate.query('select pg_advisory_lock(7809632190520)')
+        // Both wait for a third that makes the schema, so that neither can be done before the other has begun.
+        if (hasSchema) await gate.query('create schema lighter')
+        await gate.query(
+          `begin; create ${hasSchema ? 'table lighter.schema_migrations (n int)' : 'schema lighter'}`,
+        )
         const pids = [await backendPid(one), await backendPid(two)]
         const runs = [migrate(one), migrate(two)]
         for (const pid of pids) await untilBlocked(environment.admin, pid)
-        await gate.query('select pg_advisory_unlock(7809632190520)')
+        await gate.query('rollback')
         const counts = (await Promise.all(runs)).map(plan => plan.pending.length)
         expect(counts.sort()).toEqual([0, expect.any(Number)])
         expect(Math.max(...counts)).toBeGreaterThanOrEqual(migrations.length)
@@ -434,6 +444,7 @@ describe('a migrated database', () => {
       'artifacts_for_entity',
       'artifacts_of',
       'as_uuid',
+<<<<<<< HEAD
       'asleep_lock_key',
       'awake_lock_key',
       'dependent_obstacles',
@@ -447,6 +458,12 @@ describe('a migrated database', () => {
       'name_of_column',
       'new_obstacle',
       'note_partitions',
+=======
+      'effective_threshold',
+      'envelope_value_limit',
+      'forget_tenant',
+      'lock_holders',
+>>>>>>> e1cec6a (Coordinate by tables of ours; refuse tables of untrusted owners)
       'offloaded_rows',
       'payload_bytes',
       'pointers_in',

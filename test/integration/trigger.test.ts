@@ -399,11 +399,22 @@ describe('a notification', () => {
     heard = []
     listener.on('notification', ({ channel, payload }) => heard.push(`${channel} ${payload}`))
     // A sleeping daemon, to a trigger: somebody who would hear it.
-    await listener.query(
-      'listen lighter_jobs; listen marker; select pg_advisory_lock_shared(lighter.asleep_lock_key())',
-    )
+    await listener.query('listen lighter_jobs; listen marker')
+    await say(1, 'asleep')
   })
-  afterEach(() => listener.end())
+  afterEach(async () => {
+    await listener.end()
+    await environment.admin.query('delete from lighter.daemons')
+  })
+
+  /** What daemon `n` says of itself. */
+  const say = (n: number, state: 'asleep' | 'awake' | 'gone') =>
+    environment.worker.query(
+      `insert into lighter.daemons (id, asleep, until)
+       values (lpad($1::text, 32, '0')::uuid, $2, clock_timestamp() + $3::interval)
+           on conflict (id) do update set asleep = excluded.asleep, until = excluded.until`,
+      [n, state !== 'awake', state === 'gone' ? '-1 second' : '1 minute'],
+    )
 
   const wake = 'lighter_jobs {}'
 
@@ -426,34 +437,29 @@ describe('a notification', () => {
   })
 
   test('is not sent when no daemon is there to hear it: writes only queue', async () => {
-    await listener.query('select pg_advisory_unlock_shared(lighter.asleep_lock_key())')
+    await say(1, 'gone')
     const id = await insert('{"tool_interactions": [1]}')
     expect(await heardSoFar()).toEqual([])
     expect(await queued()).toContain(id)
   })
 
   test('is not sent while a daemon is awake, and is again when the last one sleeps', async () => {
-    const daemons = [await connect(environment.urls.daemon), await connect(environment.urls.daemon)]
-    try {
-      for (const daemon of daemons)
-        await daemon.query('select pg_advisory_lock_shared(lighter.awake_lock_key())')
-      await insert('{"tool_interactions": [1]}')
-      expect(await heardSoFar()).toEqual([])
-      await daemons[0]?.query('select pg_advisory_unlock_shared(lighter.awake_lock_key())')
-      await insert('{"tool_interactions": [2]}')
-      expect(await heardSoFar()).toEqual([])
-      await daemons[1]?.query('select pg_advisory_unlock_shared(lighter.awake_lock_key())')
-      const id = await insert('{"tool_interactions": [3]}')
-      expect(await heardSoFar()).toEqual([wake])
-      expect(await queued()).toContain(id)
-    } finally {
-      await Promise.all(daemons.map(daemon => daemon.end()))
-    }
+    await say(2, 'awake')
+    await say(3, 'awake')
+    await insert('{"tool_interactions": [1]}')
+    expect(await heardSoFar()).toEqual([])
+    await say(2, 'asleep')
+    await insert('{"tool_interactions": [2]}')
+    expect(await heardSoFar()).toEqual([])
+    // It died awake: what it said holds no more.
+    await say(3, 'gone')
+    const id = await insert('{"tool_interactions": [3]}')
+    expect(await heardSoFar()).toEqual([wake])
+    expect(await queued()).toContain(id)
   })
 
   test('is sent once per transaction, and the look that decides it is taken once', async () => {
     const client = await connect(environment.urls.application)
-    const daemon = await connect(environment.urls.daemon)
     try {
       await client.query('begin')
       for (let n = 0; n < 3; n++) await insert('{"tool_interactions": [1]}', client)
@@ -461,10 +467,10 @@ describe('a notification', () => {
       expect(await heardSoFar()).toEqual([wake])
 
       // The first row finds a daemon awake; that it sleeps by the second is the daemon's to notice.
-      await daemon.query('select pg_advisory_lock_shared(lighter.awake_lock_key())')
+      await say(2, 'awake')
       await client.query('begin')
       await insert('{"tool_interactions": [1]}', client)
-      await daemon.query('select pg_advisory_unlock_shared(lighter.awake_lock_key())')
+      await say(2, 'gone')
       await insert('{"tool_interactions": [1]}', client)
       await client.query('commit')
       expect(await heardSoFar()).toEqual([wake])
@@ -473,7 +479,7 @@ describe('a notification', () => {
       await insert('{"tool_interactions": [1]}', client)
       expect(await heardSoFar()).toEqual([wake, wake])
     } finally {
-      await Promise.all([client.end(), daemon.end()])
+      await client.end()
     }
   })
 
@@ -495,16 +501,21 @@ describe('a notification', () => {
     }
   })
 
-  test('leaves no lock behind on the connection of the application', async () => {
+  test('is decided without a lock that others could hold, and leaves none behind', async () => {
     const client = await connect(environment.urls.application)
     try {
+      const pid = await backendPid(client)
+      const locks = () =>
+        column(
+          environment.admin,
+          `select locktype from pg_locks where pid = $1 and (locktype = 'advisory' or mode not in ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock', 'ExclusiveLock'))`,
+          [pid],
+        )
+      await client.query('begin')
       await insert('{"tool_interactions": [1]}', client)
-      const locks = await column(
-        environment.admin,
-        `select locktype from pg_locks where pid = $1 and locktype = 'advisory'`,
-        [await backendPid(client)],
-      )
-      expect(locks).toEqual([])
+      expect(await locks()).toEqual([])
+      await client.query('commit')
+      expect(await locks()).toEqual([])
     } finally {
       await client.end()
     }

@@ -1,8 +1,8 @@
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { createPool } from '../../src/db/pool.ts'
-import { openAwakeLock } from '../../src/wake/awake-lock.ts'
 import { createListener, type Listener, type ListenerOptions } from '../../src/wake/listener.ts'
+import { openNotice } from '../../src/wake/notice.ts'
 import {
   createSignals,
   insertMessage,
@@ -76,24 +76,23 @@ const terminate = (name: string) =>
     [name],
   )
 
-const terminateLock = () =>
-  environment.admin.query(
-    `select pg_terminate_backend(l.pid) from pg_locks l join pg_database d on d.oid = l.database
-      where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ShareLock' and l.granted
-        and (l.classid::bigint << 32) + l.objid::bigint = lighter.awake_lock_key()`,
-  )
-
-/** How many hold the lock that says "awake", or the one that says "asleep, and would hear". */
-async function awake(key: 'awake' | 'asleep' = 'awake'): Promise<number> {
+/** How many daemons tell the triggers that they are awake, or that they sleep and would hear. */
+async function awake(state: 'awake' | 'asleep' = 'awake'): Promise<number> {
   const { rows } = await environment.admin.query<{ n: string }>(
-    `select count(*) as n from pg_locks l join pg_database d on d.oid = l.database
-      where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ShareLock' and l.granted
-        and (l.classid::bigint << 32) + l.objid::bigint = lighter.${key}_lock_key()`,
+    'select count(*) as n from lighter.daemons where until > clock_timestamp() and asleep = $1',
+    [state === 'asleep'],
   )
   return Number(rows[0]?.n)
 }
 
-const asleep = () => until(async () => (await awake()) === 0, 'the daemon sleeps')
+const saysAwake = () => until(async () => (await awake()) === 1, 'the daemon says that it is awake')
+
+const asleep = () =>
+  until(
+    async () => (await awake('asleep')) > 0 && (await awake()) === 0,
+    'the daemon says that it sleeps',
+    20_000,
+  )
 
 /** Asleep, and past the checks that follow on falling asleep: only a notification or the poll wakes it now. */
 async function settled(): Promise<void> {
@@ -182,7 +181,7 @@ describe('a transaction that commits after the daemon fell asleep', () => {
     const hold = signals.holdAt('before-commit')
     const first = await insert()
     await hold.reached
-    expect(await awake()).toBe(1)
+    await saysAwake()
 
     const writer = await environment.app.connect()
     let late: string
@@ -216,22 +215,8 @@ describe('a transaction that commits after the daemon fell asleep', () => {
   })
 })
 
-describe('the awake lock', () => {
-  test('is held while draining and released before sleeping', async () => {
-    const signals = createSignals()
-    await start({ env: noPolling, signal: signals.signal })
-    await settled()
-    expect(await awake()).toBe(0)
-    const hold = signals.holdAt('after-claim')
-    const id = await insert()
-    await hold.reached
-    expect(await awake()).toBe(1)
-    hold.release()
-    await offloaded(id)
-    await asleep()
-  })
-
-  test('gives way to the one that asks for notifications while the daemon sleeps, if it would hear them', async () => {
+describe('what a daemon tells the triggers', () => {
+  test('is that it is awake while it works, and that it sleeps and would hear afterwards; and nothing once it has stopped', async () => {
     const signals = createSignals()
     const { daemon } = await start({ env: noPolling, signal: signals.signal })
     await settled()
@@ -239,14 +224,16 @@ describe('the awake lock', () => {
     const hold = signals.holdAt('after-claim')
     const id = await insert()
     await hold.reached
-    expect([await awake('awake'), await awake('asleep')]).toEqual([1, 0])
+    await saysAwake()
+    expect(await awake('asleep')).toBe(0)
     hold.release()
     await offloaded(id)
+    await asleep()
     await daemon.stop()
     expect([await awake('awake'), await awake('asleep')]).toEqual([0, 0])
   })
 
-  test('and the other are held by nobody who is deaf: writers do not notify in vain', async () => {
+  test('is nothing while it is deaf: writers do not notify in vain', async () => {
     const proxy = await startTcpProxy(environment.urls.daemon)
     await proxy.refuse()
     await start({
@@ -257,7 +244,7 @@ describe('the awake lock', () => {
     expect([await awake('awake'), await awake('asleep')]).toEqual([0, 0])
   })
 
-  test('keeps writers from notifying while it is held', async () => {
+  test('keeps writers from notifying while it is awake', async () => {
     const signals = createSignals()
     await start({ env: noPolling, signal: signals.signal })
     await settled()
@@ -269,6 +256,7 @@ describe('the awake lock', () => {
       const hold = signals.holdAt('after-claim')
       const first = await insert()
       await hold.reached
+      await saysAwake()
       const others = [await insert(), await insert(), await insert()]
       hold.release()
       for (const id of [first, ...others]) await offloaded(id)
@@ -280,56 +268,67 @@ describe('the awake lock', () => {
     }
   })
 
-  test('is taken again after its connection was lost in the middle of the work', async () => {
+  test('changes at most every five seconds, however often it wakes; rows are offloaded at once all the same', async () => {
+    await start({ env: noPolling })
+    await settled()
+    const version = async () =>
+      (await environment.admin.query<{ v: string }>('select xmin::text as v from lighter.daemons')).rows[0]?.v
+    const before = await version()
+    const started = performance.now()
+    for (let n = 0; n < 10; n++) await offloaded(await insert())
+    if (performance.now() - started < 4000) expect(await version()).toBe(before)
+    expect(await awake('asleep')).toBe(1)
+  })
+
+  test('is found among the daemons that work when others have died: what they said ends by itself', async () => {
+    await environment.admin.query(
+      `insert into lighter.daemons (id, asleep, until) values (gen_random_uuid(), false, now() - interval '2 hours')`,
+    )
+    await start({ env: noPolling })
+    await settled()
+    await offloaded(await insert())
+    const { rows } = await environment.admin.query('select from lighter.daemons')
+    expect(rows).toHaveLength(1)
+  })
+
+  test('is said over another connection when its own was lost in the middle of the work', async () => {
     const signals = createSignals()
     await start({ env: noPolling, signal: signals.signal })
     await settled()
-    const first = signals.holdAt('after-claim')
+    const hold = signals.holdAt('after-claim')
     const a = await insert()
-    await first.reached
-    expect(await awake()).toBe(1)
-    await terminateLock()
-    await until(async () => (await awake()) === 0, 'the lock is lost')
+    await hold.reached
+    await saysAwake()
+    await terminate('pg-lighter notice')
+    await terminate('pg-lighter daemon %')
     const b = await insert()
-    const second = signals.holdAt('after-claim')
-    first.release()
-    await second.reached
-    expect(await awake()).toBe(1)
-    second.release()
+    hold.release()
     await offloaded(a)
     await offloaded(b)
     await asleep()
   })
 
-  test('asked for again while it is being taken, is taken once, and gone when it is given back', async () => {
-    const lock = openAwakeLock(environment.urls.daemon, error => {
-      throw error
-    })
-    await Promise.all([lock.awake(), lock.awake()])
-    expect(await awake()).toBe(1)
-    await Promise.all([lock.asleep(true), lock.awake(), lock.asleep(true)])
-    expect(await awake()).toBe(0)
-    expect(await awake('asleep')).toBe(1)
-    await lock.asleep(false)
-    expect(await awake('asleep')).toBe(0)
-    await lock.stop()
-  })
-
-  test('that can not be had keeps nobody waiting', async () => {
+  test('that can not be said keeps nobody waiting', async () => {
     const proxy = await startTcpProxy(environment.urls.daemon)
     const errors: unknown[] = []
-    const lock = openAwakeLock(proxy.through(environment.urls.daemon), error => errors.push(error))
-    await lock.awake()
-    expect(await awake()).toBe(1)
+    const notice = openNotice(proxy.through(environment.urls.daemon), 1000, error => errors.push(error))
+    expect(await notice.asleep(true)).toBe(true)
+    expect(await awake('asleep')).toBe(1)
     proxy.blackHole()
     const started = performance.now()
-    await lock.asleep(true)
-    expect(errors).toHaveLength(1)
+    await until(
+      async () => {
+        await notice.asleep(true)
+        return errors.length === 1
+      },
+      'it fails to say that it still sleeps',
+      20_000,
+    )
     // Draining goes on without it; the next attempts are not made at once.
-    await lock.awake()
-    await lock.awake()
-    await lock.stop()
-    expect(performance.now() - started).toBeLessThan(9000)
+    await notice.awake()
+    expect(await notice.asleep(true)).toBe(true)
+    await notice.stop()
+    expect(performance.now() - started).toBeLessThan(20_000)
     expect(errors).toHaveLength(1)
   })
 })
