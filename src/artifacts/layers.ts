@@ -2,6 +2,8 @@
 // names. All layers are read first and laid over each other once, so that the work is the length of the texts, however
 // many of them there are.
 import { type ArtifactId, asArtifactId } from '../ids.ts'
+import { tooMuch } from './hydrate-limits.ts'
+import { notMergeable } from './pointer-elements.ts'
 import {
   elementCountKey,
   elementFromKey,
@@ -9,9 +11,7 @@ import {
   fieldRefKey,
   metadataKindKey,
   metadataRefKey,
-} from '../offload/source-sql.ts'
-import { tooMuch } from './hydrate-limits.ts'
-import { notMergeable } from './pointer-elements.ts'
+} from './pointer-keys.ts'
 import { MemberReader, rawKind, uuidOf, wholeValue } from './raw-json.ts'
 import { type Steps, stepChars } from './steps.ts'
 

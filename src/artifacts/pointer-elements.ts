@@ -3,7 +3,7 @@
 // lighter.array_pointers says to the offload; both must agree.
 import { ArtifactError } from '../errors.ts'
 import { type ArtifactId, asArtifactId } from '../ids.ts'
-import { elementCountKey, elementFromKey, metadataKindKey, metadataRefKey } from '../offload/source-sql.ts'
+import { elementCountKey, elementFromKey, metadataKindKey, metadataRefKey } from './pointer-keys.ts'
 import { ElementReader, rawKind, splitObject, uuidOf } from './raw-json.ts'
 import { atOnce, type Steps, stepChars } from './steps.ts'
 

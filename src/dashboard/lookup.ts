@@ -1,8 +1,9 @@
 // A row or an artifact and what the database knows of it: where its payloads are and how they are, never the payloads.
 import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
+import { metadataRefKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
-import { documentSql, fromSql, ident, literal, metadataRefKey, tenantSql } from '../offload/source-sql.ts'
+import { documentSql, fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 
 export interface ArtifactFacts {

@@ -1,19 +1,17 @@
 // The two phases as SQL expressions of one source. Plan, stream and commit are built from these same
 // fragments, so what is uploaded and what is left in the row can't drift apart.
 import pg from 'pg'
+import {
+  elementCountKey,
+  fieldCountKey,
+  fieldRefKey,
+  metadataKindKey,
+  metadataRefKey,
+} from '../artifacts/pointer-keys.ts'
 import type { Source } from './sources.ts'
 
 export const ident = pg.escapeIdentifier
 export const literal = pg.escapeLiteral
-
-/** Names of the pointers in a row. Reserved: the application may copy them, not invent them. */
-export const metadataRefKey = 'artifact_metadata_ref'
-export const metadataKindKey = 'artifact_metadata_kind'
-/** Only of a pointer that stands for elements of an array: how many, and of several runs the number of the first. */
-export const elementCountKey = 'artifact_metadata_count'
-export const elementFromKey = 'artifact_metadata_from'
-export const fieldRefKey = (field: string) => `${field}_ref`
-export const fieldCountKey = (field: string) => `${field}_count`
 
 /** The table's own rows, and those of its partitions: not those of tables that inherit, which may have its keys. */
 export function rowsSql(source: Source): string {

@@ -6,6 +6,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { fieldRefKey, metadataRefKey } from '../../src/artifacts/pointer-keys.ts'
 import { createPortableSha256 } from '../../src/client/sha256.ts'
 import {
   createLighterClient,
@@ -16,7 +17,6 @@ import {
   LighterError,
   LighterHttpError,
 } from '../../src/index.ts'
-import { fieldRefKey, metadataRefKey } from '../../src/offload/source-sql.ts'
 import { startApi, type TestApi } from '../support/api.ts'
 import {
   asJsonbText,
