@@ -444,9 +444,6 @@ describe('a migrated database', () => {
       'artifacts_for_entity',
       'artifacts_of',
       'as_uuid',
-<<<<<<< HEAD
-      'asleep_lock_key',
-      'awake_lock_key',
       'dependent_obstacles',
       'dependents',
       'effective_threshold',
@@ -454,17 +451,14 @@ describe('a migrated database', () => {
       'forget_tenant',
       'hidden_tables',
       'inheritance_obstacles',
+      'is_trusted',
       'key_obstacles',
+      'lock_holders',
       'name_of_column',
       'new_obstacle',
       'note_partitions',
-=======
-      'effective_threshold',
-      'envelope_value_limit',
-      'forget_tenant',
-      'lock_holders',
->>>>>>> e1cec6a (Coordinate by tables of ours; refuse tables of untrusted owners)
       'offloaded_rows',
+      'owner_obstacles',
       'payload_bytes',
       'pointers_in',
       'policies_hide',
@@ -477,6 +471,7 @@ describe('a migrated database', () => {
       'set_threshold',
       'source_obstacles',
       'source_relations',
+      'trigger_obstacles',
       'wake_daemon',
       'with_current_names',
     ])
