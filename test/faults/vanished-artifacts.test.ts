@@ -1,7 +1,7 @@
 // Rows of artifact_refs that the application deleted: their bytes leave the bucket, after the grace period.
 import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { attach, createTable, hydratedByCli, settled } from '../support/black-box.ts'
+import { attach, createTable, hydratedByCli, lighterOk, settled } from '../support/black-box.ts'
 import { useDaemon, useEnvironment } from '../support/environment.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
@@ -64,6 +64,35 @@ test('artifacts deleted out of a pack leave the bucket, and the others of the pa
   const after = await keysOf(tenant)
   expect(after.filter(key => before.includes(key))).toEqual([])
   expect(await hydratedByCli(environment, 'notes', String(first))).toBe(note(first))
+})
+
+test('rows that come back within the grace period find their payloads, also after it', {
+  timeout: 240_000,
+}, async () => {
+  const { tenant, first } = await tenantWithRows(3)
+  await environment.admin.query(
+    `create table kept as select * from public.artifact_refs where tenant_id = '${tenant}'`,
+  )
+  await forget(tenant)
+  await sweep()
+  await environment.admin.query('insert into public.artifact_refs select * from kept')
+  await pastGrace()
+  expect(await hydratedByCli(environment, 'notes', String(first))).toBe(note(first))
+  // And if they are deleted again, they go for good.
+  await forget(tenant)
+  await pastGrace()
+  expect(await keysOf(tenant)).toEqual([])
+})
+
+test('erase counts and takes objects whose rows are gone', async () => {
+  const { tenant } = await tenantWithRows(3)
+  const objects = (await keysOf(tenant)).length
+  await forget(tenant)
+  const dry = JSON.parse(await lighterOk(environment, ['erase', '--tenant', tenant, '--dry-run', '--json']))
+  expect(dry.would_erase.objects).toBe(objects)
+  const done = JSON.parse(await lighterOk(environment, ['erase', '--tenant', tenant, '--yes', '--json']))
+  expect(done.proof.complete).toBe(true)
+  expect(await keysOf(tenant)).toEqual([])
 })
 
 test('artifact_refs that was truncated leaves an empty bucket', async () => {

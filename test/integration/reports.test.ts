@@ -759,6 +759,7 @@ test('sweep_history tells what ran, runs and failed', async () => {
 describe('who may see them', () => {
   const reports = [
     'failures',
+    'missing_parts',
     'moved_rows',
     'offload_latency',
     'overdue_deletions',
@@ -888,6 +889,7 @@ describe('lighter stats', () => {
           'top_tenants',
           'tenants',
           'queue',
+          'missing_parts',
           'latency',
           'failures',
           'savings',
