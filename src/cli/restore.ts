@@ -9,7 +9,7 @@ import { estimateRows } from '../offload/table-size.ts'
 import { estimateRestore } from '../restore/estimate.ts'
 import { findOffloaded } from '../restore/find.ts'
 import { canonicalRowId, holdScope, listHeld, type RestoreScope, releaseScope } from '../restore/hold.ts'
-import { findLeftOut, type LeftOut } from '../restore/left-out.ts'
+import { findLeftOut, findLostRows, type LeftOut } from '../restore/left-out.ts'
 import { type RestoreCounts, type RestoreFailure, restoreSource } from '../restore/restore.ts'
 import { openStore } from '../store/object-store.ts'
 import { type SweepLock, takeSweepLock } from '../sweeps/lock.ts'
@@ -67,7 +67,7 @@ export function addRestore(program: Command): void {
         const { sources, scope } = await readScope(pool, options)
         await requireRow(pool, sources, scope)
         if (options.dryRun) {
-          const leftOut = await whatIsLeftOut(pool, sources, options)
+          const leftOut = await whatIsLeftOut(pool, sources, scope, stop, options)
           await printEstimate(pool, sources, scope, stop, options.json === true, leftOut)
           if (leftOut.length > 0) process.exitCode = 1
           return
@@ -119,7 +119,7 @@ export function addRestore(program: Command): void {
           progress.end()
           const lost = !locks.every(lock => lock.isHeld())
           const isWhole = !stop.aborted && !lost
-          const leftOut = await whatIsLeftOut(pool, sources, options)
+          const leftOut = await whatIsLeftOut(pool, sources, scope, stop, options)
           if (options.json)
             printJson({ outcome: isWhole ? 'done' : 'stopped', ...sum, failures, not_restored: leftOut })
           else {
@@ -299,14 +299,20 @@ async function printEstimate(
   print(signal.aborted ? 'stopped in the middle' : 'dry run: nothing was changed')
 }
 
-/** A single row was found, so it is in sight. */
 async function whatIsLeftOut(
   pool: ReturnType<typeof createPool>,
   sources: Source[],
+  scope: RestoreScope,
+  signal: AbortSignal,
   options: ScopeOptions,
 ): Promise<LeftOut[]> {
-  if (options.row !== undefined || options.message !== undefined) return []
-  return findLeftOut(pool, options.table === undefined ? null : sources.map(source => source.id))
+  // A single row was found, so it is in sight.
+  const outOfSight =
+    scope.rowId === null
+      ? await findLeftOut(pool, options.table === undefined ? null : sources.map(source => source.id))
+      : []
+  // Every row is looked at once more, which nobody waits for who has stopped it.
+  return signal.aborted ? outOfSight : [...outOfSight, ...(await findLostRows(pool, sources, scope))]
 }
 
 function printLeftOut(leftOut: LeftOut[]): void {

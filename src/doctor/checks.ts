@@ -10,10 +10,13 @@ import { ConfigError, LighterError, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
 import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
+import { loadSources } from '../offload/sources.ts'
+import { readDaemons } from '../reports/daemons.ts'
 import { type ObjectStore, openStore } from '../store/object-store.ts'
 import { checkOwnership } from '../store/ownership.ts'
 import { keepsSession } from '../wake/session.ts'
 import { checkConditionalPuts } from './conditional-put.ts'
+import { sampleLostPointers } from './lost-pointers.ts'
 import { findMovedRows, type MovedRows } from './moved-rows.ts'
 import { findOverdueDeletions } from './overdue-deletions.ts'
 
@@ -77,6 +80,7 @@ async function* databaseChecks(config: Config): AsyncGenerator<Check> {
     yield await apiCheck(client, config)
     yield await queueCheck(client)
     yield await movedRowsCheck(client)
+    yield* lostPointerChecks(client)
     yield await deletionsCheck(client, config)
     yield await horizonCheck(client)
     yield await listenCheck(config, client)
@@ -338,6 +342,11 @@ async function apiCheck(client: pg.Client, config: Config): Promise<Check> {
     : ok('HTTP API', found)
 }
 
+/** A job waits this long only when nobody works on the queue, or not fast enough. */
+const stuckSeconds = 300
+/** Likewise when no daemon is known; one behind a pooler may not be. */
+const waitingSeconds = 60
+
 async function queueCheck(client: pg.Client): Promise<Check> {
   const row = await one<{
     depth: string
@@ -369,7 +378,9 @@ async function queueCheck(client: pg.Client): Promise<Check> {
       `${found}, and jobs of a source that does not exist`,
       'Remove them: delete from lighter.jobs j where not exists (select from lighter.sources s where s.id = j.source_id); and likewise from lighter.failed_jobs.',
     )
-  if ((row.oldest ?? 0) > 300) return warn('queue', found, 'Is a daemon running? lighter start')
+  const oldest = row.oldest ?? 0
+  if (oldest > stuckSeconds || (oldest > waitingSeconds && (await readDaemons(client)).length === 0))
+    return warn('queue', `${found}: it does not move`, 'Is a daemon running? lighter start')
   return ok('queue', found)
 }
 
@@ -381,7 +392,11 @@ async function movedRowsCheck(client: pg.Client): Promise<Check> {
     await client.query('commit')
   } catch (error) {
     await client.query('rollback')
-    return skip('moved rows', `they can not be looked for: ${messageOf(error)}`)
+    return warn(
+      'moved rows',
+      `they could not be looked for: ${messageOf(error)}`,
+      'Run it again when the database has less to do.',
+    )
   }
   const { rows, lookedAt, all } = found
   const where = `of ${lookedAt} artifacts looked at${all ? ', all there are' : ', a sample, and those that the last release sweep named'}`
@@ -397,6 +412,35 @@ async function movedRowsCheck(client: pg.Client): Promise<Check> {
     `${rows.length} row(s) point to artifacts of another tenant and can not be read, ${where}: ${named.join('; ')}${rows.length > named.length ? '; …' : ''}`,
     'For each: move it back, lighter restore --row <id>, move it again, lighter unpin --row <id>. See "Rows that were moved" in docs/operations.md.',
   )
+}
+
+const namedRows = 5
+
+/** Inside arrays and nested objects nothing follows a pointer: whoever reads the row gets the pointer. */
+async function* lostPointerChecks(client: pg.Client): AsyncGenerator<Check> {
+  for (const source of (await loadSources(client)).values()) {
+    const name = `pointers ${source.tableSql}.${source.jsonColumn}`
+    try {
+      await client.query(`begin read only; set local statement_timeout = '10s'`)
+      const { rowIds, all } = await sampleLostPointers(client, source, namedRows + 1)
+      await client.query('commit')
+      const where = all ? 'in all rows' : 'in a sample of the rows'
+      yield rowIds.length === 0
+        ? ok(name, `each is where it is followed, ${where}`)
+        : warn(
+            name,
+            `rows hold pointers inside arrays or nested objects, where nothing follows them, ${where}: ${rowIds.slice(0, namedRows).join(', ')}${rowIds.length > namedRows ? ', …' : ''}`,
+            'Their payloads are kept. Write the value in the place of each pointer. See "Pointers that nothing follows" in docs/troubleshooting.md.',
+          )
+    } catch (error) {
+      await client.query('rollback')
+      yield warn(
+        name,
+        `pointers that nothing follows could not be looked for: ${messageOf(error)}`,
+        'Run it again when the database has less to do.',
+      )
+    }
+  }
 }
 
 async function deletionsCheck(client: pg.Client, config: Config): Promise<Check> {

@@ -18,10 +18,13 @@ export function rowsSql(source: Source): string {
   return onlySql(source.tableSql, source.isPartitioned)
 }
 
-/** `from` clause: the table as `m`, its parent (if the tenant is there) as `p`. */
-export function fromSql(source: Source): string {
+/**
+ * `from` clause: the table as `m`, its parent (if the tenant is there) as `p`.
+ * @param sampleSql a `tablesample` of the table
+ */
+export function fromSql(source: Source, sampleSql = ''): string {
   const { parentSql, parentIsPartitioned } = source
-  return `${rowsSql(source)} m ${parentSql === null ? '' : parentJoinSql(source, onlySql(parentSql, parentIsPartitioned))}`
+  return `${rowsSql(source)} m ${sampleSql} ${parentSql === null ? '' : parentJoinSql(source, onlySql(parentSql, parentIsPartitioned))}`
 }
 
 /**
@@ -219,6 +222,13 @@ export function pointerIdsSql(source: Source, doc: string): string {
   const ids = source.pointerNames.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})`)
   return `case jsonb_typeof(${doc}) when 'array' then lighter.array_pointers(${doc})
     when 'object' then array_remove(array[${ids.join(', ')}], null) end`
+}
+
+/** The ids of the source's own pointers that stand where they belong, also of one beside its field that is inline, as uuid[]. */
+export function inPlaceIdsSql(source: Source, doc: string): string {
+  const names = [metadataRefKey, ...(source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field)])]
+  return `case jsonb_typeof(${doc}) when 'array' then lighter.array_pointers(${doc})
+    when 'object' then array_remove(array[${names.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})`).join(', ')}], null) end`
 }
 
 /** The ids of the pointers that are followed when `doc` is hydrated, as uuid[]. */

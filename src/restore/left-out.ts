@@ -1,6 +1,9 @@
 // What a restore does not reach: rows that still hold pointers when it is done, and why.
 import type { Queryable } from '../db/pool.ts'
+import { findLostPointers } from '../doctor/lost-pointers.ts'
 import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
+import type { Source } from '../offload/sources.ts'
+import type { RestoreScope } from './hold.ts'
 
 export interface LeftOut {
   what: string
@@ -23,6 +26,31 @@ export async function findLeftOut(db: Queryable, sourceIds: number[] | null): Pr
     advice: m.advice,
   }))
   return sourceIds === null ? [...parts, ...(await findDetached(db))] : parts
+}
+
+const namedRows = 5
+const countedRows = 1000
+
+/** Rows with pointers inside arrays and nested objects: a restore puts a payload only where a pointer is followed. */
+export async function findLostRows(
+  db: Queryable,
+  sources: Source[],
+  scope: RestoreScope,
+): Promise<LeftOut[]> {
+  const leftOut: LeftOut[] = []
+  for (const source of sources) {
+    const { rowIds } = await findLostPointers(db, source, scope, countedRows)
+    if (rowIds.length === 0) continue
+    const count = rowIds.length === countedRows ? `${countedRows} rows or more` : `${rowIds.length} row(s)`
+    const named = rowIds.slice(0, namedRows).join(', ') + (rowIds.length > namedRows ? ', …' : '')
+    leftOut.push({
+      what: `${source.tableSql}.${source.jsonColumn}, ${count}: ${named}`,
+      reason: 'they hold pointers inside arrays or nested objects, where nothing follows them',
+      advice:
+        'Write the value in the place of each pointer. See "Pointers that nothing follows" in docs/troubleshooting.md.',
+    })
+  }
+  return leftOut
 }
 
 /** Tables that were detached: their rows may have pointers, which nobody follows. */

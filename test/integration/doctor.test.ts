@@ -112,6 +112,7 @@ describe('a healthy installation', () => {
       ['HTTP API', 'ok'],
       ['queue', 'ok'],
       ['moved rows', 'ok'],
+      ['pointers public.conversation_messages.metadata', 'ok'],
       ['deletions', 'ok'],
       ['vacuum horizon', 'ok'],
       ['LISTEN', 'ok'],
