@@ -105,6 +105,20 @@ export function isNoRowsFault(error: unknown): boolean {
   return state !== undefined && /^(28|3D|40|53[^2]|57P03|25006|55P03|55L01)/.test(state)
 }
 
+/**
+ * Postgres gave up on what a statement asked for: too long for it or nested too deeply, out of memory, out of time. When
+ * the statement was for a single row, trying again would only cost the same again.
+ */
+export function isRowsLimit(error: unknown): boolean {
+  const state = sqlState(error)
+  return state !== undefined && /^(54|53200|57014)/.test(state)
+}
+
+/** The statement does not fit the table, or may not be run on it: no row can have caused that. */
+export function isSourceFault(error: unknown): boolean {
+  return sqlState(error)?.startsWith('42') === true
+}
+
 /** A lock was waited for in vain: of a table that is being altered, as a rule. */
 export function isLockTimeout(error: unknown): boolean {
   return sqlState(error) === '55P03'

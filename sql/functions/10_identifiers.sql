@@ -13,9 +13,17 @@ create or replace function lighter.as_uuid(value text) returns uuid
 language sql immutable strict parallel safe
 set search_path = pg_catalog, pg_temp
 return case
-  when value ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then value::uuid
+  -- The length first: a pattern is matched on a copy of four times the text's length.
+  when octet_length(value) = 36 and value ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then value::uuid
 end;
 comment on function lighter.as_uuid(text) is 'The uuid that the text spells in canonical form, else null; never an error.';
+
+-- Not by ->>, which renders whatever is there: an array of numbers of 31 KB can have 460 MB of text.
+create or replace function lighter.as_uuid(value jsonb) returns uuid
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+return case jsonb_typeof(value) when 'string' then lighter.as_uuid(value #>> '{}') end;
+comment on function lighter.as_uuid(jsonb) is 'The uuid that a JSON string spells in canonical form, else null; never an error.';
 
 create or replace function lighter.effective_threshold(source lighter.sources) returns integer
 language sql stable

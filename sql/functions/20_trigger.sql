@@ -10,14 +10,33 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- A transaction that has notified can not be prepared for a two-phase commit. Where that is in use the poll finds
+  -- what is queued.
+  if current_setting('max_prepared_transactions') <> '0' then
+    return;
+  end if;
   if (select bool_and(d.asleep) from lighter.daemons d where d.until > clock_timestamp())
      and pg_notification_queue_usage() < 0.5 then
     perform pg_notify('lighter_jobs', '{}');
   end if;
 end
 $$;
-comment on function lighter.wake_daemon() is 'Notifies the daemons if none is awake and one sleeps.';
+comment on function lighter.wake_daemon() is 'Notifies the daemons if none is awake and one sleeps; never where max_prepared_transactions is over 0.';
 revoke all on function lighter.wake_daemon() from public;
+
+-- Of the table or of a partition: a trigger that may change a row before it is updated.
+create or replace function lighter.has_before_trigger(target regclass) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+return exists (
+  select from pg_trigger t
+   where (t.tgrelid = target or t.tgrelid in (select p.relid from pg_partition_tree(target) p))
+     and not t.tgisinternal and t.tgname not like 'lighter\_%'
+     -- for each row, before, update (pg_trigger.h)
+     and t.tgtype & 1 = 1 and t.tgtype & 2 = 2 and t.tgtype & 16 = 16
+);
+comment on function lighter.has_before_trigger(regclass) is
+  'Whether a BEFORE UPDATE trigger of a table, which is not ours, may change rows: then our trigger looks at every update.';
 
 -- Creates (again) the enqueue function and the trigger of one source. The threshold is baked into the
 -- trigger's WHEN, which is evaluated on the tuple in memory: on a small plain row nothing is called.
@@ -47,7 +66,12 @@ begin
   -- Above READ COMMITTED the snapshot may be too old to tell whether the job is there, so the index must.
   -- That raises a serialization error when a claim has changed the job since: the job is there, all is well.
   --
-  -- The key's column may have been renamed under us: then the row stays inline, and the server's log says why.
+  -- The key's column may have been renamed or given another type under us. Then the row stays inline, it is out of
+  -- sight (see lighter.missing_parts), and the server's log says so once a transaction. A session that has used
+  -- the function with the former type fails with datatype_mismatch.
+  --
+  -- Nothing here may run code of the table's owner, since it runs with our rights: a cast from a type of the owner's
+  -- would. So the type is compared first, and the text comes from the type's output function, which is Postgres's own.
   --
   -- One wake-up check per transaction.
   execute format('create or replace function %s() returns trigger language plpgsql security definer '
@@ -57,12 +81,20 @@ begin
       key text;
     begin
       begin
-        key := new.%2$I::text;
-      exception when undefined_column then
-        raise warning 'pg-lighter: the key column %% of %% is gone, rows are not offloaded', %2$L, tg_relid::regclass
-          using hint = 'Detach the table and attach it again.';
-        return null;
+        if pg_typeof(new.%2$I)::oid = any (%3$L::oid[]) then
+          key := format('%%s', new.%2$I);
+        end if;
+      exception when undefined_column or datatype_mismatch then null;
       end;
+      if key is null then
+        if coalesce(current_setting('lighter.warned', true), '') = '' then
+          perform set_config('lighter.warned', 'on', true);
+          raise warning 'pg-lighter: %% has no key column %% of type %% any more, its rows are not offloaded',
+              tg_relid::regclass, %2$L, %4$L
+            using hint = 'Give the column its name and type again, or detach the table and attach it again.';
+        end if;
+        return null;
+      end if;
       if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
         insert into lighter.jobs (source_id, row_id)
           select %1$s, key
@@ -80,7 +112,10 @@ begin
       end if;
       return null;
     end
-    $body$, source.id, source.key_column));
+    $body$, source.id, source.key_column,
+    -- A key that grew from integer to bigint goes on.
+    case source.key_type when 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end,
+    source.key_type));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Enqueues rows of %s for offload; made by lighter.attach.', source.relation));
@@ -89,19 +124,21 @@ begin
     execute format('alter function %s() owner to %I', function_name, schema_owner);
   end if;
 
-  -- Nothing takes more than 8 bytes in memory for one of its text, so what is that large need not be rendered; what is
-  -- smaller can not have a text that is too long for Postgres to make (1 GB: 131,072 digits are written 1e131071).
-  heavy := format('pg_column_size(%1$s) > %3$s or octet_length(%1$s::text) > %2$s', document,
-    lighter.effective_threshold(source), 8 * lighter.effective_threshold(source)::bigint + 1024);
+  -- The value is never rendered: 31 KB of numbers like 1e131071 are 460 MB of text. Numbers apart, a text is at most six
+  -- times as long as its binary form (control characters), so what is smaller than a sixth of the threshold is not
+  -- over it. A value that was not written just now may be compressed, and its size tells nothing. Rows that are queued
+  -- and have nothing to offload cost one look; a longer condition costs every write, whatever it writes, since
+  -- Postgres reads a trigger's condition anew for each statement. Sizes come first: `?` opens the value.
+  heavy := format('pg_column_size(%1$s) > %2$s or pg_column_compression(%1$s) is not null', document,
+    lighter.effective_threshold(source) / 6);
   if source.phase1_field is not null then
-    -- In the order of jsonb every object and every non-empty array is above 'true', all else below (the manual,
-    -- 8.14.4, names the exception that makes it so: an empty array on its own is below everything). That an empty
-    -- object is queued too costs one look in vain; a longer condition costs every write, whatever it writes,
-    -- since Postgres reads a trigger's condition anew for each statement.
-    heavy := format($when$%s -> %L > 'true' or %s$when$, document, source.phase1_field, heavy);
+    heavy := format('%s or %s ? %L', heavy, document, source.phase1_field);
   end if;
-  execute format('create or replace trigger %I after insert or update of %I on %s for each row when (%s) execute function %s()',
-    trigger_name, source.json_column, source.relation, heavy, function_name);
+  execute format('create or replace trigger %I after insert or update %s on %s for each row when (%s) execute function %s()',
+    trigger_name,
+    -- What a BEFORE trigger does to a column does not count as an update of that column.
+    case when not lighter.has_before_trigger(source.relation) then format('of %I', source.json_column) end,
+    source.relation, heavy, function_name);
 end
 $build$;
 comment on function lighter.build_trigger(lighter.sources) is 'Creates or replaces the trigger of a source; takes a SHARE ROW EXCLUSIVE lock on its table.';

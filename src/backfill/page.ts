@@ -1,7 +1,8 @@
 // Existing rows that are to be offloaded, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
+import { bytesWithoutNumbersSql, hasLongNumbersSql } from '../offload/long-numbers.ts'
 import { isPinnedSql } from '../offload/pins.ts'
-import { documentSql, fieldSql, fromSql, ident, tenantSql } from '../offload/source-sql.ts'
+import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 
 export interface BackfillFilter {
@@ -69,9 +70,14 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
   const key = `m.${ident(source.keyColumn)}`
   // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
   // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
-  // short form tells nothing: the number 1e100000 takes a few bytes.
+  // short form tells nothing: the number 1e100000 takes a few bytes. (If numbers alone make it so, the plan leaves the row
+  // as it is, as it does one that is opened here.)
   const surely = `pg_column_size(c.stored) > ${8 * source.thresholdBytes + 1024}`
-  const text = 'octet_length(o.doc::text)'
+  // As the plan decides it: see long-numbers.ts. Of a measured row it tells about how much would go.
+  const bytes = `case when o.long then pg_column_size(o.doc) else octet_length(o.doc::text) end`
+  const fieldBytes = `case when o.long then pg_column_size(o.field) else octet_length(o.field::text) end`
+  const isBlocked = `coalesce(${isFieldBlockedSql(source, 'o.doc', 'o.field')}, false)`
+  const isHeavy = `case when o.long then ${bytesWithoutNumbersSql('o.doc')} else octet_length(o.doc::text) end > ${source.thresholdBytes}`
   return `
     with page as materialized (
       select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
@@ -98,13 +104,13 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
       offset 0
     ),
     fields as (
-      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field from opened o offset 0
+      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field, coalesce(${hasLongNumbersSql('o.doc')}, false) as long from opened o offset 0
     ),
     heavy as (
       select o.key, o.row_id, o.tenant_id,
-             ${measured ? `case when o.surely or ${text} > ${source.thresholdBytes} then ${text} else octet_length(o.field::text) end` : 'null::int'} as bytes
+             ${measured ? `case when ${isBlocked} or ${isHeavy} then ${bytes} else ${fieldBytes} end` : 'null::int'} as bytes
         from fields o
-       where case when o.surely then true when o.field is not null then true else ${text} > ${source.thresholdBytes} end
+       where case when o.field is not null then true when o.doc is null then o.surely else ${isBlocked} or ${isHeavy} end
     )
     select "rowId", "tenantId", bytes, seen, "isActive"
       from (

@@ -111,9 +111,9 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
            where m.${ident(source.keyColumn)} = $1::${source.keyType}
         ),
         pointers as (
-          select n.name, lighter.as_uuid(f.metadata ->> n.name) as artifact_id
+          select n.name, lighter.as_uuid(f.metadata -> n.name) as artifact_id
             from found f cross join unnest($2::text[]) n(name)
-           where lighter.as_uuid(f.metadata ->> n.name) is not null
+           where lighter.as_uuid(f.metadata -> n.name) is not null
           union all
           (select ${literal(`${metadataRefKey} of elements`)}, e.id
              from found f cross join unnest(lighter.array_pointers(f.metadata)) e(id)

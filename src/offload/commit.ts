@@ -19,6 +19,7 @@ import {
   ident,
   isSourceSql,
   isVersionSql,
+  literal,
   pointersSql,
   restSql,
   rowsSql,
@@ -104,7 +105,7 @@ async function rewriteRows(
   if (undone !== undefined) {
     throw new RowError(
       'rewrite_undone',
-      `a trigger of ${source.tableSql} refused the rewrite of row ${undone.rowId}, or took its pointer away`,
+      `a trigger of ${source.tableSql} refused the rewrite of row ${undone.rowId}, took its pointer away, or put back what was taken`,
       {
         hint: 'Let the trigger pass what lighter_daemon writes, or grant set on parameter session_replication_role to lighter_daemon.',
       },
@@ -157,7 +158,7 @@ function rewriteSql(source: Source): string {
        where (f.field is null) = (f.phase1_id is null)
     ),
     targets as (
-      select r.key, r.place, r.tbl, r.row_id,
+      select r.key, r.place, r.tbl, r.row_id, r.phase1_id, r.phase2_id,
              case when r.phase2_id is null then r.rest
                   else ${envelopeSql(source, 'r.doc', 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end as target
         from rests r
@@ -168,7 +169,7 @@ function rewriteSql(source: Source): string {
         from targets t
        where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
       -- what a trigger of the table made of it
-      returning t.row_id, m.${column} @> ${pointersSql(source, 't.target')} as intact
+      returning t.row_id, m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')} as intact
     )
     select row_id as "rowId", coalesce(intact, false) as intact from rewritten
     union all
@@ -181,6 +182,19 @@ function rewriteSql(source: Source): string {
       from unnest($6::text[]) g(row_id)
      where ${seesAllRowsOfSql(source.id)}
        and not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
+}
+
+/**
+ * False where a trigger of the table has put back what was taken, by merging the document that was there before with ours:
+ * the row is as heavy as it was. What else a trigger adds does no harm.
+ */
+function isLightSql(source: Source, column: string, target: string): string {
+  const hasField =
+    source.phase1Field === null
+      ? 'false'
+      : `(${target}.phase1_id is not null and ${column} ? ${literal(source.phase1Field)})`
+  return `not ${hasField} and (${target}.phase2_id is null
+      or pg_column_size(${documentSql(column)}) <= greatest(${source.thresholdBytes}, 2 * pg_column_size(${target}.target)))`
 }
 
 async function recordOutcome(

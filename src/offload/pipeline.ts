@@ -6,11 +6,22 @@
 import type { LimitFunction } from 'p-limit'
 import type pg from 'pg'
 import type { OffloadConfig } from '../config.ts'
-import { isDatabaseOutage, isLockTimeout, isNoRowsFault, messageOf, RowError, StoreError } from '../errors.ts'
+import {
+  isDatabaseOutage,
+  isLockTimeout,
+  isNoRowsFault,
+  isRowsLimit,
+  isSourceFault,
+  messageOf,
+  RowError,
+  StoreError,
+} from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { claimKeys, extendLease, type Job, jobKey } from './claim.ts'
 import { type CommitResult, commitBatch } from './commit.ts'
+import { longNumbersTextBytes, longNumbersTimeoutMs } from './long-numbers.ts'
+import { describeMissing, findMissingParts } from './missing-parts.ts'
 import type { Committed, Observer, Work } from './observer.ts'
 import { type BuiltObject, buildObjects, type Location } from './pack.ts'
 import { type PlannedRow, planRows } from './plan.ts'
@@ -62,6 +73,8 @@ const lockedRetryMs = 30_000
 
 /** So is one of which row-level security hides rows: whoever mends that waits no longer. */
 const hiddenRetryMs = 5000
+/** So is one that does not fit our statements any more: a column is gone, a right was revoked. */
+const faultRetryMs = 30_000
 
 /** What became of a batch, for the log and the metrics. */
 export interface BatchResult {
@@ -296,6 +309,7 @@ export async function runLargeRow(
                 partBytes: context.config.partBytes,
                 maxPayloadBytes: context.config.maxPayloadBytes,
                 rowBytes,
+                timeoutMs: row.longNumbers ? longNumbersTimeoutMs : 0,
                 leaseMs: context.config.leaseMs,
                 signal: context.signal,
                 onRegister: object => objectsInFlight.push(object),
@@ -312,15 +326,17 @@ export async function runLargeRow(
         if (error instanceof RowError && error.code === 'row_changed') {
           // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
           outcome = [{ ...row, outcome: 'nothing', payloads: [] }]
-        } else if (isDatabaseOutage(error) || isNoRowsFault(error)) {
+        } else if (isTrouble(error)) {
           throw error
         } else {
           outcome = []
-          const final = error instanceof RowError && /^(payload|row)_too_large$/.test(error.code)
+          const final =
+            isRowsLimit(error) || (error instanceof RowError && /^(payload|row)_too_large$/.test(error.code))
           if (error instanceof StoreError && !(await takesWrites(context.store))) {
             result.outage = error
             releases.push(blameless(row.job, error, backoffMs(1)))
-          } else releases.push(failure(row.job, messageOf(error), final))
+          } else if (isSourceFault(error)) releases.push(blameless(row.job, error, faultRetryMs))
+          else releases.push(failure(row.job, messageOf(error), final))
         }
       }
       result.uploadMs = performance.now() - started
@@ -396,7 +412,7 @@ async function planAll(
       releases.push(...sourceJobs.map(job => blameless(job, error, hiddenRetryMs)))
       continue
     }
-    const failures: Release[] = []
+    const failures: Failed[] = []
     try {
       const planned = await narrowDown(
         sourceJobs,
@@ -406,17 +422,50 @@ async function planAll(
           for (const row of partRows) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
           return partRows
         },
-        (job, error) => failures.push(failure(job, messageOf(error))),
+        (job, error) => failures.push({ job, error }),
+        isSourceFault,
       )
       rows.push(...planned)
-      releases.push(...failures)
+      releases.push(...(await blame(context, source, failures, planned.length)))
     } catch (error) {
-      if (!isLockTimeout(error)) throw error
+      const retryMs = isLockTimeout(error) ? lockedRetryMs : isSourceFault(error) ? faultRetryMs : null
+      if (retryMs === null) throw error
       // Rows of other tables go on.
-      releases.push(...sourceJobs.map(job => blameless(job, error, lockedRetryMs)))
+      releases.push(...sourceJobs.map(job => blameless(job, error, retryMs)))
     }
   }
   return rows
+}
+
+interface Failed {
+  job: Job
+  error: unknown
+}
+
+/**
+ * What fails alone is the row's fault, unless its table has one, or is changed while we work on it.
+ * @param others rows of the same statement that did not fail
+ * @throws when memory was short for all of several rows, which is the database's fault
+ */
+async function blame(
+  context: PipelineContext,
+  source: Source,
+  failed: Failed[],
+  others: number,
+): Promise<Release[]> {
+  const [first] = failed
+  if (first === undefined) return []
+  if (failed.length > 1 && others === 0 && failed.every(({ error }) => isDatabaseOutage(error))) {
+    throw first.error
+  }
+  const missing = await findMissingParts(context.pool)
+  const fault = missing.find(part => part.sourceId === source.id && part.stopsOffload)
+  return failed.map(({ job, error }) => {
+    if (fault !== undefined)
+      return blameless(job, new RowError('source_fault', describeMissing(fault)), faultRetryMs)
+    if (isSourceFault(error)) return blameless(job, error, faultRetryMs)
+    return failure(job, messageOf(error), isRowsLimit(error))
+  })
 }
 
 /**
@@ -427,20 +476,26 @@ async function narrowDown<T, R>(
   items: T[],
   work: (items: T[]) => Promise<R[]>,
   onFailure: (item: T, error: unknown) => void,
+  isEverybodys: (error: unknown) => boolean = () => false,
 ): Promise<R[]> {
   try {
     return await work(items)
   } catch (error) {
-    if (isDatabaseOutage(error) || isNoRowsFault(error)) throw error
+    if (isTrouble(error) || isEverybodys(error)) throw error
     const [only] = items
     if (items.length === 1 && only !== undefined) {
       onFailure(only, error)
       return []
     }
     const middle = Math.ceil(items.length / 2)
-    const left = await narrowDown(items.slice(0, middle), work, onFailure)
-    return left.concat(await narrowDown(items.slice(middle), work, onFailure))
+    const left = await narrowDown(items.slice(0, middle), work, onFailure, isEverybodys)
+    return left.concat(await narrowDown(items.slice(middle), work, onFailure, isEverybodys))
   }
+}
+
+/** The database's, not a row's. Memory may be short because of a row. */
+function isTrouble(error: unknown): boolean {
+  return !isRowsLimit(error) && (isDatabaseOutage(error) || isNoRowsFault(error))
 }
 
 function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchResult, releases: Release[]) {
@@ -483,7 +538,7 @@ function sortRows(context: PipelineContext, rows: PlannedRow[], result: BatchRes
         releases.push(failure(row.job, ambiguousKey(row.source)))
         break
       case 'too-large':
-        releases.push(failure(row.job, tooLarge(row, config.maxPayloadBytes).message, true))
+        releases.push(failure(row.job, tooLarge(row, config.maxPayloadBytes), true))
         break
       case 'deferred':
         releases.push(notYet(row.job))
@@ -545,6 +600,7 @@ async function commitAll(
 ): Promise<void> {
   if (rows.length === 0 && uploaded.objects.length === 0) return
   let swept = false
+  const failed: (Failed & { source: Source })[] = []
   const told = new Set<string>()
   const commits: CommitResult[] = await work.part('commit', () =>
     narrowDown(
@@ -561,10 +617,13 @@ async function commitAll(
       },
       (row, error) => {
         swept ||= error instanceof StoreError && error.code === 'object_swept'
-        releases.push(failure(row.job, messageOf(error)))
+        failed.push({ job: row.job, error, source: row.source })
       },
     ),
   )
+  for (const [source, ofSource] of Map.groupBy(failed, each => each.source)) {
+    releases.push(...(await blame(context, source, ofSource, rows.length - failed.length)))
+  }
   if (swept) await registerForDeletion(context.pool, uploaded.objects)
   for (const commit of commits) result.changed += commit.changed.length
   const done = new Set(commits.flatMap(commit => [...commit.done]))
@@ -683,12 +742,12 @@ function ambiguousKey(source: Source): string {
   return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.keyColumn} again, then lighter retry`
 }
 
-function tooLarge(row: PlannedRow, maxPayloadBytes: number): RowError {
-  if (row.largestBytes > maxPayloadBytes) return payloadTooLarge(row.largestBytes, maxPayloadBytes)
-  return rowTooLarge(
-    row.payloads.reduce((sum, p) => sum + p.sizeBytes, row.heldBytes),
-    maxPayloadBytes,
-  )
+function tooLarge(row: PlannedRow, maxPayloadBytes: number): string {
+  if (row.longNumbers)
+    return `a payload has numbers that would be written out to ${row.largestBytes} bytes of text, over ${longNumbersTextBytes}: it stays in the row`
+  if (row.largestBytes > maxPayloadBytes) return payloadTooLarge(row.largestBytes, maxPayloadBytes).message
+  const rowBytes = row.payloads.reduce((sum, p) => sum + p.sizeBytes, row.heldBytes)
+  return rowTooLarge(rowBytes, maxPayloadBytes).message
 }
 
 function lostPointer(): string {

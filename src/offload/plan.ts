@@ -6,6 +6,12 @@ import type { Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import type { Job } from './claim.ts'
+import {
+  bytesWithoutNumbersSql,
+  hasLongNumbersSql,
+  longNumbersTextBytes,
+  textBytesBoundSql,
+} from './long-numbers.ts'
 import { isPinnedSql } from './pins.ts'
 import {
   documentSql,
@@ -14,6 +20,7 @@ import {
   fromSql,
   hasOwnFieldSql,
   ident,
+  isFieldBlockedSql,
   lostPointerSql,
   mentionsPointerSql,
   pointersInSql,
@@ -64,6 +71,8 @@ export interface PlannedRow {
   largestBytes: number
   /** What reading the row needs beside these payloads: those that it points to already, and what stays in it. */
   heldBytes: number
+  /** Its numbers are written out far longer than they are stored: it is worked on alone, with little time. */
+  longNumbers: boolean
 }
 
 interface PlanRow {
@@ -80,6 +89,7 @@ interface PlanRow {
   restRefs: string | null
   heldBytes: number
   lostPointer: boolean
+  longNumbers: boolean
   deferred: boolean
 }
 
@@ -133,6 +143,7 @@ function unreadRow(job: Job, source: Source, outcome: 'gone' | 'ambiguous'): Pla
     payloads: [],
     largestBytes: 0,
     heldBytes: 0,
+    longNumbers: false,
   }
 }
 
@@ -176,7 +187,8 @@ function toPlannedRow(
         ? 'no-tenant'
         : row.lostPointer
           ? 'lost-pointer'
-          : rowBytes > maxPayloadBytes
+          : (row.longNumbers ? largestBytes > Math.min(maxPayloadBytes, longNumbersTextBytes) : false) ||
+              rowBytes > maxPayloadBytes
             ? 'too-large'
             : 'offload'
   return {
@@ -189,6 +201,7 @@ function toPlannedRow(
     payloads: outcome === 'offload' || outcome === 'too-large' ? payloads : [],
     largestBytes,
     heldBytes: row.heldBytes,
+    longNumbers: row.longNumbers,
   }
 }
 
@@ -201,8 +214,16 @@ function planSql(source: Source): string {
   const column = `m.${ident(source.jsonColumn)}`
   // Nothing takes more binary bytes for a byte of text than short numbers: 4 of the entry, 11 of the value, for
   // the three of `1, `. So a value with eight times the threshold in binary form is over it in text.
+  const hugeBytes = `greatest($3::int8, ${8 * source.thresholdBytes + 1024})`
   const isHuge = (value: string) =>
-    `coalesce(pg_column_size(${value}) > 8 * greatest($3::int8, ${source.thresholdBytes}) + 1024 and pg_column_size(${value}) <= $5, false)`
+    `coalesce(pg_column_size(${value}) > ${hugeBytes} and pg_column_size(${value}) <= $5, false)`
+  // Of what is longer nothing is rendered here: it is streamed.
+  const hasLongNumbers = (value: string) =>
+    `coalesce(pg_column_size(${value}) <= ${hugeBytes} and ${hasLongNumbersSql(value)}, false)`
+  // Of what is weighed and not rendered: its length, if it goes.
+  const unrendered = (value: string, goes = 'true') =>
+    `case when ${isHuge(value)} then pg_column_size(${value})
+          when r.long_numbers and ${goes} then ${textBytesBoundSql(value)} end`
   // Only a text that has the name can have the pointer: looking for one at any depth is work.
   const refsSql = (value: string, text: string) =>
     `case when ${value} is not null and (${text} is null or ${mentionsPointerSql(source, text)})
@@ -245,26 +266,32 @@ function planSql(source: Source): string {
         from phase1 p
       offset 0
     ),
-    texts as (
-      select r.ord, r.version, r.tenant_id, r.entity_id, r.followed, r.has_own_field, r.field, r.rest,
-             case when ${isHuge('r.field')} then pg_column_size(r.field) end as field_huge,
-             case when ${isHuge('r.rest')} then pg_column_size(r.rest) end as rest_huge,
-             case when not ${isHuge('r.field')} then r.field::text end as field_text,
-             case when not ${isHuge('r.rest')} then r.rest::text end as rest_text,
-             ${lostPointerSql(source, 'r.rest', 'r.field', 'r.tenant_id', 'case when r.is_array then r.followed end')} as lost_pointer
+    looked as (
+      select r.*, coalesce(${isFieldBlockedSql(source, 'r.rest', 'r.field')}, false) as blocked,
+             ${hasLongNumbers('r.field')} or ${hasLongNumbers('r.rest')} as long_numbers
         from rests r
       offset 0
     ),
+    texts as (
+      select r.ord, r.version, r.tenant_id, r.entity_id, r.followed, r.has_own_field, r.field, r.rest, r.long_numbers, r.blocked,
+             ${unrendered('r.field')} as field_unrendered,
+             ${unrendered('r.rest', `(r.blocked or ${bytesWithoutNumbersSql('r.rest')} > ${source.thresholdBytes})`)} as rest_unrendered,
+             case when not r.long_numbers and not ${isHuge('r.field')} then r.field::text end as field_text,
+             case when not r.long_numbers and not ${isHuge('r.rest')} then r.rest::text end as rest_text,
+             ${lostPointerSql(source, 'r.rest', 'r.field', 'r.tenant_id', 'case when r.is_array then r.followed end')} as lost_pointer
+        from looked r
+      offset 0
+    ),
     sized as (
-      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.lost_pointer,
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.lost_pointer, t.long_numbers,
              ${refsSql('t.field', 't.field_text')} as field_refs,
              ${refsSql('t.rest', 't.rest_text')} as rest_refs,
              case when cardinality(t.followed) > 0 then lighter.payload_bytes(t.tenant_id, t.followed, not t.has_own_field) else 0 end
                + case when octet_length(t.rest_text) <= ${source.thresholdBytes} then octet_length(t.rest_text) else 0 end as held_bytes,
-             coalesce(t.field_huge, octet_length(t.field_text)) as field_bytes,
-             case when octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
-             case when octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_huge end as rest_bytes,
-             t.field_huge is not null or t.rest_huge is not null as huge
+             coalesce(t.field_unrendered, octet_length(t.field_text)) as field_bytes,
+             case when t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
+             case when t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_unrendered end as rest_bytes,
+             coalesce(t.field_unrendered, t.rest_unrendered) is not null as huge
         from texts t
       offset 0
     ),
@@ -274,7 +301,7 @@ function planSql(source: Source): string {
     ),
     -- what would be sent: nothing of a row that is to be streamed
     cut as (
-      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.field_refs, w.rest_refs, w.held_bytes, w.lost_pointer,
+      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.field_refs, w.rest_refs, w.held_bytes, w.lost_pointer, w.long_numbers,
              case when not w.streamed and w.tenant_id is not null then w.field_text end as field_text,
              case when not w.streamed and w.tenant_id is not null then w.rest_text end as rest_text,
              case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
@@ -286,14 +313,14 @@ function planSql(source: Source): string {
         from (select c.*, sum(c.weight) over (rows unbounded preceding) as total from cut c) s
     )
     select d.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
-           d.field_bytes as "fieldBytes", d.rest_bytes as "restBytes", d.over_budget as deferred,
+           d.field_bytes::float8 as "fieldBytes", d.rest_bytes::float8 as "restBytes", d.over_budget as deferred,
            case when not d.over_budget then d.field_text end as "fieldText",
            case when not d.over_budget then d.rest_text end as "restText",
            d.field_refs as "fieldRefs", d.rest_refs as "restRefs", d.held_bytes::float8 as "heldBytes",
-           coalesce(d.lost_pointer, false) as "lostPointer"
+           coalesce(d.lost_pointer, false) as "lostPointer", coalesce(d.long_numbers, false) as "longNumbers"
       from decided d
     union all
-    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, null, 0, false
+    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, null, 0, false, false
       from found f
      where f.stored_before >= $4`
 }

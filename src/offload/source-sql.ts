@@ -8,6 +8,7 @@ import {
   metadataKindKey,
   metadataRefKey,
 } from '../artifacts/pointer-keys.ts'
+import { hasLongNumbersSql } from './long-numbers.ts'
 import type { Source } from './sources.ts'
 
 export const ident = pg.escapeIdentifier
@@ -89,7 +90,7 @@ export function tenantSql(source: Source): string {
 /** True where `doc` carries a phase 1 pointer that is one: it names an artifact of the row's tenant. */
 function hasFieldPointerSql(field: string, doc: string, tenant: string): string {
   return `exists (select from public.artifact_refs a
-             where a.tenant_id = ${tenant} and a.id = lighter.as_uuid(${doc} ->> ${literal(fieldRefKey(field))}))`
+             where a.tenant_id = ${tenant} and a.id = lighter.as_uuid(${doc} -> ${literal(fieldRefKey(field))}))`
 }
 
 /**
@@ -110,6 +111,18 @@ export function fieldSql(source: Source, doc: string, tenant: string): string {
 }
 
 /**
+ * True where the field is to be offloaded and phase 1 can't take it, since the application has something of its own under
+ * the names of its pointers, null for one. Then phase 2 takes the document whole, whatever its size: so nothing of it
+ * is lost, and the field leaves the row all the same.
+ */
+export function isFieldBlockedSql(source: Source, doc: string, field: string): string {
+  if (source.phase1Field === null) return 'false'
+  const name = literal(source.phase1Field)
+  return `(${field} is null and jsonb_typeof(${doc}) = 'object'
+      and jsonb_typeof(${doc} -> ${name}) in ('array', 'object') and ${doc} -> ${name} not in ('[]'::jsonb, '{}'::jsonb))`
+}
+
+/**
  * True where a row carries a pointer that reading follows and that leads to nothing its tenant has: the row was
  * moved here from another tenant, what it points to has expired, or the pointer was made up. Whatever is put on top
  * of it could not be read either, as on top of one that stands for elements of an array and was taken out of it.
@@ -125,7 +138,7 @@ export function lostPointerSql(
 ): string {
   const isMissing = (id: string) => `not exists (
     select from public.artifact_refs a where a.tenant_id = ${tenant} and a.id = ${id} and a.purged_at is null)`
-  const idOf = (name: string) => `lighter.as_uuid(${rest} ->> ${literal(name)})`
+  const idOf = (name: string) => `lighter.as_uuid(${rest} -> ${literal(name)})`
   const isLost = (name: string) => `${idOf(name)} is not null and ${isMissing(idOf(name))}`
   const ofArray = `exists (select from unnest(${elements}) e(id) where ${isMissing('e.id')})`
   const ofObject = `${isLost(metadataRefKey)}
@@ -188,11 +201,16 @@ function envelopeOfObjectSql(
                 and ${hasFieldPointerSql(source.phase1Field, rest, tenant)})
            then array[${literal(fieldRefKey(source.phase1Field))}, ${literal(fieldCountKey(source.phase1Field))}] else '{}'::text[] end`
   // Key by key: jsonb_each would unfold, and its filter render, the long values that do not stay.
+  const limit = source.envelopeValueLimit
+  const stays = `case
+      when pg_column_size(${rest} -> k) > 8 * ${limit} + 1024 then false
+      when jsonb_typeof(${rest} -> k) in ('number', 'array', 'object') and ${hasLongNumbersSql(`${rest} -> k`)} then false
+      else octet_length((${rest} -> k)::text) <= ${limit} end`
   return `(coalesce((
       select jsonb_object_agg(k, ${rest} -> k)
         from unnest(${keys} ${pointers}) k
        where jsonb_typeof(${rest}) = 'object' and ${rest} ? k
-         and octet_length((${rest} -> k)::text) <= ${source.envelopeValueLimit}), '{}'::jsonb)
+         and ${stays}), '{}'::jsonb)
     || jsonb_build_object(${literal(metadataRefKey)}, ${restArtifactId}, ${literal(metadataKindKey)}, ${literal(source.phase2Kind)}::text))`
 }
 
@@ -219,7 +237,7 @@ export function mentionsPointerSql(source: Source, text: string): string {
 
 /** The ids of the pointers in `doc` that reading may follow, as uuid[]. */
 export function pointerIdsSql(source: Source, doc: string): string {
-  const ids = source.pointerNames.map(name => `lighter.as_uuid(${doc} ->> ${literal(name)})`)
+  const ids = source.pointerNames.map(name => `lighter.as_uuid(${doc} -> ${literal(name)})`)
   return `case jsonb_typeof(${doc}) when 'array' then lighter.array_pointers(${doc})
     when 'object' then array_remove(array[${ids.join(', ')}], null) end`
 }
@@ -233,10 +251,10 @@ export function inPlaceIdsSql(source: Source, doc: string): string {
 
 /** The ids of the pointers that are followed when `doc` is hydrated, as uuid[]. */
 export function followedIdsSql(source: Source, doc: string): string {
-  const ids = [`lighter.as_uuid(${doc} ->> ${literal(metadataRefKey)})`]
+  const ids = [`lighter.as_uuid(${doc} -> ${literal(metadataRefKey)})`]
   if (source.phase1Field !== null) {
     ids.push(
-      `case when not ${doc} ? ${literal(source.phase1Field)} then lighter.as_uuid(${doc} ->> ${literal(fieldRefKey(source.phase1Field))}) end`,
+      `case when not ${doc} ? ${literal(source.phase1Field)} then lighter.as_uuid(${doc} -> ${literal(fieldRefKey(source.phase1Field))}) end`,
     )
   }
   return `case jsonb_typeof(${doc}) when 'array' then lighter.array_pointers(${doc})
@@ -247,5 +265,5 @@ export function followedIdsSql(source: Source, doc: string): string {
 export function hasOwnFieldSql(source: Source, doc: string): string {
   if (source.phase1Field === null) return 'false'
   return `coalesce(jsonb_typeof(${doc}) = 'object' and (${doc} ? ${literal(source.phase1Field)}
-    or lighter.as_uuid(${doc} ->> ${literal(fieldRefKey(source.phase1Field))}) is not null), false)`
+    or lighter.as_uuid(${doc} -> ${literal(fieldRefKey(source.phase1Field))}) is not null), false)`
 }

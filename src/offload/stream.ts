@@ -30,6 +30,8 @@ export interface StreamOptions {
   maxPayloadBytes: number
   /** What reading the row needs beside this payload: together they are as long as one payload may be. */
   rowBytes: number
+  /** For reading it; 0: as long as the store takes. */
+  timeoutMs: number
   leaseMs: number
   signal: Signal
   /** Told of the object as soon as it is registered, so that its lease is extended with the job's. */
@@ -95,7 +97,7 @@ export async function streamPayload(
   try {
     // The role's time-outs are meant for queries; this one lasts as long as the store takes.
     await client.query(
-      `${beginSql(client, 'isolation level read committed read only')}; set local statement_timeout = 0; set local lock_timeout = ${lockTimeoutMs}`,
+      `${beginSql(client, 'isolation level read committed read only')}; set local statement_timeout = ${options.timeoutMs}; set local lock_timeout = ${lockTimeoutMs}`,
     )
     const sending = store.sendStream(key, headers, compressor, {
       partBytes: options.partBytes,

@@ -40,33 +40,36 @@ function textOf(bytes: number, character = 'x'): string {
   return `{"text": "${character.repeat(Math.floor(room / width))}${'x'.repeat(room % width)}"}`
 }
 
-describe('a write enqueues its row', () => {
+describe('a write enqueues its row, or one that the daemon then leaves alone,', () => {
   const cases: [string, string | null, boolean][] = [
     ['no metadata', null, false],
     ['an empty object', '{}', false],
     ['a small object', '{"model": "m", "usage": {"tokens": 12}}', false],
     ['a small array', '[1, 2, {"tool_interactions": [1]}]', false],
-    ['a string', '"tool_interactions"', false],
+    ['a string', '"model"', false],
     ['a number', '1e400', false],
     ['JSON null', 'null', false],
-    ['tool_interactions null', '{"tool_interactions": null}', false],
-    ['an empty array of tool_interactions', '{"tool_interactions": []}', false],
-    ['an empty object of tool_interactions (one look in vain)', '{"tool_interactions": {}}', true],
-    ['a string of tool_interactions', '{"tool_interactions": "[1]"}', false],
-    ['a number of tool_interactions', '{"tool_interactions": 7}', false],
-    ['true for tool_interactions', '{"tool_interactions": true}', false],
+    ['tool_interactions null', '{"tool_interactions": null}', true],
+    ['an empty array of tool_interactions', '{"tool_interactions": []}', true],
+    ['an empty object of tool_interactions', '{"tool_interactions": {}}', true],
+    ['a string of tool_interactions', '{"tool_interactions": "[1]"}', true],
+    ['a number of tool_interactions', '{"tool_interactions": 7}', true],
+    ['true for tool_interactions', '{"tool_interactions": true}', true],
     ['tool_interactions further down', '{"a": {"tool_interactions": [1]}}', false],
     ['what is left after offloading', '{"tool_interactions_ref": "x", "tool_interactions_count": 1}', false],
     ['one tool interaction', '{"tool_interactions": [1]}', true],
     ['an array that holds an empty one', '{"tool_interactions": [[]]}', true],
     ['an object of tool_interactions', '{"tool_interactions": {"a": 1}}', true],
-    ['8,000 bytes of text', textOf(8000), false],
+    ['so little that its text is surely under the threshold', textOf(1300), false],
+    ['a sixth of the threshold, which control characters could make the whole', textOf(1400), true],
+    ['characters that are six in its text', JSON.stringify({ t: '\u0001'.repeat(1332) }), true],
+    ['8,000 bytes of text', textOf(8000), true],
     ['8,001 bytes of text', textOf(8001), true],
-    ['8,000 bytes in fewer characters', textOf(8000, '日'), false],
+    ['8,000 bytes in fewer characters', textOf(8000, '日'), true],
     ['8,001 bytes in fewer characters', textOf(8001, '日'), true],
     ['8,001 bytes of astral characters', textOf(8001, '🚢'), true],
     ['8,001 bytes only with the spaces that Postgres puts in', textOf(8001).replace(': ', ':'), true],
-    ['8,000 bytes when its own spaces are gone', textOf(8000).replace(': ', ' :  '), false],
+    ['8,000 bytes when its own spaces are gone', textOf(8000).replace(': ', ' :  '), true],
     ['100 KB that compress to next to nothing', `{"text": "${' '.repeat(100_000)}"}`, true],
     ['a large array', JSON.stringify(Array.from({ length: 4000 }, (_, i) => i)), true],
     ['a large string', JSON.stringify('x'.repeat(9000)), true],
@@ -245,7 +248,7 @@ describe('the application', () => {
       client.on('notice', notice => warnings.push(notice.message ?? ''))
       await client.query(`insert into renamed values (1, null, '{"tool_interactions": [1]}')`)
       expect(warnings).toEqual([
-        'pg-lighter: the key column id of public.renamed is gone, rows are not offloaded',
+        'pg-lighter: public.renamed has no key column id of type integer any more, its rows are not offloaded',
       ])
     } finally {
       await client.end()
