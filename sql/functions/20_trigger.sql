@@ -67,8 +67,7 @@ begin
   -- That raises a serialization error when a claim has changed the job since: the job is there, all is well.
   --
   -- The key's column may have been renamed or given another type under us. Then the row stays inline, it is out of
-  -- sight (see lighter.missing_parts), and the server's log says so once a transaction. A session that has used
-  -- the function with the former type fails with datatype_mismatch.
+  -- sight (see lighter.missing_parts), and the server's log says so once a transaction.
   --
   -- Nothing here may run code of the table's owner, since it runs with our rights: a cast from a type of the owner's
   -- would. So the type is compared first, and the text comes from the type's output function, which is Postgres's own.
@@ -84,7 +83,12 @@ begin
         if pg_typeof(new.%2$I)::oid = any (%3$L::oid[]) then
           key := format('%%s', new.%2$I);
         end if;
-      exception when undefined_column or datatype_mismatch then null;
+      exception
+        when undefined_column then null;
+        when datatype_mismatch then
+          -- This session has planned the expression for the former type.
+          execute $look$ select case when pg_typeof(($1).%2$I)::oid = any (%3$L::oid[]) then format('%%s', ($1).%2$I) end $look$
+            into key using new;
       end;
       if key is null then
         if coalesce(current_setting('lighter.warned', true), '') = '' then
