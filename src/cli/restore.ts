@@ -29,6 +29,7 @@ interface ScopeOptions {
 }
 
 interface RestoreOptions extends ScopeOptions {
+  keepOwn?: boolean
   rate?: number
   dryRun?: boolean
   json?: boolean
@@ -50,6 +51,7 @@ function addScopeOptions(command: Command): Command {
 export function addRestore(program: Command): void {
   addScopeOptions(program.command('restore'))
     .description('put offloaded values back into their rows, and keep them there')
+    .option('--keep-own', 'leave rows alone that your application offloaded itself, without pg-lighter')
     .option('--rate <rows/s>', 'rows a second at most', positiveNumber)
     .option('--dry-run', 'count what would be restored and change nothing')
     .option('--json', 'print one JSON object')
@@ -64,7 +66,8 @@ export function addRestore(program: Command): void {
       const stop = stopOnSignal()
       try {
         await requireCurrentSchema(pool)
-        const { sources, scope } = await readScope(pool, options)
+        const { sources, scope: chosen } = await readScope(pool, options)
+        const scope = { ...chosen, keepOwn: options.keepOwn === true }
         await requireRow(pool, sources, scope)
         if (options.dryRun) {
           const leftOut = await whatIsLeftOut(pool, sources, scope, stop, options)

@@ -36,12 +36,18 @@ export async function findOffloaded(
   after: string | null,
   limit: number,
 ): Promise<Page> {
-  return find(db, source, [after, limit, scope.tenantId, scope.rowId === null ? null : [scope.rowId]])
+  return find(db, source, [
+    after,
+    limit,
+    scope.tenantId,
+    scope.rowId === null ? null : [scope.rowId],
+    scope.keepOwn === true,
+  ])
 }
 
 /** As `findOffloaded`, of these rows. */
 export async function weighRows(db: Queryable, source: Source, rowIds: string[]): Promise<OffloadedRow[]> {
-  return (await find(db, source, [null, rowIds.length, null, rowIds])).rows
+  return (await find(db, source, [null, rowIds.length, null, rowIds, false])).rows
 }
 
 async function find(db: Queryable, source: Source, values: unknown[]): Promise<Page> {
@@ -106,6 +112,8 @@ function findSql(source: Source): string {
         from needed n
         left join public.artifact_refs a on a.tenant_id = n.tenant_id and a.id = n.id
        group by n.key
+      -- What is not there may have been ours, and must be told.
+      having not $5::boolean or bool_or(a.id is null or a.source_id is not null)
     )
     select "rowId", "tenantId", bytes, unreadable, seen
       from (

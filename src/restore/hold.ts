@@ -10,6 +10,8 @@ import type { Source } from '../offload/sources.ts'
 export interface RestoreScope {
   tenantId: TenantId | null
   rowId: string | null
+  /** Rows stay as they are whose payloads the application offloaded itself: none of them came off a row of ours. */
+  keepOwn?: boolean
 }
 
 /**

@@ -1,67 +1,26 @@
 import { randomUUID } from 'node:crypto'
-import pg from 'pg'
+import type pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { migrate } from '../../src/db/migrate.ts'
 import {
   asJsonbText,
-  createEnvironment,
   drained,
   hydrated,
   insertMessage,
   rawMetadata,
   startDaemon,
 } from '../support/environment.ts'
+import { type OwnedDatabase, openOwnedDatabase } from '../support/owned-database.ts'
 import {
   asRole,
   column,
   connect,
-  ensureSupabaseRoles,
   errorOf,
-  grantLikeSupabase,
   originalArtifactRefs,
   originalTables,
   uniqueRole,
   value,
 } from '../support/sql.ts'
-
-/** A database of an owner who is no superuser, with Supabase's roles, before pg-lighter. */
-async function openOwnedDatabase() {
-  const environment = await createEnvironment({ empty: true })
-  const owner = uniqueRole('app_owner')
-  await ensureSupabaseRoles(environment.admin)
-  await environment.admin.query(`create role ${owner} login password 'owner' createrole`)
-  await environment.admin.query(`alter database ${environment.database} owner to ${owner}`)
-  await grantLikeSupabase(environment.admin, owner)
-  const url = new URL(environment.urls.admin)
-  url.username = owner
-  url.password = 'owner'
-  const pool = new pg.Pool({ connectionString: url.href, max: 4 })
-  pool.on('error', () => undefined)
-  return {
-    environment,
-    owner,
-    pool,
-    migrate: async () => {
-      const client = await connect(url.href)
-      try {
-        return await migrate(client)
-      } finally {
-        await client.end()
-      }
-    },
-    close: async () => {
-      await pool.end()
-      const server = new URL(environment.urls.admin)
-      server.pathname = '/postgres'
-      await environment.close()
-      const admin = await connect(server.href)
-      await admin.query(`drop role ${owner}`)
-      await admin.end()
-    },
-  }
-}
-
-type OwnedDatabase = Awaited<ReturnType<typeof openOwnedDatabase>>
 
 const tenants = { a: randomUUID(), b: randomUUID() }
 
