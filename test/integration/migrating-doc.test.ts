@@ -9,14 +9,13 @@ import { asJsonbText, drained, hydrated, insertMessage, rawMetadata } from '../s
 import { type OwnedDatabase, openOwnedDatabase } from '../support/owned-database.ts'
 import { type RunningCli, runCli, startCli } from '../support/process.ts'
 import { column, originalArtifactRefs, originalTables, uniqueRole, value } from '../support/sql.ts'
-import { age, bucketKeys } from '../support/sweep.ts'
+import { bucketKeys } from '../support/sweep.ts'
 
 const worker = uniqueRole('lighter_worker')
 const tenant = randomUUID()
 let db: OwnedDatabase
 let folder: string
 let daemon: RunningCli
-const output = new Map<string, string>()
 /** Metadata of the messages as their writers mean it. */
 const whole = new Map<string, string>()
 const own = { message: '', artifact: '', pointers: '' }
@@ -97,22 +96,21 @@ async function runCommands(block: DocBlock): Promise<void> {
       await daemon.says('daemon started')
       continue
     }
-    if (args.includes('sweep')) await age(db.environment, '8 days')
     if (args.includes('detach')) {
       daemon.signal('SIGTERM')
       expect((await daemon.ended).code).toBe(0)
     }
     const { code, stdout, stderr } = await runCli(args, { cwd: folder })
-    output.set(args.slice(2).join(' '), stdout)
     expect([line, code, code === 0 ? '' : stdout + stderr]).toEqual([line, 0, ''])
   }
 }
 
-async function runBlock(block: DocBlock): Promise<void> {
+async function runBlock(block: DocBlock): Promise<{ rows: { r2_key: string }[] } | undefined> {
   if (block.info === 'sh env') await writeEnvFile(block)
   else if (block.info === 'sql')
-    await db.pool.query(block.text.replaceAll('lighter_worker', worker).replace('…', 'secret'))
+    return db.pool.query(block.text.replaceAll('lighter_worker', worker).replace('…', 'secret'))
   else await runCommands(block)
+  return undefined
 }
 
 test('the page leads there and back, and nothing is lost on the way', async () => {
@@ -155,13 +153,19 @@ test('the page leads there and back, and nothing is lost on the way', async () =
   expect(await rawMetadata(environment, own.message)).toBe(await asJsonbText(environment, own.pointers))
   for (const [id, text] of whole) expect(await hydrated(environment, id)).toBe(text)
 
-  const [back = [], end = []] = [part('And back').slice(0, -2), part('And back').slice(-2)]
-  for (const block of back) await runBlock(block)
+  const [restore, detach, list, end] = part('And back')
+  if (!restore || !detach || !list || !end) throw new Error('the page lacks a part of the way back')
+  await runBlock(restore)
   for (const id of [early, late]) expect(await rawMetadata(environment, id)).toBe(whole.get(id))
   // What the application did by hand is as it was.
   expect(await rawMetadata(environment, own.message)).toBe(await asJsonbText(environment, own.pointers))
 
-  for (const block of end) await runBlock(block)
+  await runBlock(detach)
+  // As any S3 tool would.
+  const listed = (await runBlock(list))?.rows.map(row => row.r2_key) ?? []
+  expect(listed).toHaveLength(3)
+  await environment.store.delete(listed)
+  await runBlock(end)
   const { rows } = await db.pool.query('select r2_key, kind from artifact_refs')
   expect(rows.map(row => row.kind)).toEqual(['document_analysis', 'document_analysis'])
   expect(await bucketKeys(environment)).toEqual(rows.map(row => row.r2_key).sort())
