@@ -160,6 +160,7 @@ begin
   -- A source outlives its table until it is detached; there is nothing left to build for it.
   for source in select s.* from lighter.sources s join pg_class c on c.oid = s.relation order by s.id loop
     perform lighter.build_trigger(source);
+    perform lighter.build_guard(source);
     built := built + 1;
   end loop;
   return built;

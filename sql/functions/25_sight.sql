@@ -175,8 +175,10 @@ begin
   -- The table may be gone, and its trigger with it; then its name is a number, as the views show it.
   if exists (select from pg_class where oid = source.relation) then
     execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
+    execute format('drop trigger if exists %I on %s', format('lighter_guard_%s', source.id), source.relation);
   end if;
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
+  execute format('drop function if exists lighter.%I()', format('guard_%s', source.id));
   delete from lighter.jobs j where j.source_id = source.id;
   delete from lighter.failed_jobs f where f.source_id = source.id;
   delete from lighter.pins p where p.source_id = source.id;
@@ -186,5 +188,5 @@ begin
 end
 $$;
 comment on function lighter.remove_source(lighter.sources) is
-  'Removes a source''s trigger, function, jobs, dead letters, pins and backfills, and its row of lighter.sources.';
+  'Removes a source''s triggers, functions, jobs, dead letters, pins and backfills, and its row of lighter.sources.';
 revoke all on function lighter.remove_source(lighter.sources) from public;

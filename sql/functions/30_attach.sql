@@ -52,7 +52,8 @@ return jsonb_build_object(
       'account_id', 'opportunity_id', 'activity_id', 'project_id', 'site_id'],
     'skip_triggers', true,
     'allow_dependents', false,
-    'trust_owner', false)
+    'trust_owner', false,
+    'guard', 'off')
   || case when existing.id is null then '{}' else
        -- A field or entity that the source does not have was decided too.
        jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
@@ -239,6 +240,11 @@ begin
   s.skip_triggers := (options ->> 'skip_triggers')::boolean;
   s.allow_dependents := (options ->> 'allow_dependents')::boolean;
   s.trust_owner := (options ->> 'trust_owner')::boolean;
+  s.guard := options ->> 'guard';
+  if s.guard not in ('off', 'warn', 'error') then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('guard must be off, warn or error, got "%s"', s.guard));
+  end if;
   if s.threshold_bytes not between 1024 and 1000000000 then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
       format('threshold_bytes must be between 1024 and 1000000000, got %s', s.threshold_bytes));
@@ -301,17 +307,19 @@ revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources
 
 create or replace function lighter.attach_said(
   tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
-  phase2_kind text, envelope_keys text[], threshold_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean
+  phase2_kind text, envelope_keys text[], threshold_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean,
+  guard text
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
 return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'parent_column', parent_column,
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes,
-  'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) is
+  'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
+  'guard', guard));
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) from public;
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) from public;
 
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
 create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
@@ -323,7 +331,7 @@ begin atomic
     select w.key, w.value, e.value as was, place
       from unnest(array['key_column', 'key_type', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
-             'skip_triggers', 'allow_dependents', 'trust_owner']) with ordinality n(name, place)
+             'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
       join jsonb_each_text(to_jsonb(wanted)) w on w.key = n.name
       join jsonb_each_text(to_jsonb(existing)) e on e.key = n.name
      where wanted.relation is not null
@@ -357,19 +365,20 @@ create or replace function lighter.check_attach(
   threshold_bytes integer default null,
   skip_triggers boolean default null,
   allow_dependents boolean default null,
-  trust_owner boolean default null
+  trust_owner boolean default null,
+  guard text default null
 ) returns table (what text, name text, found text, hint text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
-           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner)) d
+           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner, guard)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) is
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -416,6 +425,7 @@ create or replace function lighter.attach(
   skip_triggers boolean default null,
   allow_dependents boolean default null,
   trust_owner boolean default null,
+  guard text default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -431,7 +441,7 @@ begin
   perform lighter.lock_attachments();
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
-    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner));
+    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner, guard));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
@@ -439,11 +449,11 @@ begin
   if source_id is null then
     insert into lighter.sources (relation, json_column, key_column, key_type, tenant_column, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
-        envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner)
+        envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner, guard)
       select wanted.relation, wanted.json_column, wanted.key_column, wanted.key_type, wanted.tenant_column,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
-        wanted.threshold_bytes, wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner
+        wanted.threshold_bytes, wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard
       returning id into source_id;
     raise notice '%.% is attached (source %): %', target, wanted.json_column, source_id,
       (select string_agg(format('%s %s', r.name, r.found), ', ')
@@ -460,7 +470,8 @@ begin
            key_attnum = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
-           skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents, trust_owner = wanted.trust_owner
+           skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents, trust_owner = wanted.trust_owner,
+           guard = wanted.guard
      where s.id = source_id
        and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
@@ -469,13 +480,14 @@ begin
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
   perform lighter.build_trigger(wanted);
+  perform lighter.build_guard(wanted);
   perform lighter.grant_source(wanted);
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, integer) from public;
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text, integer) is
+  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void

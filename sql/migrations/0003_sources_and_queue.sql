@@ -26,6 +26,7 @@ create table lighter.sources (
   skip_triggers boolean not null,
   allow_dependents boolean not null default false,
   trust_owner boolean not null default false,
+  guard text not null default 'off' check (guard in ('off', 'warn', 'error')),
   paused boolean not null default false,
   attached_at timestamptz not null default now(),
   relation_oid oid,
@@ -61,6 +62,7 @@ comment on column lighter.sources.threshold_bytes is 'Phase 2 threshold of this 
 comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
 comment on column lighter.sources.trust_owner is 'The table may belong to a role that may not act as our owner: what it puts there runs with the rights of the daemon.';
 comment on column lighter.sources.allow_dependents is 'The owner accepts that indexes, constraints and policies read inside the column and see only what stays in the row.';
+comment on column lighter.sources.guard is 'What happens at an update that edits inside an offloaded document, to no effect: nothing, a warning or an error.';
 comment on column lighter.sources.paused is 'Jobs are kept but not claimed.';
 
 -- A partition that is detached takes its rows out of sight without deleting them. So it is on record which there were.

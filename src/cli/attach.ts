@@ -1,4 +1,4 @@
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type pg from 'pg'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { withAdminClient } from './admin-client.ts'
@@ -19,6 +19,7 @@ interface AttachOptions {
   skipTriggers?: boolean
   allowDependents?: boolean
   trustOwner?: boolean
+  guard?: string
   dryRun?: boolean
   json?: boolean
 }
@@ -58,6 +59,12 @@ export function addAttach(program: Command): void {
     .option('--no-allow-dependents', 'refuse them (default)')
     .option('--trust-owner', 'accept that whoever owns the table may do whatever the daemon may')
     .option('--no-trust-owner', 'refuse a table of a role that may not act as our owner (default)')
+    .addOption(
+      new Option(
+        '--guard <mode>',
+        'what happens at an update that edits inside an offloaded document, to no effect (default: off)',
+      ).choices(['off', 'warn', 'error']),
+    )
     .option('--dry-run', 'say what would be decided and what stands in the way; attach nothing')
     .option('--json', 'print one JSON object')
     .addHelpText(
@@ -93,6 +100,7 @@ async function attach(
     ['skip_triggers', options.skipTriggers, 'boolean'],
     ['allow_dependents', options.allowDependents, 'boolean'],
     ['trust_owner', options.trustOwner, 'boolean'],
+    ['guard', options.guard, 'text'],
   ]
   const passed = given.filter(([, value]) => value !== undefined)
   const args = passed.map(([name, , type], i) => `${name} => $${i + 2}::${type}`).join(', ')

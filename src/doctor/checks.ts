@@ -214,6 +214,8 @@ interface SourceRow {
   others: string | null
   paused: boolean
   missesEdits: boolean
+  guard: string
+  guardEnabled: string | null
   hidden: string | null
   remedy: string | null
 }
@@ -225,9 +227,10 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
            lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as "ownThreshold",
            s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as "maySkip",
            (select string_agg(o.tgname, ', ' order by o.tgname) from pg_trigger o
-             where o.tgrelid = s.relation and not o.tgisinternal and o.tgname not like 'lighter\\_enqueue\\_%' and (o.tgtype & 16) <> 0) as others,
+             where o.tgrelid = s.relation and not o.tgisinternal and o.tgname not like 'lighter\\_%' and (o.tgtype & 16) <> 0) as others,
            s.paused,
            c.oid is not null and lighter.has_before_trigger(s.relation) and pg_get_triggerdef(t.oid) like '% UPDATE OF %' as "missesEdits",
+           s.guard, (select g.tgenabled from pg_trigger g where g.tgrelid = s.relation and g.tgname = 'lighter_guard_' || s.id) as "guardEnabled",
            (select string_agg(h.relation::text, ', ') from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as hidden,
            (select min(h.remedy) from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as remedy
       from lighter.sources stored
@@ -290,6 +293,13 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
   }
   if (!row.trigger.includes(` > ${Math.floor(row.threshold / 6)})`)) {
     return fail(name, `its trigger does not have the threshold ${row.threshold}`, attach)
+  }
+  if (row.guard !== 'off' && (row.guardEnabled === null || row.guardEnabled === 'D')) {
+    return fail(
+      name,
+      `its guard (${row.guard}) is ${row.guardEnabled === null ? 'gone' : 'disabled'}`,
+      attach,
+    )
   }
   if (row.missesEdits) {
     return warn(

@@ -20,6 +20,7 @@ import {
   isSourceSql,
   isVersionSql,
   literal,
+  passGuardSql,
   pointersSql,
   restSql,
   rowsSql,
@@ -72,7 +73,7 @@ export async function commitBatch(
       const latencies = await recordOutcome(db, committed, changed, locations, objects)
       return { done, changed, latencies }
     },
-    enterCommitGateSql,
+    `${enterCommitGateSql}; ${passGuardSql}`,
   )
 }
 

@@ -85,7 +85,7 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
              and exists (
                select from pg_trigger t
                 where t.tgrelid = s.relation and not t.tgisinternal
-                  and t.tgname not like 'lighter\\_enqueue\\_%') as "quietRewrite",
+                  and t.tgname not like 'lighter\\_%') as "quietRewrite",
            (select h.remedy from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id limit 1) as "rowsHidden"
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s

@@ -3,7 +3,7 @@ import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
-import { ident, isVersionSql, rowsSql } from '../offload/source-sql.ts'
+import { ident, isVersionSql, passGuardSql, rowsSql } from '../offload/source-sql.ts'
 import type { Source } from '../offload/sources.ts'
 
 export interface RestoredRow {
@@ -62,7 +62,7 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
       return written.map(row => row.version)
     },
     // The second keeps our own trigger, where it does fire, from waking a daemon for nothing.
-    `${source.quietRewrite ? 'set local session_replication_role = replica; ' : ''}set local lighter.woken = 'on'`,
+    `${source.quietRewrite ? 'set local session_replication_role = replica; ' : ''}set local lighter.woken = 'on'; ${passGuardSql}`,
   )
 }
 
