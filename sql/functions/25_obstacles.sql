@@ -173,7 +173,7 @@ begin atomic
          substring(pg_get_triggerdef(tg.oid) from ' WHEN \((.*)\) EXECUTE '), 'is asked of what stays'
     from tables t
     join pg_trigger tg on tg.tgrelid = t.relid and tg.tgqual is not null and not tg.tgisinternal and tg.tgparentid = 0
-         and (tg.tgtype & 24) <> 0 and tg.tgname not like 'lighter\_enqueue\_%'
+         and (tg.tgtype & 24) <> 0 and tg.tgname not like 'lighter\_%'
    where exists (select from depending d where d.classid = 'pg_trigger'::regclass and d.objid = tg.oid)
       or pg_get_triggerdef(tg.oid) ~ ' WHEN .*\.\*'
   union all
