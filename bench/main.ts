@@ -18,7 +18,7 @@ const benches: Record<string, [description: string, run: Bench]> = {
     benchThroughput,
   ],
   'write-path': [
-    'what the trigger costs the application: commit rate and p99 of plain writes',
+    'what the triggers cost the application: commit rate and p99 of plain writes, updates with a guard',
     benchWritePath,
   ],
   large: ['payloads of 50 and 200 MB: memory above idle, speed against a bare upload', benchLarge],

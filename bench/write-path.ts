@@ -1,4 +1,5 @@
-// What the trigger costs the application: commit rate and p99 of plain writes.
+// What the triggers cost the application: commit rate and p99 of plain writes; updates with a guard and without.
+import { benchGuard } from './guard.ts'
 import { startContestant } from './support/contestant.ts'
 import { atLeast, type BenchReport, figure, machine, type Table } from './support/report.ts'
 import { type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
@@ -86,6 +87,9 @@ export async function benchWritePath(quick: boolean): Promise<{ report: BenchRep
         })
       }
     }
+    const guard = await benchGuard(servers, rounds, seconds)
+    Object.assign(figures, guard.figures)
+    tables.push(...guard.tables)
     const goal = (name: string, key: string, limit: number) => atLeast(name, figures[key] ?? 0, limit)
     return {
       report: {
