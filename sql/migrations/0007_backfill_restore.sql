@@ -14,6 +14,7 @@ create unique index pins_row on lighter.pins (source_id, row_id) where row_id is
 create unique index pins_tenant on lighter.pins (source_id, tenant_id) where tenant_id is not null;
 comment on table lighter.pins is
   'Rows, and tenants, of a source whose JSON stays in the row: their jobs end without an offload. Written by lighter restore, taken away by lighter unpin.';
+comment on column lighter.pins.id is 'The key, which a publication for all tables needs.';
 comment on column lighter.pins.tenant_id is 'All rows of the tenant, also those it will write; null: row_id says which.';
 comment on column lighter.pins.row_id is 'Primary key of one row, as its text.';
 

@@ -100,6 +100,7 @@ describe('an empty database', () => {
         'lighter.retention_policies',
         'lighter.schema_migrations',
         'lighter.settings',
+        'lighter.source_partitions',
         'lighter.sources',
         'lighter.storage_changes',
         'lighter.storage_days',
@@ -426,7 +427,7 @@ describe('a migrated database', () => {
   const callable = (role: string) =>
     column<string>(
       client,
-      `select proname::text from pg_proc
+      `select distinct proname::text from pg_proc
         where pronamespace = 'lighter'::regnamespace and has_function_privilege($1, oid, 'execute') order by 1`,
       [role],
     )
