@@ -17,6 +17,8 @@ mkdir -p "$work/tree/test/attacks"
 for path in test/support bench/support vitest.config.ts "${added[@]}"; do cp -r --remove-destination -T "$path" "$work/tree/$path"; done
 cd "$work/tree"
 node_modules/.bin/vitest run --reporter=json --outputFile="$work/result.json" "${added[@]}" > "$work/log" 2>&1 || true
+[ -s "$work/result.json" ] && node --eval 'process.exit(JSON.parse(require("fs").readFileSync(process.argv[1], "utf8")).testResults.length === 0 ? 1 : 0)' "$work/result.json" ||
+  { tail -40 "$work/log"; echo "no test ran: see above" >&2; exit 1; }
 node --eval '
   const { testResults } = JSON.parse(require("fs").readFileSync(process.argv[1], "utf8"))
   let failed = 0, passed = 0, skipped = 0
