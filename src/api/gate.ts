@@ -1,7 +1,9 @@
 // Work that holds memory or connections: a bounded number of it at once, and of each tenant only a share, so that one
 // can't shut the others out. A slot is held until the answer has left, or the client has.
+import { type Readable, Transform } from 'node:stream'
 import type { TenantId } from '../ids.ts'
 import { ApiError } from './errors.ts'
+import { createShares } from './shares.ts'
 
 export interface Gate {
   /**
@@ -20,34 +22,24 @@ interface Waiter {
   start: () => void
 }
 
-/** @param perTenant slots that one tenant may have at once */
+/** @param perTenant slots that one tenant may have at once; one is kept for each of the first tenants that come */
 export function createGate(slots: number, perTenant: number): Gate {
-  let used = 0
-  const usedBy = new Map<TenantId, number>()
+  const shares = createShares(slots, perTenant, 1)
   const waiting: Waiter[] = []
 
-  const isFree = (tenantId: TenantId) => used < slots && (usedBy.get(tenantId) ?? 0) < perTenant
-
   const take = (tenantId: TenantId) => {
-    used++
-    usedBy.set(tenantId, (usedBy.get(tenantId) ?? 0) + 1)
-    let given = false
+    const giveBack = shares.take(tenantId, 1)
     return () => {
-      if (given) return
-      given = true
-      used--
-      const left = (usedBy.get(tenantId) ?? 1) - 1
-      if (left === 0) usedBy.delete(tenantId)
-      else usedBy.set(tenantId, left)
+      giveBack()
       // In the order they came, but for those whose tenant has all it may.
-      const next = waiting.findIndex(waiter => isFree(waiter.tenantId))
+      const next = waiting.findIndex(waiter => shares.fits(waiter.tenantId, 1))
       if (next >= 0) waiting.splice(next, 1)[0]?.start()
     }
   }
 
   return {
     enter: tenantId => {
-      if (isFree(tenantId)) return Promise.resolve(take(tenantId))
+      if (shares.fits(tenantId, 1)) return Promise.resolve(take(tenantId))
       if (waiting.filter(waiter => waiter.tenantId === tenantId).length >= perTenant * waitingPerSlot) {
         return Promise.reject(overloaded())
       }
@@ -71,30 +63,42 @@ export function createGate(slots: number, perTenant: number): Gate {
   }
 }
 
-/** Bytes of request bodies that are held at once: by all, and by one tenant. */
+/** Bytes of request bodies that are held at once: by all, and by one tenant. They count as they arrive. */
 export interface ByteBudget {
-  /** @throws {ApiError} 503 `overloaded`, when there is no room */
-  take(tenantId: TenantId, bytes: number): () => void
+  /**
+   * The body as it comes; it fails with {ApiError} 503 `overloaded` where there is no room for more of it.
+   * @param onReleased calls its listener when the body is held no longer
+   */
+  charge(tenantId: TenantId, body: Readable, onReleased: (listener: () => void) => void): ChargedBody
 }
 
-export function createByteBudget(total: number, perTenant: number): ByteBudget {
-  let used = 0
-  const usedBy = new Map<TenantId, number>()
+/** What Fastify wants of a stream that it reads in place of the request. */
+type ChargedBody = Transform & { receivedEncodedLength: number }
+
+/** @param reserve bytes that are kept for each of the first tenants that come */
+export function createByteBudget(total: number, perTenant: number, reserve: number): ByteBudget {
+  const shares = createShares(total, perTenant, reserve)
   return {
-    take: (tenantId, bytes) => {
-      const before = usedBy.get(tenantId) ?? 0
-      if (used + bytes > total || before + bytes > perTenant) throw overloaded()
-      used += bytes
-      usedBy.set(tenantId, before + bytes)
-      let given = false
-      return () => {
-        if (given) return
-        given = true
-        used -= bytes
-        const left = (usedBy.get(tenantId) ?? bytes) - bytes
-        if (left <= 0) usedBy.delete(tenantId)
-        else usedBy.set(tenantId, left)
-      }
+    charge: (tenantId, body, onReleased) => {
+      const held: (() => void)[] = []
+      const charged = Object.assign(
+        new Transform({
+          transform(chunk: Buffer, _encoding, done) {
+            charged.receivedEncodedLength += chunk.length
+            if (!shares.fits(tenantId, chunk.length)) return done(overloaded())
+            held.push(shares.take(tenantId, chunk.length))
+            done(null, chunk)
+          },
+        }),
+        { receivedEncodedLength: 0 },
+      )
+      onReleased(() => {
+        charged.destroy()
+        for (const giveBack of held.splice(0)) giveBack()
+      })
+      // No pipeline: that would destroy the request, and its connection, before the refusal is written.
+      body.once('error', error => charged.destroy(error))
+      return body.pipe(charged)
     },
   }
 }

@@ -1,5 +1,7 @@
 // The HTTP API: composes its parts. What each route does is in the file of its group.
 import { randomUUID } from 'node:crypto'
+import type { Socket } from 'node:net'
+import { Readable } from 'node:stream'
 import cors from '@fastify/cors'
 import rateLimit from '@fastify/rate-limit'
 import swagger from '@fastify/swagger'
@@ -24,11 +26,13 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import type { Tracing } from '../telemetry/tracing.ts'
 import { version } from '../version.ts'
 import { createAuthenticator, namesTenant, requireSameTenant } from './auth.ts'
+import { lingerOnClose, watchConnections } from './connections.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError, logError, sendError, toApiError } from './errors.ts'
 import { createFairPause } from './fair-pause.ts'
 import { createByteBudget, createGate } from './gate.ts'
 import { parseBody } from './json-body.ts'
+import { inPieces, watchPace } from './pace.ts'
 import { artifactReadRoutes } from './routes/artifacts-read.ts'
 import { artifactWriteRoutes } from './routes/artifacts-write.ts'
 import { checkRoutes } from './routes/check.ts'
@@ -47,6 +51,9 @@ const headersTimeoutMs = 20_000
 /** An answer must have been taken after this, and the time its bytes need at the slowest rate that is waited for. */
 const answerMs = 120_000
 const slowestBytesPerSecond = 50_000
+
+/** When closing, a connection without a request under way is ended after this. */
+const longestSilenceMs = 1000
 
 /** Asked every few seconds, and of no interest. */
 const untraced = new Set(['/healthz', '/readyz', '/metrics'])
@@ -130,6 +137,7 @@ export async function createApi(parts: {
   })
 
   app.server.maxConnections = api.maxConnections
+  const connections = watchConnections(app.server)
   app.decorateRequest('tenantId', '' as TenantId)
   app.decorateRequest('expectedBytes', 0)
   app.decorateRequest('signed', null)
@@ -145,11 +153,30 @@ export async function createApi(parts: {
   app.setNotFoundHandler((request, reply) => {
     sendError(request, reply, new ApiError(404, 'route_not_found', 'there is no such route'))
   })
+  app.addHook('onRequest', (request, reply, done) => {
+    // Slots, budgets, time limits and measurements all end with the answer.
+    reply.raw.setMaxListeners(30)
+    watchPace(request.raw, reply.raw, direction => {
+      if (request.lasting) return
+      if (direction === 'reading' || reply.raw.headersSent) request.raw.socket.destroy()
+      else refuseBySocket(request.raw.socket, tooSlowToArrive)
+    })
+    done()
+  })
   app.addHook('onSend', async (request, reply, payload) => {
     if (!request.lasting) endSlowReader(reply, sizeOf(reply, payload) ?? request.expectedBytes)
+    // Refused before its body was read: the rest of it is of no use to anybody.
+    if (reply.statusCode >= 400 && hasBody(request) && !request.raw.complete) {
+      reply.header('connection', 'close')
+      lingerOnClose(request.raw.socket)
+    }
     // What is the tenant's is nobody else's to keep; raw payloads say so themselves, in another way.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'private, no-store')
     if (closing) reply.header('connection', 'close')
+    const parts = isInMemory(payload) ? inPieces(payload) : null
+    if (parts === null) return payload
+    if (request.method !== 'HEAD') reply.header('content-length', parts.length)
+    return Readable.from(parts.pieces, { objectMode: false })
   })
   if (tracing !== null) {
     app.addHook('onRequest', (request, _reply, done) => {
@@ -259,13 +286,11 @@ export async function createApi(parts: {
         requireSameTenant(request.tenantId, said)
       })
       await limitRate(scope, api)
-      const bodies = createByteBudget(api.bodyLimitBytes * 8, api.bodyLimitBytes * 4)
-      scope.addHook('preParsing', async (request, reply) => {
+      const bodies = createByteBudget(api.bodyLimitBytes * 8, api.bodyLimitBytes * 4, api.bodyLimitBytes)
+      scope.addHook('preParsing', async (request, reply, payload) => {
         // Raw bodies are streamed and not held.
-        if (request.routeOptions.config.rawMembers === undefined) return
-        const bytes = Number(request.headers['content-length'] ?? api.bodyLimitBytes)
-        if (bytes > api.bodyLimitBytes) return
-        reply.raw.once('close', bodies.take(request.tenantId, bytes))
+        if (!hasJsonBody(request)) return payload
+        return bodies.charge(request.tenantId, payload, listener => reply.raw.once('close', listener))
       })
       artifactWriteRoutes(scope, context)
       artifactReadRoutes(scope, context)
@@ -288,8 +313,13 @@ export async function createApi(parts: {
     },
     close: async () => {
       closing = true
-      // A connection that was busy when the closing began is idle once its request is answered.
-      const timer = setInterval(() => app.server.closeIdleConnections(), 100)
+      // A connection that was busy when the closing began is idle once its request is answered. One that has sent half
+      // a request by now, or none, gets a moment.
+      const began = performance.now()
+      const timer = setInterval(() => {
+        if (performance.now() - began > longestSilenceMs) connections.endIdle(0)
+        else app.server.closeIdleConnections()
+      }, 100)
       try {
         await app.close()
       } finally {
@@ -315,6 +345,9 @@ async function limitRate(scope: FastifyInstance, api: ApiConfig): Promise<void> 
   })
 }
 
+const hasBody = ({ headers }: FastifyRequest) =>
+  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+
 const hasJsonBody = (request: FastifyRequest) => request.routeOptions.config.rawMembers !== undefined
 
 /** Requests to the store that the API may have under way at once: as many connections its client needs. */
@@ -335,6 +368,9 @@ function createGates(api: ApiConfig): ApiContext['gates'] {
     streams: createGate(readConcurrency, share(readConcurrency, 4)),
   }
 }
+
+const isInMemory = (payload: unknown): payload is string | Buffer =>
+  typeof payload === 'string' || Buffer.isBuffer(payload)
 
 function sizeOf(reply: FastifyReply, payload: unknown): number | null {
   const length = reply.getHeader('content-length')
@@ -381,11 +417,7 @@ function memberOf(value: unknown, name: string): unknown {
 }
 
 /** What is not even a request: no reply object exists, the answer is written by hand. */
-function clientErrorHandler(
-  this: FastifyInstance,
-  error: Error & { code?: string },
-  socket: import('node:net').Socket,
-): void {
+function clientErrorHandler(this: FastifyInstance, error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return
   // In the middle of an answer: what was written now would be taken for a part of it.
   const { _httpMessage: answer } = socket as { _httpMessage?: { headersSent: boolean } | null }
@@ -393,7 +425,8 @@ function clientErrorHandler(
     socket.destroy()
     return
   }
-  const [status, code, message] =
+  refuseBySocket(
+    socket,
     error.code === 'HPE_HEADER_OVERFLOW'
       ? [
           '431 Request Header Fields Too Large',
@@ -401,10 +434,24 @@ function clientErrorHandler(
           `the headers are longer than ${maxHeaderBytes} bytes`,
         ]
       : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-        ? ['408 Request Timeout', 'request_timeout', 'the request took too long to arrive']
-        : ['400 Bad Request', 'invalid_request', 'the request is not HTTP']
+        ? tooSlowToArrive
+        : ['400 Bad Request', 'invalid_request', 'the request is not HTTP'],
+  )
+}
+
+type Refusal = [status: string, code: string, message: string]
+
+const tooSlowToArrive: Refusal = [
+  '408 Request Timeout',
+  'request_timeout',
+  'the request took too long to arrive',
+]
+
+/** Answers past the server, and ends the connection. */
+function refuseBySocket(socket: Socket, [status, code, message]: Refusal): void {
   const body = JSON.stringify({ status: 'error', code, message, request_id: randomUUID() })
   socket.end(
     `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    () => socket.destroy(),
   )
 }
