@@ -168,7 +168,8 @@ export async function createApi(parts: {
     // Refused before its body was read: the rest of it is of no use to anybody.
     if (reply.statusCode >= 400 && hasBody(request) && !request.raw.complete) {
       reply.header('connection', 'close')
-      lingerOnClose(request.raw.socket)
+      // Null where the body's stream was destroyed.
+      if (reply.raw.socket !== null) lingerOnClose(reply.raw.socket)
     }
     // What is the tenant's is nobody else's to keep; raw payloads say so themselves, in another way.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'private, no-store')
