@@ -92,6 +92,8 @@ export function createByteBudget(total: number, perTenant: number, reserve: numb
         }),
         { receivedEncodedLength: 0 },
       )
+      // Whoever reads it stops listening at the first error, or when the body is too long.
+      charged.on('error', () => undefined)
       onReleased(() => {
         charged.destroy()
         for (const giveBack of held.splice(0)) giveBack()

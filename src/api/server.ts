@@ -158,7 +158,9 @@ export async function createApi(parts: {
     reply.raw.setMaxListeners(30)
     watchPace(request.raw, reply.raw, direction => {
       if (request.lasting) return
-      if (direction === 'reading' || reply.raw.headersSent) request.raw.socket.destroy()
+      // (It has no socket of its own while an earlier answer is on the connection.)
+      const isAnswerable = direction === 'sending' && !reply.raw.headersSent && reply.raw.socket !== null
+      if (!isAnswerable) request.raw.socket.destroy()
       else refuseBySocket(request.raw.socket, tooSlowToArrive)
     })
     done()
@@ -170,6 +172,7 @@ export async function createApi(parts: {
       reply.header('connection', 'close')
       // Null where the body's stream was destroyed.
       if (reply.raw.socket !== null) lingerOnClose(reply.raw.socket)
+      request.raw.unpipe().resume()
     }
     // What is the tenant's is nobody else's to keep; raw payloads say so themselves, in another way.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'private, no-store')
