@@ -132,7 +132,7 @@ describe('help', () => {
 
 describe('configuration', () => {
   test('that is missing is reported whole by the commands that need it', async () => {
-    for (const command of [['start'], ['hydrate', nowhere], ['adopt']]) {
+    for (const command of [['hydrate', nowhere], ['adopt']]) {
       const { code, stdout, stderr } = await runCli(command, { cwd })
       expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
       const lines = stderr.trimEnd().split('\n')
@@ -147,6 +147,10 @@ describe('configuration', () => {
       expect(lines[6]).toMatch(/^hint: .*\.env\.example/)
       expect(lines).toHaveLength(7)
     }
+    // A daemon starts without a store, and says so.
+    const { code, stderr } = await runCli(['start'], { cwd })
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/^error: 1 problem\(s\) in the configuration\n +DATABASE_URL: /)
   })
 
   test('of the bucket is not asked for by commands that never touch it', async () => {
@@ -311,13 +315,27 @@ describe('migrate', () => {
       pending.map(line => line.replace(/^pending\s+/, 'would apply  ')),
     )
     const names = pending.map(line => line.replace(/^pending\s+/, ''))
-    expect(JSON.parse((await run('--dry-run', '--json')).stdout)).toEqual({ dryRun: true, pending: names })
-    expect(JSON.parse((await run('--status', '--json')).stdout)).toEqual({ applied: [], pending: names })
+    expect(JSON.parse((await run('--dry-run', '--json')).stdout)).toEqual({
+      dryRun: true,
+      pending: names,
+      mended: [],
+      left: [],
+    })
+    expect(JSON.parse((await run('--status', '--json')).stdout)).toEqual({
+      applied: [],
+      pending: names,
+      differences: [],
+    })
     expect(await hasSchema()).toBe(false)
 
     const applied = await run('--json')
     expect(applied).toMatchObject({ code: 0, stderr: '' })
-    expect(JSON.parse(applied.stdout)).toEqual({ dryRun: false, applied: names })
+    expect(JSON.parse(applied.stdout)).toEqual({
+      dryRun: false,
+      applied: names,
+      mended: [],
+      left: [],
+    })
 
     const after = await run('--status', '--json')
     expect(after.code).toBe(0)
@@ -367,7 +385,14 @@ describe('attach and detach', () => {
     const attached = await run(...attach, ...settings, '--no-skip-triggers', '--json')
     expect(attached).toMatchObject({ code: 0, stderr: '' })
     const { sourceId, ...rest } = JSON.parse(attached.stdout)
-    expect(rest).toEqual({ table: 'public.notes', column: 'body' })
+    expect(rest).toMatchObject({
+      table: 'public.notes',
+      column: 'body',
+      decided: { tenant_column: 'tenant', key_type: 'bigint', envelope_keys: '["a", "b"]', guard: 'off' },
+      changed: {},
+      warnings: [],
+      obstacles: [],
+    })
     const { rows } = await fresh.admin.query('select * from lighter.sources where id = $1', [sourceId])
     expect(rows).toMatchObject([
       {
@@ -382,8 +407,9 @@ describe('attach and detach', () => {
       },
     ])
     const again = await run(...attach, ...settings, '--no-skip-triggers')
-    expect(again).toMatchObject({ code: 0, stderr: expect.stringContaining('already attached') })
-    expectError(await run(...attach), /already attached with another/, /detach/)
+    expect(again).toMatchObject({ code: 0, stderr: '' })
+    const changed = await run(...attach, '--threshold', '3000', '--json')
+    expect(JSON.parse(changed.stdout).changed).toEqual({ threshold_bytes: '3000 instead of 2000' })
 
     expect(await run('detach', 'notes', '--column', 'body')).toEqual({
       code: 0,

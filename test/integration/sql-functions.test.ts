@@ -356,11 +356,12 @@ describe('artifacts_of', () => {
     expect(await of({ a_ref: dead, b_ref: foreign, c_ref: field, d_ref: field })).toEqual(
       [dead, field].sort(),
     )
+    // An element of an array may be a pointer.
+    expect(await of([{ a_ref: field }, 1])).toEqual([field])
     for (const nothing of [
       undefined,
       null,
       [],
-      [{ a_ref: field }],
       7,
       field,
       {},
