@@ -107,12 +107,11 @@ test('start refuses, doctor fails and readyz says so while rows of ours are hidd
   expect((await api.call(null, 'GET', '/readyz')).json).toMatchObject({ database: 'rows_hidden' })
   const started = await lighter(environment, ['start'], { env: { LOG_LEVEL: 'info' } })
   expect(started.code).toBe(1)
-  expect(started.stdout + started.stderr).toMatch(
-    /lighter\.tenants: row-level security(.|\n)*lighter migrate/,
-  )
+  expect(started.stdout + started.stderr).toMatch(/lighter\.tenants: row-level security/)
+  expect(started.stdout + started.stderr).toContain('lighter migrate')
   const examined = await lighter(environment, ['doctor'])
   expect(examined.code).toBe(1)
-  expect(examined.stdout).toMatch(/fail +schema: .*lighter\.tenants/)
+  expect(examined.stdout).toMatch(/^FAIL .*lighter\.tenants/m)
 })
 
 test('rows of an attached table whose policy was dropped are neither gone nor given up, and offloaded later', async () => {

@@ -83,7 +83,7 @@ test('both entries can be imported, and hydrate', async () => {
 
 test('has what is needed, and nothing else', async () => {
   const allowed =
-    /^(dist\/.*\.(js|d\.ts)|dist\/dashboard\/page\/\w+\.(css|svg)|sql\/.*\.sql|docs\/.*\.md|monitoring\/[\w/-]+\.(json|ya?ml)|examples\/[\w.-]+\.(ts|json)|(README|CHANGELOG)\.md|LICENSE|package\.json|\.env\.example)$/
+    /^(dist\/.*\.(js|d\.ts)|dist\/dashboard\/page\/\w+\.(css|svg)|sql\/.*\.sql|sql\/expected-catalogue\.json|docs\/.*\.md|monitoring\/[\w/-]+\.(json|ya?ml)|examples\/[\w.-]+\.(ts|json)|(README|CHANGELOG)\.md|LICENSE|package\.json|\.env\.example)$/
   expect(contents.filter(name => !allowed.test(name))).toEqual([])
   const sql = await readdir(path.join(repository, 'sql'), { recursive: true })
   const sources = await readdir(path.join(repository, 'src'), { recursive: true })
