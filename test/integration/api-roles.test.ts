@@ -149,15 +149,16 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean)': [],
+    'attach_said(name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)': [],
+    'build_guard(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean)':
+    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': [],
@@ -176,6 +177,7 @@ describe('privileges', () => {
     'array_pointers(jsonb)': ['lighter_daemon'],
     'array_rest(jsonb)': ['lighter_daemon'],
     'forget_missing(integer)': [],
+    'guard_body(lighter.sources)': [],
     'has_before_trigger(regclass)': ['lighter_daemon'],
     'hidden_tables(integer[])': ['lighter_daemon'],
     'name_of_column(oid,smallint,name,boolean)': backEnd,

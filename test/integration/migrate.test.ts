@@ -450,6 +450,7 @@ describe('a migrated database', () => {
       'effective_threshold',
       'envelope_value_limit',
       'forget_tenant',
+      'has_before_trigger',
       'hidden_tables',
       'inheritance_obstacles',
       'is_trusted',
