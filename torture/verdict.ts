@@ -1,12 +1,12 @@
 // The end: nothing goes wrong any more, all work is finished, time passes. Then everything must be as it should be.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
-import { openRawS3 } from '../bench/support/raw-s3.ts'
 import { createDaemon, type Daemon } from '../src/daemon.ts'
 import { createPool } from '../src/db/pool.ts'
 import { messageOf } from '../src/errors.ts'
 import { createLighterClient } from '../src/index.ts'
 import { openStore } from '../src/store/object-store.ts'
+import { openRawS3 } from '../test/support/raw-s3.ts'
 import { ageOnce } from './ageing.ts'
 import type { Command } from './commands.ts'
 import type { Findings } from './findings.ts'

@@ -1,7 +1,7 @@
 // A bare multipart upload of so many bytes, made as they go: parts of 8 MiB, two at once, no Postgres.
 import { loadConfig } from '../../src/config.ts'
+import { openRawS3 } from '../../test/support/raw-s3.ts'
 import { runContestant } from '../support/contestant.ts'
-import { openRawS3 } from '../support/raw-s3.ts'
 
 const total = Number(process.env.BENCH_BYTES)
 const config = loadConfig(process.env)

@@ -219,7 +219,8 @@ function planSql(source: Source): string {
     `coalesce(pg_column_size(${value}) > ${hugeBytes} and pg_column_size(${value}) <= $5, false)`
   // Of what is longer nothing is rendered here: it is streamed.
   const hasLongNumbers = (value: string) =>
-    `coalesce(pg_column_size(${value}) <= ${hugeBytes} and ${hasLongNumbersSql(value)}, false)`
+    `case when pg_column_size(${value}) <= ${hugeBytes} and ${hasLongNumbersSql(value)}
+          then ${textBytesBoundSql(value)} > ${source.thresholdBytes} else false end`
   // Of what is weighed and not rendered: its length, if it goes.
   const unrendered = (value: string, goes = 'true') =>
     `case when ${isHuge(value)} then pg_column_size(${value})

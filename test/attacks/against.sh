@@ -14,7 +14,7 @@ if [ $# -gt 0 ]; then added=("$@"); else
   mapfile -t added < <(git diff --name-only --diff-filter=A "$commit" -- 'test/faults/*.test.ts' 'test/attacks/*.test.ts')
 fi
 mkdir -p "$work/tree/test/attacks"
-for path in test/support bench/support vitest.config.ts "${added[@]}"; do cp -r --remove-destination -T "$path" "$work/tree/$path"; done
+for path in test/support vitest.config.ts "${added[@]}"; do cp -r --remove-destination -T "$path" "$work/tree/$path"; done
 cd "$work/tree"
 node_modules/.bin/vitest run --reporter=json --outputFile="$work/result.json" "${added[@]}" > "$work/log" 2>&1 || true
 [ -s "$work/result.json" ] && node --eval 'process.exit(JSON.parse(require("fs").readFileSync(process.argv[1], "utf8")).testResults.length === 0 ? 1 : 0)' "$work/result.json" ||

@@ -1,7 +1,6 @@
 // Retention, purge, orphans: what goes, what stays, and when. Time is made to pass by ageing rows.
 import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { openRawS3 } from '../../bench/support/raw-s3.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import { DeleteError } from '../../src/errors.ts'
 import type { ObjectStore } from '../../src/store/object-store.ts'
@@ -17,6 +16,7 @@ import {
   startDaemon,
   useFreshEnvironment,
 } from '../support/environment.ts'
+import { openRawS3 } from '../support/raw-s3.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { column, value } from '../support/sql.ts'
 import { age, bucketKeys, expireAfter90Days, runNow } from '../support/sweep.ts'
