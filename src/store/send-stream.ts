@@ -15,7 +15,7 @@ export interface SendOptions {
   onAllParts?: () => void | Promise<void>
 }
 
-/** Parts in memory at once: filled or under way. */
+/** Parts at once: being filled or under way. The library's copies of them come on top. */
 const queueSize = 2
 
 interface Target {
@@ -26,7 +26,8 @@ interface Target {
 }
 
 /**
- * Sends the stream with back-pressure; in memory are `queueSize` parts and the stream's own buffers.
+ * Sends the stream with back-pressure; in memory are at most about twice `queueSize` parts, since the library joins the
+ * pieces of each by a copy.
  * @param translate makes our error of one that a request failed with
  * @returns the object's length in bytes
  * @throws what the stream, the store or `onUploadId` throws; the multipart upload is then aborted, after the parts
