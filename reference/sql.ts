@@ -41,7 +41,7 @@ export async function readSqlSchema(db: Queryable): Promise<SqlSchema> {
                   where a.grantee <> p.proowner and r.rolname <> 'service_role' order by 1) as callers
       from pg_proc p
      where p.pronamespace = 'lighter'::regnamespace and p.prorettype <> 'trigger'::regtype
-     order by p.proname`)
+     order by p.proname, p.oid::regprocedure::text collate "C"`)
   const relations = await db.query<DescribedRelation>(`
     select c.oid::regclass::text as name,
            case when c.relkind = 'v' then 'view' else 'table' end as kind,
@@ -57,7 +57,7 @@ export async function readSqlSchema(db: Queryable): Promise<SqlSchema> {
       from pg_class c
      where c.relkind in ('r', 'p', 'v')
        and (c.relnamespace = 'lighter'::regnamespace or c.oid = 'public.artifact_refs'::regclass)
-     order by c.oid <> 'public.artifact_refs'::regclass, c.oid::regclass::text`)
+     order by c.oid <> 'public.artifact_refs'::regclass, c.oid::regclass::text collate "C"`)
   return { functions: functions.rows, relations: relations.rows }
 }
 

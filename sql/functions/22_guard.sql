@@ -26,7 +26,9 @@ begin
     if exists (select from pg_trigger where tgrelid = source.relation and tgname = trigger_name) then
       execute format('drop trigger %I on %s', trigger_name, source.relation);
     end if;
-    execute format('drop function if exists %s()', function_name);
+    if to_regprocedure(function_name || '()') is not null then
+      execute format('drop function %s()', function_name);
+    end if;
     return;
   end if;
 

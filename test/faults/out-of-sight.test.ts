@@ -161,7 +161,7 @@ test('tables and columns that were renamed or moved are followed: read, offload,
   expect(await hydratedByCli(environment, 'remarks', '1')).toBe(note(1))
   await insert('moved.remarks', 5)
   await insert('moved.remarks', 6)
-  await expect.poll(live, { timeout: 30_000 }).toBe(5)
+  await expect.poll(live, { timeout: 60_000 }).toBe(5)
   await sql('delete from moved.remarks where id = 6')
   for (const outcome of await releasedTwice(environment)) expect(outcome).toMatchObject({ outcome: 'done' })
   expect(await live()).toBe(4)

@@ -130,17 +130,17 @@ describe.skipIf(missing)('PgBouncer in transaction mode', () => {
     expect(said(lines, 'listening for notifications')).toHaveLength(1)
     const tenants = [randomUUID(), randomUUID()]
     const requests = Promise.all(
-      Array.from({ length: 40 }, (_, n) =>
+      Array.from({ length: 32 }, (_, n) =>
         api.call(tenants[n % 2] ?? '', 'POST', '/api/storage/artifacts', {
           json: `{"kind": "agent_trace", "payload": {"tenant": ${n % 2}}}`,
         }),
       ),
     )
     const written = await write(120)
-    expect((await requests).map(answer => answer.status)).toEqual(Array(40).fill(201))
+    expect((await requests).map(answer => answer.status)).toEqual(Array(32).fill(201))
     for (const tenant of tenants) {
       const { json } = await api.call(tenant, 'GET', '/api/storage/artifacts?limit=100')
-      expect(json.artifacts).toHaveLength(20)
+      expect(json.artifacts).toHaveLength(16)
     }
     await drained(environment)
     expect(await leftovers(bouncer, poolSize)).toEqual(Array(poolSize).fill(clean))

@@ -8,7 +8,7 @@ import { runCli, startCli } from '../support/process.ts'
 import { startReplica } from '../support/replica.ts'
 import { value } from '../support/sql.ts'
 
-const rows = 600
+const rows = 1000
 
 test('a backfill stands still while a replica does not replay, and goes on when it does', {
   timeout: 300_000,
@@ -41,8 +41,9 @@ test('a backfill stands still while a replica does not replay, and goes on when 
   await replica.caughtUp()
 
   await environment.admin.query(`grant pg_monitor to ${new URL(environment.urls.daemon).username}`)
-  await reader.query('select pg_wal_replay_pause()')
   const backfill = startCli(args, { env: environment.env })
+  await expect.poll(jobs, { timeout: 60_000, interval: 200 }).toBeGreaterThan(0)
+  await reader.query('select pg_wal_replay_pause()')
   const lag = () =>
     value<number | null>(
       environment.admin,
@@ -56,7 +57,7 @@ test('a backfill stands still while a replica does not replay, and goes on when 
       async () => {
         const last = before
         before = await jobs()
-        return before === last && before > 0
+        return before === last
       },
       { timeout: 60_000, interval: 4000 },
     )

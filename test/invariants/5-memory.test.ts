@@ -12,7 +12,7 @@ const MiB = 1024 * 1024
 const noiseSql = (bytes: string) =>
   `(select string_agg(encode(sha256(convert_to(random()::text || i, 'UTF8')), 'base64'), '') from generate_series(1, ${bytes} / 44) i)`
 
-test('a payload of 120 MiB is streamed in a few parts of memory', async () => {
+test('a payload of 120 MiB is streamed in a few parts of memory', { timeout: 180_000 }, async () => {
   const { conversationId } = await newConversation(environment)
   const daemon = await spawnDaemon(environment, { env: { MULTIPART_PART_BYTES: String(5 * MiB) } })
   // One small row first, so that code and connections are counted as idle memory.
@@ -29,7 +29,7 @@ test('a payload of 120 MiB is streamed in a few parts of memory', async () => {
     [conversationId],
   )
   expect(rows[0]?.size).toBeGreaterThan(119 * MiB)
-  await drained(environment, 60_000)
+  await drained(environment, 120_000)
   const grown = (await daemon.peakMemory()) - idle
   daemon.kill('SIGTERM')
   await daemon.ended
@@ -56,14 +56,14 @@ async function peakOnBacklog(rows: number): Promise<number> {
     OFFLOAD_CODEC: 'none',
   }
   const daemon = await spawnDaemon(environment, { env: settings })
-  await drained(environment, 60_000)
+  await drained(environment, 120_000)
   const peak = await daemon.peakMemory()
   daemon.kill('SIGTERM')
   await daemon.ended
   return peak
 }
 
-test('a backlog of 240 MB needs no more memory than one of 40 MB', async () => {
+test('a backlog of 240 MB needs no more memory than one of 40 MB', { timeout: 300_000 }, async () => {
   const short = await peakOnBacklog(1000)
   const long = await peakOnBacklog(6000)
   // What it adds is the garbage collector's slack; 200 MB more would be a batch or a queue without a limit.

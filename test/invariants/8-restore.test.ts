@@ -116,9 +116,9 @@ test('attach, backfill, restore --all and detach leave rows, triggers, policies 
   }
   const before = await dump()
 
-  for (const table of ['crm.conversation_messages', 'crm.events']) {
-    expect(await cli('attach', table)).toMatchObject({ code: 0 })
-  }
+  expect(await cli('attach', 'crm.conversation_messages')).toMatchObject({ code: 0 })
+  // Its check is on the document's size, which an offload only lessens.
+  expect(await cli('attach', 'crm.events', '--allow-dependents')).toMatchObject({ code: 0 })
   expect(await cli('backfill')).toMatchObject({ code: 0 })
   await drained(environment)
   const gone = await dump()
