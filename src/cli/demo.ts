@@ -1,7 +1,7 @@
 import { styleText } from 'node:util'
 import type { Command } from 'commander'
 import { pino } from 'pino'
-import { type DemoProgress, type DemoReport, runDemo } from '../demo/run.ts'
+import type { DemoProgress, DemoReport } from '../demo/run.ts'
 import { wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
 import { createProgress, type Progress } from './progress.ts'
@@ -40,6 +40,7 @@ export function addDemo(program: Command): void {
       const onSignal = () => aborted.abort(new Error('interrupted'))
       process.once('SIGINT', onSignal).once('SIGTERM', onSignal)
       const progress = createProgress(options.json === true)
+      const { runDemo } = await import('../demo/run.ts')
       const report = await runDemo({
         ...(options.external && { external: process.env }),
         ...(options.from !== undefined && { from: options.from }),

@@ -2,9 +2,6 @@ import path from 'node:path'
 import type { Command } from 'commander'
 import { pino } from 'pino'
 import { loadConfig, secretVariables } from '../config.ts'
-import { createDaemon } from '../daemon.ts'
-import { startEmbedded } from '../embedded/index.ts'
-import { prepareEmbeddedDatabase } from '../embedded/prepare.ts'
 import { withAdminClient } from './admin-client.ts'
 import { print } from './output.ts'
 import { runUntilSignal } from './run-until-signal.ts'
@@ -17,6 +14,9 @@ export function addDev(program: Command): void {
     )
     .option('--dir <dir>', 'where state is kept', '.lighter')
     .action(async (options: { dir: string }) => {
+      const { createDaemon } = await import('../daemon.ts')
+      const { startEmbedded } = await import('../embedded/index.ts')
+      const { prepareEmbeddedDatabase } = await import('../embedded/prepare.ts')
       const embedded = await startEmbedded({ dir: path.resolve(options.dir) })
       try {
         const urls = await withAdminClient(

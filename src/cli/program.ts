@@ -44,7 +44,10 @@ function readEnvFile(file: string): void {
   }
 }
 
-/** All commands. Nothing is read or connected to before one of them is run. */
+/**
+ * All commands. Nothing is read or connected to before one of them is run, and what only the daemon needs (the HTTP
+ * server, tracing) is loaded by the commands that run it.
+ */
 export function createProgram(): Command {
   const program = new Command('lighter')
     .description(description)

@@ -1,7 +1,6 @@
 import type { Command } from 'commander'
 import { pino } from 'pino'
 import { loadConfig } from '../config.ts'
-import { createDaemon } from '../daemon.ts'
 import { migrate } from '../db/migrate.ts'
 import { LighterError } from '../errors.ts'
 import { withAdminClient } from './admin-client.ts'
@@ -41,6 +40,7 @@ export function addStart(program: Command): void {
         for (const { object, found } of plan.left)
           log.warn({ object, found }, 'an object of the schema is not what it should be; see lighter doctor')
       }
+      const { createDaemon } = await import('../daemon.ts')
       await runUntilSignal(
         createDaemon({ config, log, worker: options.worker, api: options.api, dashboard: options.dashboard }),
         log,
