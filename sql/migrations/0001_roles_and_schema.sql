@@ -10,16 +10,7 @@ begin
         execute format('create role %I nologin nosuperuser nobypassrls', role_name);
       exception
         when duplicate_object or unique_violation then null;  -- another database's migration was faster
-        when insufficient_privilege then
-          raise exception 'role "%" does not exist and "%" may not create it', role_name, current_user
-            using hint = format('Run as a role with CREATEROLE: create role %I nologin;', role_name);
       end;
-    end if;
-    -- Row-level security is what keeps tenants apart: it must bind both.
-    if exists (select from pg_roles where rolname = role_name and (rolsuper or rolbypassrls)) then
-      raise exception 'role "%" is a superuser or bypasses row-level security', role_name
-        using errcode = 'invalid_role_specification',
-              hint = format('As a superuser: alter role %I nosuperuser nobypassrls;', role_name);
     end if;
   end loop;
 end

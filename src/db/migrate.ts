@@ -9,6 +9,7 @@ import { MigrationError, messageOf, sqlState } from '../errors.ts'
 import { requireAllRows } from './all-rows.ts'
 import { compareCatalogue, type Difference } from './catalogue.ts'
 import type { Queryable } from './pool.ts'
+import { requireRights } from './rights.ts'
 
 const sqlDir = path.join(import.meta.dirname, '..', '..', 'sql')
 
@@ -75,6 +76,7 @@ async function migrateOnce(client: pg.Client, options: MigrateOptions): Promise<
     await client.query('set local search_path = pg_catalog, pg_temp')
     await checkServer(client)
     await becomeSchemaOwner(client)
+    await requireRights(client)
     if (!options.dryRun) await keepOthersOut(client)
     await showMigrations(client)
     const plan = await planMigration(client)

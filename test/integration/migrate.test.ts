@@ -614,18 +614,39 @@ describe('a hosted server, as Supabase is', () => {
   const login = (who: { user: string; password: string }, database = who.user) =>
     connect(server.url({ database, ...who }))
 
-  test('refuses, with the remedy, an owner who may not create roles while ours are missing', async () => {
-    const client = await login(platformOwner)
+  test('says all rights at once that an owner lacks who may not create roles; what it says is enough', async () => {
+    const { user } = secondOwner
+    const inDatabase = await connect(server.url({ database: user }))
+    await inDatabase.query(`create table artifact_refs (id uuid); alter table artifact_refs owner to reporting;
+      alter database ${user} owner to current_user`)
+    const client = await login(secondOwner)
     try {
-      expect(await errorOf(migrate(client))).toEqual({
-        code: 'migration_failed',
-        message: expect.stringContaining(
-          'role "lighter_daemon" does not exist and "platform_owner" may not create it',
-        ),
-        hint: expect.stringContaining('create role lighter_daemon nologin'),
+      const dry = await errorOf(migrate(client, { dryRun: true }))
+      expect(await errorOf(migrate(client))).toEqual(dry)
+      expect(dry).toEqual({
+        code: 'rights_missing',
+        message:
+          'role lighter_daemon does not exist; role lighter_tenant does not exist; role lighter_reporter does not exist; ' +
+          'lighter_daemon may not become lighter_tenant; second_owner may not create a schema in this database; ' +
+          'second_owner may not create tables in schema public; ' +
+          'public.artifact_refs belongs to reporting',
+        hint: expect.stringContaining('create role lighter_daemon nologin;\n'),
       })
+      // The first line says who is to run the others.
+      await inDatabase.query(dry.hint?.slice(dry.hint.indexOf('\n')) ?? '')
+      expect(await errorOf(migrate(client))).toMatchObject({
+        code: 'migration_failed',
+        message: expect.stringContaining('public.artifact_refs'),
+      })
+      await inDatabase.query('drop table artifact_refs')
+      await migrate(client)
+      expect(await value(client, `select pg_has_role('lighter_daemon', 'lighter_tenant', 'member')`)).toBe(true)
     } finally {
       await client.end()
+      await inDatabase.query(`drop owned by ${user} cascade; drop schema if exists lighter cascade;
+        alter database ${user} owner to ${user}; grant all on schema public to ${user}`)
+      await inDatabase.query('drop role lighter_daemon, lighter_tenant, lighter_reporter')
+      await inDatabase.end()
     }
   })
 
@@ -760,10 +781,8 @@ describe('a hosted server, as Supabase is', () => {
     const client = await login(platformOwner, 'third')
     try {
       expect(await errorOf(migrate(client))).toEqual({
-        code: 'migration_failed',
-        message: expect.stringContaining(
-          'role "lighter_daemon" is a superuser or bypasses row-level security',
-        ),
+        code: 'rights_missing',
+        message: 'role lighter_daemon is a superuser or bypasses row-level security',
         hint: expect.stringContaining('alter role lighter_daemon nosuperuser nobypassrls'),
       })
     } finally {
