@@ -3,6 +3,7 @@
 //
 // Promises: every claimed job ends committed, back in the queue or a dead letter, unless the process dies,
 // and then its lease runs out. Nothing is rewritten before its payload is stored.
+import { setTimeout as delay } from 'node:timers/promises'
 import type { LimitFunction } from 'p-limit'
 import type pg from 'pg'
 import type { OffloadConfig } from '../config.ts'
@@ -70,6 +71,9 @@ const partOfStoreAttempt = 4
 
 /** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
 const lockedRetryMs = 30_000
+
+/** A database that refused a batch is asked again, until it takes that back. */
+const giveBackRetryMs = 250
 
 /** So is one of which row-level security hides rows: whoever mends that waits no longer. */
 const hiddenRetryMs = 5000
@@ -763,13 +767,22 @@ function blameless(job: Job, error: unknown, delayMs: number): Release {
 }
 
 /**
- * Trouble that is no row's fault uses up no attempts. Where that can't be written either, the leases run out, and it
- * does: as when the connection was lost, which a row may have done.
+ * Trouble that is no row's fault uses up no attempts. Where that can't be written for half a lease either, the leases run
+ * out, and it does: as when the connection was lost, which a row may have done.
  */
 async function giveBack(context: PipelineContext, jobs: Job[], error: unknown): Promise<void> {
   if (!isNoRowsFault(error)) return
   const releases = jobs.map(job => blameless(job, error, backoffMs(1)))
-  await releaseJobs(context.pool, releases, context.config.maxAttempts).catch(() => undefined)
+  const deadline = performance.now() + context.config.leaseMs / 2
+  while (performance.now() < deadline) {
+    try {
+      await releaseJobs(context.pool, releases, context.config.maxAttempts)
+      return
+    } catch (again) {
+      if (!isNoRowsFault(again) || context.stopping.aborted) return
+    }
+    await delay(giveBackRetryMs, undefined, { ref: false })
+  }
 }
 
 /** Extends the lease of jobs and objects three times per lease for as long as the work goes on. */

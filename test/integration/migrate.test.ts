@@ -640,7 +640,9 @@ describe('a hosted server, as Supabase is', () => {
       })
       await inDatabase.query('drop table artifact_refs')
       await migrate(client)
-      expect(await value(client, `select pg_has_role('lighter_daemon', 'lighter_tenant', 'member')`)).toBe(true)
+      expect(await value(client, `select pg_has_role('lighter_daemon', 'lighter_tenant', 'member')`)).toBe(
+        true,
+      )
     } finally {
       await client.end()
       await inDatabase.query(`drop owned by ${user} cascade; drop schema if exists lighter cascade;
