@@ -83,20 +83,24 @@ export function createProgram(options: ProgramOptions): Program {
     }
     kept.push(one)
     const facts = { kind: one.kind, entityType: 'torture', entityId, idempotencyKey: entityId }
+    const send = () =>
+      anyone().put(
+        shape === 'json'
+          ? { ...facts, json: text }
+          : { ...facts, body: shape === 'bytes' ? Buffer.from(text) : streamOf(text) },
+      )
     // Again until it is answered, of whichever daemon: under its key it is stored once.
     for (let attempt = 0; !signal.aborted; attempt++) {
       try {
-        const client = anyone()
-        const stored = await client.put(
-          shape === 'json'
-            ? { ...facts, json: text }
-            : { ...facts, body: shape === 'bytes' ? Buffer.from(text) : streamOf(text) },
-        )
+        const stored = await send()
         one.id = stored.id
         if (stored.sha256 !== one.sha256)
           findings.add('mismatched', stored.id, `stored with sha256 ${stored.sha256}, not ${one.sha256}`)
         options.onWrite(large ? 'put large' : 'put')
-        if (attempt > 0) await findTwins(one)
+        // Some answers never arrive, though the artifact is stored. Then it is sent again.
+        const again = chance(random, 0.1)
+        if (again) await send().catch(throwUnlessTroubleOrGone)
+        if (again || attempt > 0) await findTwins(one)
         return
       } catch (error) {
         // An answer that took longer than it lives.
@@ -215,6 +219,10 @@ const isGone = (error: unknown) =>
 
 /** Of the connection, the store or the database: nothing is said about the artifact. */
 const isTrouble = (error: unknown) => error instanceof LighterError && error.retryable
+
+function throwUnlessTroubleOrGone(error: unknown): void {
+  if (!isTrouble(error) && !isGone(error)) throw error
+}
 
 async function* streamOf(text: string): AsyncGenerator<Uint8Array> {
   for (let from = 0; from < text.length; from += 64 * KiB)
