@@ -23,15 +23,15 @@ export const newChaosCounts = (): ChaosCounts => ({
 
 /** All there are: one that is missing does not compile. And at which arrival at most: large rows are rare. */
 const arrivals: Record<SignalPoint, number> = {
-  'after-claim': 2,
-  'after-plan': 2,
-  'after-register': 2,
+  'after-claim': 8,
+  'after-plan': 8,
+  'after-register': 6,
   'before-stream': 1,
   'mid-multipart': 1,
   'before-complete': 1,
-  'after-upload': 2,
-  'before-commit': 2,
-  'after-commit': 2,
+  'after-upload': 6,
+  'before-commit': 6,
+  'after-commit': 6,
 }
 const points = Object.keys(arrivals) as SignalPoint[]
 
@@ -116,8 +116,11 @@ export async function runChaos(
   const totals = runningTotals(actions.map(([weight]) => weight))
   while (!signal.aborted) {
     await sleep(between(random, 200, 1500), undefined, { signal }).catch(() => undefined)
-    // On a slow machine nothing would be done between one blow and the next.
+    // On a slow machine nothing would be done between one blow and the next: work lasts about as long as a start.
     await fleet.halfReady(signal, longestWaitMs)
+    await sleep(random() * Math.min(fleet.startMs(), longestWaitMs / 3), undefined, { signal }).catch(
+      () => undefined,
+    )
     if (signal.aborted || fleet.ready().length === 0) continue
     await actions[pickIndex(random, totals)]?.[1]()
   }

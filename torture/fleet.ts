@@ -1,6 +1,7 @@
 // The processes that are tortured: each is started again whenever and however it has ended.
 import { type ChildProcess, fork } from 'node:child_process'
 import { closeSync, openSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { between, type Random } from '../src/demo/random.ts'
@@ -32,6 +33,8 @@ export interface Fleet {
   add(options: MemberOptions): Promise<Member>
   /** Those that have come up. */
   ready(): Member[]
+  /** How long the last start of one took. */
+  startMs(): number
   /** Waits until half of them are up, a daemon among them; false if that takes too long. */
   halfReady(signal: AbortSignal, longestMs: number): Promise<boolean>
   logs(): string[]
@@ -57,6 +60,7 @@ export function createFleet(options: {
   const lives: Promise<void>[] = []
   const closing: (() => void)[] = []
   let closed = false
+  let startMs = 0
 
   const count = (map: Map<string, number>, what: string) => map.set(what, (map.get(what) ?? 0) + 1)
 
@@ -85,9 +89,12 @@ export function createFleet(options: {
         const settings = env()
         const started = start(program, { ...options.env(proxy.endpoint), ...settings }, log)
         child = started
+        const startedAt = performance.now()
         started.on('message', message => {
-          if (message === 'started') ready.add(member)
-          else if (message === 'stopping') letGoOn(started)
+          if (message === 'started') {
+            ready.add(member)
+            startMs = performance.now() - startedAt
+          } else if (message === 'stopping') letGoOn(started)
           else onMessage?.(message)
         })
         const { code, signal } = await ended(started)
@@ -119,6 +126,7 @@ export function createFleet(options: {
     kills,
     add,
     ready: () => [...ready],
+    startMs: () => startMs,
     halfReady: async (signal, longestMs) => {
       const deadline = performance.now() + longestMs
       while (!signal.aborted && performance.now() < deadline) {
@@ -141,7 +149,13 @@ function start(program: string, env: Record<string, string>, log: string): Child
   const { NODE_OPTIONS: _, VITEST: __, ...inherited } = process.env
   const fd = openSync(log, sizeOf(log) > longestLog ? 'w' : 'a')
   try {
-    return fork(program, { env: { ...inherited, ...env }, execArgv: [], stdio: ['ignore', fd, fd, 'ipc'] })
+    // Starts are most of what a slow machine would do here.
+    const cache = { NODE_COMPILE_CACHE: path.join(tmpdir(), 'pg-lighter-compile-cache') }
+    return fork(program, {
+      env: { ...inherited, ...cache, ...env },
+      execArgv: [],
+      stdio: ['ignore', fd, fd, 'ipc'],
+    })
   } finally {
     closeSync(fd)
   }

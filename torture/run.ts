@@ -216,7 +216,7 @@ async function torture(
       ...Array.from({ length: duels }, () => runDuels(duel, storm)),
       ...programs.map(program => program.run(storm)),
       runMoves(
-        { app, random: random('moves'), wanderer, onMove: () => onWrite('move conversation', null) },
+        { app, random: random('moves'), wanderer, payloads: createPayloads(seed, 'moves', noise), onWrite },
         storm,
       ),
       ...Array.from({ length: readers }, () =>
