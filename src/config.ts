@@ -134,7 +134,7 @@ export const environmentSchema = z.object({
     ),
   STREAM_CONCURRENCY: integer(1, 16).default(2).describe('Large payloads streamed at once'),
   MULTIPART_PART_BYTES: integer(5 * MiB, 512 * MiB)
-    .default(8 * MiB)
+    .default(5 * MiB)
     .describe('Size of every multipart part but the last; R2 wants them equal, 5 MiB at least'),
   UPLOAD_CONCURRENCY: integer(1, 256).default(16).describe('Requests to the object store at once'),
   PACK_MAX_BYTES: integer(64 * 1024, 256 * MiB)

@@ -17,7 +17,7 @@ export async function runMoves(
   // On top of pointers that the tenant of now can't follow.
   const writeToMoved = async (conversation: string) => {
     const { rows } = await app.query<{ id: string }>(
-      `select id from conversation_messages where conversation_id = $1 and metadata ? 'artifact_metadata_ref' limit 2`,
+      `select id from conversation_messages where conversation_id = $1 and metadata ? 'artifact_metadata_ref' limit 10`,
       [conversation],
     )
     for (const { id } of rows) {
@@ -38,7 +38,10 @@ export async function runMoves(
       ])
       if (rows[0]?.done !== true) continue
       onWrite('move conversation', null)
-      if (chance(random, 0.5)) await writeToMoved(conversation)
+      if (chance(random, 0.3)) continue
+      await writeToMoved(conversation)
+      // As long as an offload may take here: it must find the row where it is.
+      await sleep(between(random, 500, 6000), undefined, { signal }).catch(() => undefined)
     } catch (error) {
       if (!isDatabaseOutage(error) && !isTransactionConflict(error)) throw error
     }

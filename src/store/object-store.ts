@@ -126,6 +126,8 @@ export function openStore(
     // 'adaptive' would hold back every request of the client after one throttled answer.
     retryMode: 'standard',
     maxAttempts: 4,
+    // The body is sent at once in any case, since the agents are ours.
+    expectContinueHeader: false,
     ...nothingOfTheEnvironment,
     requestHandler: new NodeHttpHandler({
       httpAgent: new HttpAgent(agentOptions),
