@@ -1,4 +1,4 @@
-// A bare multipart upload of so many bytes, made as they go: parts of 8 MiB, two at once, no Postgres.
+// A bare multipart upload of so many bytes, made as they go: in parts of the same size, two at once, no Postgres.
 import { loadConfig } from '../../src/config.ts'
 import { openRawS3 } from '../../test/support/raw-s3.ts'
 import { runContestant } from '../support/contestant.ts'

@@ -111,7 +111,7 @@ begin
             -- Only what we have just written. Of an upload in parts, those of the default size, and two more.
             case when tg_op <> 'UPDATE' or old.state <> 'uploading' then null
                  when old.upload_id is null then 1
-                 else ceil(least(greatest(coalesce(new.byte_length, 0), 0), most) / 8388608.0) + 2 end);
+                 else ceil(least(greatest(coalesce(new.byte_length, 0), 0), most) / 5242880.0) + 2 end);
   end if;
   return null;
 end

@@ -721,7 +721,7 @@ test('savings counts writes that were paid for, whether or not their objects are
   await runNow(environment, 'rollup')
   expect(await value(environment.admin, 'select objects::int from lighter.savings')).toBe(0)
   expect(await classA()).toBe(written)
-  // An upload in parts of 8 MiB: 3 parts, its creation and its completion.
+  // An upload in parts of 5 MiB: 4 parts, its creation and its completion.
   await environment.admin.query(
     `insert into lighter.objects (tenant_id, r2_key, kind, content_type, artifact_count, lease_until, upload_id) values ($1, 'parts', 'k', 'x', 1, now(), 'u')`,
     [tenantId],
@@ -729,10 +729,10 @@ test('savings counts writes that were paid for, whether or not their objects are
   await environment.admin.query(
     `update lighter.objects set state = 'stored', stored_at = now(), lease_until = null, upload_id = null, byte_length = 20000000 where r2_key = 'parts'`,
   )
-  expect(await classA()).toBe(written + 5)
+  expect(await classA()).toBe(written + 6)
   await environment.admin.query('update lighter.prices set r2_class_a_million = 1000000')
   expect(await value(environment.admin, 'select class_a_usd_last_30_days::float8 from lighter.savings')).toBe(
-    written + 5,
+    written + 6,
   )
 })
 
