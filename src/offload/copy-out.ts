@@ -65,6 +65,6 @@ async function* withinSilence(stream: Readable, timeoutMs: number): AsyncGenerat
   }
 }
 
-function rowChanged(): RowError {
+export function rowChanged(): RowError {
   return new RowError('row_changed', 'the row changed before it was read', { retryable: true })
 }

@@ -36,6 +36,7 @@ import {
   ident,
   isVersionSql,
   literal,
+  pointersInSql,
   restSql,
   tenantSql,
 } from './source-sql.ts'
@@ -300,14 +301,24 @@ export async function runLargeRow(
       let rowBytes = row.heldBytes
       try {
         for (const payload of row.payloads) {
-          const { location, objectBytes } = await work.part('stream', async stream => {
+          const { location, objectBytes, refersTo } = await work.part('stream', async stream => {
             stream.note({ kind: payload.kind })
             stream.noteTenant(tenantId)
             const streamed = await streamPayload(
               context.pool,
               context.streamPool,
               context.store,
-              { tenantId, kind: payload.kind, selectSql: selectPayloadSql(row, payload.phase) },
+              {
+                tenantId,
+                kind: payload.kind,
+                selectSql: selectPayloadSql(row, payload.phase, value => `${value}::text`),
+                pointerNames: row.source.pointerNames.map(name => JSON.stringify(name)),
+                pointersSql: selectPayloadSql(
+                  row,
+                  payload.phase,
+                  value => `array_to_string(${pointersInSql(row.source, value)}, ',') as ids`,
+                ),
+              },
               {
                 codec: context.config.codec,
                 partBytes: context.config.partBytes,
@@ -322,6 +333,7 @@ export async function runLargeRow(
             stream.note({ payload_bytes: streamed.location.sizeBytes, object_bytes: streamed.objectBytes })
             return streamed
           })
+          payload.refersTo = refersTo
           rowBytes += location.sizeBytes
           uploaded.locations.set(payload.artifactId, location)
           uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
@@ -798,8 +810,8 @@ function keepLease(
   return () => clearInterval(timer)
 }
 
-/** One payload of the version that was planned, as a statement without parameters (COPY takes none). */
-function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
+/** Something of one payload of the version that was planned, as a statement without parameters (COPY takes none). */
+function selectPayloadSql(row: PlannedRow, phase: 1 | 2, something: (value: string) => string): string {
   const { source } = row
   const phase1 = row.payloads.find(p => p.phase === 1)
   const field = fieldSql(source, 'd.doc', 'd.tenant_id')
@@ -810,7 +822,7 @@ function selectPayloadSql(row: PlannedRow, phase: 1 | 2): string {
     phase1 === undefined ? 'null::uuid' : `${literal(phase1.artifactId)}::uuid`,
   )
   return `
-    select ${phase === 1 ? 'f.field::text' : `(${rest})::text`}
+    select ${something(phase === 1 ? 'f.field' : `(${rest})`)}
       from (select d.doc, ${field} as field
               from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
                       from ${fromSql(source)}

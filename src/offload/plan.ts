@@ -205,7 +205,7 @@ function toPlannedRow(
   }
 }
 
-function idsOf(list: string | null): string[] {
+export function idsOf(list: string | null): string[] {
   return list === null || list === '' ? [] : list.split(',')
 }
 
@@ -225,9 +225,10 @@ function planSql(source: Source): string {
   const unrendered = (value: string, goes = 'true') =>
     `case when ${isHuge(value)} then pg_column_size(${value})
           when r.long_numbers and ${goes} then ${textBytesBoundSql(value)} end`
-  // Only a text that has the name can have the pointer: looking for one at any depth is work.
+  // Only a text that has the name can have the pointer: looking for one at any depth is work. Of what is not rendered here
+  // the stream finds out.
   const refsSql = (value: string, text: string) =>
-    `case when ${value} is not null and (${text} is null or ${mentionsPointerSql(source, text)})
+    `case when ${value} is not null and ${mentionsPointerSql(source, text)}
           then array_to_string(${pointersInSql(source, value)}, ',') end`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.

@@ -11,16 +11,22 @@ import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { copyOutText } from './copy-out.ts'
+import { copyOutText, rowChanged } from './copy-out.ts'
 import type { Location } from './pack.ts'
+import { idsOf } from './plan.ts'
 import { recordUploadId, registerObjects } from './register.ts'
 import type { Signal } from './signals.ts'
+import { createTextSearch } from './text-search.ts'
 
 export interface StreamRequest {
   tenantId: TenantId
   kind: string
   /** Yields the payload as one row of one text column, or no row if the row has changed. */
   selectSql: string
+  /** Only a payload with one of these in its text has pointers. */
+  pointerNames: string[]
+  /** Yields the ids of its pointers likewise, separated by commas. */
+  pointersSql: string
 }
 
 export interface StreamOptions {
@@ -53,7 +59,7 @@ export async function streamPayload(
   store: ObjectStore,
   request: StreamRequest,
   options: StreamOptions,
-): Promise<{ location: Location; objectBytes: number }> {
+): Promise<{ location: Location; objectBytes: number; refersTo: string[] }> {
   const contentEncoding = encodingOf(options.codec)
   const contentType = 'application/json'
   const key = objectKey(store.prefix, request.tenantId, request.kind, new Date(), newArtifactId(), 'json')
@@ -78,9 +84,11 @@ export async function streamPayload(
 
   const hash = createHash('sha256')
   let sizeBytes = 0
+  const names = createTextSearch(request.pointerNames)
   async function* hashed(source: AsyncIterable<Buffer>) {
     for await (const chunk of source) {
       hash.update(chunk)
+      names.look(chunk)
       sizeBytes += chunk.length
       if (sizeBytes > options.maxPayloadBytes) throw payloadTooLarge(sizeBytes, options.maxPayloadBytes)
       if (options.rowBytes + sizeBytes > options.maxPayloadBytes) {
@@ -116,6 +124,7 @@ export async function streamPayload(
     // When reading failed first, the sender saw the same error; when sending did, the reader's is only an echo.
     if (sent.status === 'rejected') throw sent.reason
     if (read.status === 'rejected') throw read.reason
+    const refersTo = names.found() ? await readPointers(client, request.pointersSql) : []
     await client.query('commit')
     complete = true
     return {
@@ -130,11 +139,18 @@ export async function streamPayload(
         sha256: hash.digest('hex'),
       },
       objectBytes: sent.value,
+      refersTo,
     }
   } finally {
     // Of a value not read to its end the rest is still on its way: that connection is of no more use.
     client.release(!complete)
   }
+}
+
+async function readPointers(client: pg.ClientBase, pointersSql: string): Promise<string[]> {
+  const { rows } = await client.query<{ ids: string | null }>(pointersSql)
+  if (rows[0] === undefined) throw rowChanged()
+  return idsOf(rows[0].ids)
 }
 
 /** Of a stream that was given up the whole length is not known: more than `bytes`. */

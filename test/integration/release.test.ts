@@ -85,29 +85,45 @@ test('a copy of the row keeps its artifacts after the row itself is deleted', as
   expect(await hydrated(environment, copy)).toBe(await asJsonbText(environment, heavy('copied')))
 })
 
-test('a row offloaded again, on top of the last time, keeps all that its payloads lead to', async () => {
-  const { conversationId } = await newConversation(environment)
-  const id = await insertMessage(environment, conversationId, heavy('first'))
-  await drained(environment)
-  for (const n of [1, 2, 3]) {
-    await environment.app.query(
-      `update conversation_messages set metadata = metadata || jsonb_build_object('more_' || $2::text, repeat('y', 9000)) where id = $1`,
-      [id, n],
-    )
+test.each([
+  ['in packs', {}, 9000],
+  ['streamed', { STREAM_THRESHOLD_BYTES: '65536' }, 100_000],
+])(
+  'a row offloaded again, on top of the last time, keeps all that its payloads lead to: %s',
+  async (_, env, bytes) => {
+    await daemon.stop()
+    daemon = await startDaemon(environment, { env })
+    const { conversationId } = await newConversation(environment)
+    const id = await insertMessage(environment, conversationId, heavy('first'))
     await drained(environment)
-  }
-  const before = await hydrated(environment, id)
-  expect(await live()).toBe(5)
-  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
-  expect(await hydrated(environment, id)).toBe(before)
-  // As stored before it was noted what payloads point to: nothing of the row is released on a guess.
-  await environment.admin.query('update artifact_refs set refers_to = null')
-  expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
-  expect(await hydrated(environment, id)).toBe(before)
-  await environment.app.query('delete from conversation_messages where id = $1', [id])
-  await releaseTwice()
-  expect(await live()).toBe(0)
-})
+    for (const n of [1, 2, 3]) {
+      await environment.app.query(
+        `update conversation_messages set metadata = metadata || jsonb_build_object('more_' || $2::text, repeat('y', $3)) where id = $1`,
+        [id, n, bytes],
+      )
+      await drained(environment)
+    }
+    const before = await hydrated(environment, id)
+    expect(await live()).toBe(5)
+    // Each leads to another one, but for the tool calls, and says so.
+    expect(
+      await column(
+        environment.admin,
+        `select field from artifact_refs where row_id = $1 and refers_to = '{}'`,
+        [id],
+      ),
+    ).toEqual(['tool_interactions'])
+    expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+    expect(await hydrated(environment, id)).toBe(before)
+    // As stored before it was noted what payloads point to: nothing of the row is released on a guess.
+    await environment.admin.query('update artifact_refs set refers_to = null')
+    expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
+    expect(await hydrated(environment, id)).toBe(before)
+    await environment.app.query('delete from conversation_messages where id = $1', [id])
+    await releaseTwice()
+    expect(await live()).toBe(0)
+  },
+)
 
 test('what is pointed to again within the grace period is found again', async () => {
   const { conversationId } = await newConversation(environment)
