@@ -346,7 +346,7 @@ describe('values', () => {
         streamThresholdBytes: 4 * 1024 ** 2,
         maxPayloadBytes: 256 * 1024 ** 2,
         streamConcurrency: 2,
-        partBytes: 8 * 1024 ** 2,
+        partBytes: 5 * 1024 ** 2,
         uploadConcurrency: 16,
       },
       api: {
