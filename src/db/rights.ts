@@ -31,7 +31,7 @@ const missingRightsSql = `
   select format('%I may not create tables in schema public', me.name), format('grant create on schema public to %I;', me.name), 6
     from me where to_regnamespace('lighter') is null and not has_schema_privilege('public', 'create')
   union all
-  select format('public.artifact_refs belongs to %I', pg_get_userbyid(refs.relowner)),
+  select format('public.artifact_refs belongs to "%s", not to "%s"', pg_get_userbyid(refs.relowner), me.name),
          format('alter table public.artifact_refs owner to %I;', me.name), 7
     from me, refs where not pg_has_role(refs.relowner, 'usage')
   order by ord`

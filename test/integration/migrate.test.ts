@@ -629,7 +629,7 @@ describe('a hosted server, as Supabase is', () => {
           'role lighter_daemon does not exist; role lighter_tenant does not exist; role lighter_reporter does not exist; ' +
           'lighter_daemon may not become lighter_tenant; second_owner may not create a schema in this database; ' +
           'second_owner may not create tables in schema public; ' +
-          'public.artifact_refs belongs to reporting',
+          'public.artifact_refs belongs to "reporting", not to "second_owner"',
         hint: expect.stringContaining('create role lighter_daemon nologin;\n'),
       })
       // The first line says who is to run the others.
