@@ -93,6 +93,7 @@ async function runCommands(block: DocBlock): Promise<void> {
     expect(program).toBe('lighter')
     if (args.includes('start')) {
       daemon = startCli(args, { cwd: folder })
+      await daemon.says('the HTTP API listens')
       await daemon.says('daemon started')
       continue
     }
