@@ -4,6 +4,7 @@ import { benchLarge } from './large.ts'
 import { benchLatency } from './latency.ts'
 import { benchRead } from './read.ts'
 import { benchScale } from './scale.ts'
+import { benchSize } from './size.ts'
 import { type BenchReport, printReport, type Table } from './support/report.ts'
 import { benchSweeps } from './sweeps.ts'
 import { benchThroughput } from './throughput.ts'
@@ -24,6 +25,7 @@ const benches: Record<string, [description: string, run: Bench]> = {
   large: ['payloads of 50 and 200 MB: memory above idle, speed against a bare upload', benchLarge],
   latency: ['from commit to rewritten row, against one bare PUT', benchLatency],
   scale: ['with a long queue, many artifacts, more daemons', benchScale],
+  size: ['what becomes of the database: bytes by relation, before and after', benchSize],
   sweeps: ['what the sweeps get through, and what they free in the bucket', benchSweeps],
   tune: ['what each setting does: the real distribution, one setting changed at a time', benchTune],
   read: ['rows hydrated a second, loose and packed, one by one and in batches', benchRead],
