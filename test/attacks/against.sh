@@ -16,7 +16,8 @@ fi
 mkdir -p "$work/tree/test/attacks"
 for path in test/support vitest.config.ts "${added[@]}"; do cp -r --remove-destination -T "$path" "$work/tree/$path"; done
 cd "$work/tree"
-node_modules/.bin/vitest run --reporter=json --outputFile="$work/result.json" "${added[@]}" > "$work/log" 2>&1 || true
+# A test that waits for what never comes ends after half a minute, unless it says otherwise.
+node_modules/.bin/vitest run --reporter=default --reporter=json --outputFile.json="$work/result.json" --testTimeout=30000 "${added[@]}" 2>&1 | tee "$work/log" | grep -E "✓|×|❯ test" || true
 [ -s "$work/result.json" ] && node --eval 'process.exit(JSON.parse(require("fs").readFileSync(process.argv[1], "utf8")).testResults.length === 0 ? 1 : 0)' "$work/result.json" ||
   { tail -40 "$work/log"; echo "no test ran: see above" >&2; exit 1; }
 node --eval '
