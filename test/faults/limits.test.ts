@@ -1,5 +1,6 @@
 // A database that is well, and refuses: out of connections, out of time, a lock held, a conflict lost. None of it is a
 // row's fault, so none of it may use up a row's attempts.
+import { setTimeout } from 'node:timers/promises'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import {
   asJsonbText,
@@ -83,6 +84,29 @@ describe('out of connections', () => {
     expect(JSON.stringify(lines)).toContain('too many connections for role')
     await expectWhole(written)
   }, 120_000)
+
+  test('between a claim and the plan: the batch is given back when there are some again, and uses up no attempt', async () => {
+    const login = await createLogin(environment)
+    const signals = createSignals()
+    const { lines } = await start({
+      env: { DATABASE_URL: login.url, OFFLOAD_MAX_ATTEMPTS: '1' },
+      signal: signals.signal,
+    })
+    const claimed = signals.holdAt('after-claim')
+    const written = await write(3)
+    await claimed.reached
+    await login.alter('connection limit 0')
+    await login.terminate()
+    // A connection that is lost in use may be a row's fault. This is to be a refusal: the daemon knows of the loss by now.
+    await setTimeout(1000)
+    claimed.release()
+    // Longer than one try to give it back.
+    await setTimeout(2000)
+    await login.alter('connection limit -1')
+    await drained(environment)
+    await expectWhole(written)
+    expect(said(lines, 'batch failed')).toMatchObject([{ level: 50 }])
+  })
 })
 
 describe('time-outs', () => {
