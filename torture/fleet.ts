@@ -152,7 +152,7 @@ function start(program: string, env: Record<string, string>, log: string): Child
     // Starts are most of what a slow machine would do here.
     const cache = { NODE_COMPILE_CACHE: path.join(tmpdir(), 'pg-lighter-compile-cache') }
     return fork(program, {
-      env: { ...inherited, ...cache, ...env },
+      env: { ...cache, ...inherited, ...env },
       execArgv: [],
       stdio: ['ignore', fd, fd, 'ipc'],
     })

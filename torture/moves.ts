@@ -14,7 +14,7 @@ export async function runMoves(
   signal: AbortSignal,
 ): Promise<void> {
   const { app, random, wanderer, payloads, onWrite } = options
-  // On top of pointers that the tenant of now can't follow.
+  // On top of pointers that its present tenant can't follow.
   const writeToMoved = async (conversation: string) => {
     const { rows } = await app.query<{ id: string }>(
       `select id from conversation_messages where conversation_id = $1 and metadata ? 'artifact_metadata_ref' limit 10`,

@@ -99,7 +99,11 @@ export function createProgram(options: ProgramOptions): Program {
         options.onWrite(large ? 'put large' : 'put')
         // Some answers never arrive, though the artifact is stored. Then it is sent again.
         const again = chance(random, 0.1)
-        if (again) await send().catch(throwUnlessTroubleOrGone)
+        if (again) {
+          const answered = await send().catch(undefinedIfTroubleOrGone)
+          if (answered !== undefined && answered.id !== stored.id)
+            findings.add('leaked_objects', entityId, `sent again, and stored as ${answered.id} too`)
+        }
         if (again || attempt > 0) await findTwins(one)
         return
       } catch (error) {
@@ -220,7 +224,7 @@ const isGone = (error: unknown) =>
 /** Of the connection, the store or the database: nothing is said about the artifact. */
 const isTrouble = (error: unknown) => error instanceof LighterError && error.retryable
 
-function throwUnlessTroubleOrGone(error: unknown): void {
+function undefinedIfTroubleOrGone(error: unknown): undefined {
   if (!isTrouble(error) && !isGone(error)) throw error
 }
 

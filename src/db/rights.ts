@@ -1,4 +1,4 @@
-// What whoever migrates may not do yet: found before anything is changed, and said all at once.
+// The rights that the migrating role lacks: found before anything is changed, and listed all at once.
 import type pg from 'pg'
 import { MigrationError } from '../errors.ts'
 
@@ -36,11 +36,11 @@ const missingRightsSql = `
     from me, refs where not pg_has_role(refs.relowner, 'usage')
   order by ord`
 
-/** @throws {MigrationError} `rights_missing`: what is missing, with the statements that give it */
+/** @throws {MigrationError} `rights_missing`: everything that is missing, with the statements that give it */
 export async function requireRights(client: pg.ClientBase): Promise<void> {
   const { rows } = await client.query<{ lack: string; remedy: string }>(missingRightsSql)
   if (rows.length === 0) return
   throw new MigrationError('rights_missing', rows.map(row => row.lack).join('; '), {
-    hint: `As a superuser (roles: as one with CREATEROLE), then migrate again:\n${rows.map(row => row.remedy).join('\n')}`,
+    hint: `Run this as a superuser (for the roles CREATEROLE is enough), then migrate again:\n${rows.map(row => row.remedy).join('\n')}`,
   })
 }
