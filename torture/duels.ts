@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { between, pick, type Random, uuid } from '../src/demo/random.ts'
 import { isDatabaseOutage, isTransactionConflict } from '../src/errors.ts'
+import type { Backpressure } from './backpressure.ts'
 import type { Payloads } from './payloads.ts'
 
 /** About as long as an offload takes, from the claim to the commit: of a fast machine, of a slow store, of a busy machine. */
@@ -16,14 +17,16 @@ export async function runDuels(
     tenantId: string
     random: Random
     payloads: Payloads
+    backpressure: Backpressure
     onWrite: (operation: string, id: string) => void
   },
   signal: AbortSignal,
 ): Promise<void> {
-  const { app, tenantId, random, payloads, onWrite } = options
+  const { app, tenantId, random, payloads, backpressure, onWrite } = options
   const conversation = uuid(random)
   const rows: string[] = []
   while (!signal.aborted) {
+    await backpressure.wait(signal)
     const id = uuid(random)
     const [call, value] = pick(random, [
       ['replace_message($1, $2)', payloads.heavy()],

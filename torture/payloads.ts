@@ -10,6 +10,8 @@ export interface Payloads {
   whole(): string | null
   /** Of both phases: interactions, and more than the threshold beside them. */
   heavy(): string
+  /** Of the second phase alone. */
+  long(): string
   /** An object to be laid over a metadata. */
   patch(): string
   /** Something for `tool_interactions` that goes off the row. */
@@ -47,13 +49,13 @@ export function createPayloads(seed: number, name: string, noiseText: string): P
   const heavy = () =>
     `{"tool_interactions": ${interactions()}, "lead_id": "x", "trace": "${noise(between(random, 8000, 30_000))}"}`
 
+  const long = () =>
+    `{"model": "m", "trace": "${noise(between(random, 8000, 20_000))}", "usage": {"tokens": 1e400}}`
+
   const kinds: [weight: number, make: () => string | null][] = [
     [8, () => next().metadata],
     [6, () => `{"model": "m", "iterations": 3, "tool_interactions": ${interactions()}}`],
-    [
-      4,
-      () => `{"model": "m", "trace": "${noise(between(random, 8000, 20_000))}", "usage": {"tokens": 1e400}}`,
-    ],
+    [4, long],
     [4, heavy],
     // The same key twice: Postgres keeps the last one.
     [
@@ -78,6 +80,7 @@ export function createPayloads(seed: number, name: string, noiseText: string): P
     whole: () => pick(random, bag)(),
     interactions,
     heavy,
+    long,
     patch: () => {
       const key = pick(random, ['rating', 'note', 'model', 'usage', 'lead_id', 'trace', 'feedback'])
       const value = chance(random, 0.2)

@@ -9,15 +9,16 @@ import { freePort } from '../src/embedded/ports.ts'
 import { createLighterClient } from '../src/index.ts'
 import { openStore } from '../src/store/object-store.ts'
 import { runAgeing } from './ageing.ts'
+import { createBackpressure } from './backpressure.ts'
 import { createFates, newChaosCounts, runChaos, runWeather } from './chaos.ts'
 import { createCommand, newCommandCounts, runCommands } from './commands.ts'
 import { runDuels } from './duels.ts'
 import { createFindings, type Findings, historyOf } from './findings.ts'
 import { createFleet } from './fleet.ts'
-import { runMoves } from './moves.ts'
+import { runMoves, runWritesToMoved } from './moves.ts'
 import { createNoise, createPayloads } from './payloads.ts'
 import { createProgram } from './programs.ts'
-import { runReader } from './readers.ts'
+import { checkRows, runReader } from './readers.ts'
 import { type Counts, sum, type TortureReport } from './report.ts'
 import { graceMs, serviceKey, type TortureOptions } from './settings.ts'
 import { newTraffic, startStoreProxy } from './store-proxy.ts'
@@ -96,6 +97,7 @@ async function torture(
   const store = openStore(world.config(readProxy.endpoint).store)
 
   const noise = createNoise(seed)
+  const backpressure = createBackpressure(admin)
   const recent: string[] = []
   const onWrite = (operation: string, id: string | null) => {
     operations[operation] = (operations[operation] ?? 0) + 1
@@ -112,6 +114,7 @@ async function torture(
       onWrite,
       maxRows: 300,
       maxLarge,
+      backpressure,
     })
   // Two of one tenant, so that packs have rows of both.
   const writers = [writerOf('a', 0, 2), writerOf('b', 0, 0), writerOf('c', 1, 2), writerOf('d', 2, 0)]
@@ -209,16 +212,25 @@ async function torture(
       tenantId: writers[1]?.tenantId ?? '',
       random: duelRandom,
       payloads: createPayloads(seed, 'duels', noise),
+      backpressure,
       onWrite,
     }
+    const moves = {
+      admin,
+      app,
+      random: random('moves'),
+      wanderer,
+      payloads: createPayloads(seed, 'moves', noise),
+      onWrite,
+      check: (ids: string[]) => checkRows(readContext, ids, false),
+    }
     const work = [
+      backpressure.run(storm),
       ...all.map(writer => writer.run(storm)),
       ...Array.from({ length: duels }, () => runDuels(duel, storm)),
       ...programs.map(program => program.run(storm)),
-      runMoves(
-        { app, random: random('moves'), wanderer, payloads: createPayloads(seed, 'moves', noise), onWrite },
-        storm,
-      ),
+      runMoves(moves, storm),
+      runWritesToMoved(moves, storm),
       ...Array.from({ length: readers }, () =>
         runReader(readContext, readRandom, known, storm, rows => {
           reads += rows

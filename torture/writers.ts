@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { between, chance, pick, pickIndex, type Random, runningTotals, uuid } from '../src/demo/random.ts'
 import { isDatabaseOutage, isTransactionConflict, messageOf, sqlState } from '../src/errors.ts'
+import type { Backpressure } from './backpressure.ts'
 import type { Findings } from './findings.ts'
 import type { Payloads } from './payloads.ts'
 
@@ -32,6 +33,7 @@ export interface WriterOptions {
   maxRows: number
   /** Large rows at most, and at once. */
   maxLarge: number
+  backpressure: Backpressure
 }
 
 type Target = { id: string; raw: string | null }
@@ -261,6 +263,7 @@ export function createWriter(options: WriterOptions): Writer {
           }
         }
         await sleep(random() * 70)
+        await options.backpressure.wait(signal)
       }
       idle?.resolve()
     },
