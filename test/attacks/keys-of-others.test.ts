@@ -11,6 +11,7 @@ import { lighter, lighterOk } from '../support/black-box.ts'
 import { insertMessage, newConversation, rawMetadata, useEnvironment } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { storeByHand } from '../support/stored-artifacts.ts'
+import { age, runNow } from '../support/sweep.ts'
 
 const environment = await useEnvironment()
 const store = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
@@ -102,6 +103,51 @@ describe.each(strayKeys)('a key %s', (_name, keyFor) => {
     expect(await rawMetadata(environment, row)).toContain(id)
     expect(asked()).toEqual([])
     expect(await storedAt(key)).toEqual(before)
+  })
+})
+
+describe.each(strayKeys)('a key %s that two rows have', (_name, keyFor) => {
+  test('is neither compacted nor deleted by the sweeps when both are deleted, one after the other', async () => {
+    const mine = randomUUID()
+    const key = keyFor(mine)
+    await environment.store.put(key, secret, { contentType: 'application/json' }).catch(() => undefined)
+    const stored = () =>
+      environment.store.get(key).then(
+        ({ body }) => body.toString(),
+        () => null,
+      )
+    const before = await stored()
+    for (let n = 0; n < 2; n++)
+      await storeByHand(environment, mine, null, {
+        key,
+        sizeBytes: secret.length,
+        byteOffset: n,
+        frameOffset: 0,
+      })
+    const tombstone = (rows: number) =>
+      environment.admin.query(
+        `update artifact_refs set deleted_at = now() - interval '400 days'
+          where id in (select id from artifact_refs where tenant_id = $1 and deleted_at is null limit $2)`,
+        [mine, rows],
+      )
+    const sweepAll = async () => {
+      await age(environment, '100 days')
+      for (const name of ['retention', 'compaction', 'orphans'] as const)
+        await runNow(environment, name, { env })
+    }
+    await tombstone(1)
+    await sweepAll()
+    await sweepAll()
+    await tombstone(1)
+    await sweepAll()
+    await sweepAll()
+    // All was tried: both are purged.
+    const { rows } = await environment.admin.query(
+      'select count(*)::int as n from artifact_refs where tenant_id = $1 and purged_at is null',
+      [mine],
+    )
+    expect(rows[0].n).toBe(0)
+    expect(await stored()).toEqual(before)
   })
 })
 
