@@ -140,8 +140,9 @@ begin
 end
 $$;
 
-create unique index if not exists artifact_refs_location
-  on public.artifact_refs (tenant_id, r2_key, byte_offset, frame_offset) nulls not distinct;
+-- What is in an object. Not unique with the place in it: then each entry would hold a key of its own, here all of a pack
+-- share one (277 bytes an artifact were in that index, 11 are in this one).
+create index if not exists artifact_refs_object on public.artifact_refs (tenant_id, r2_key);
 create index if not exists idx_artifact_refs_tenant_kind_created
   on public.artifact_refs (tenant_id, kind, created_at desc);
 create index if not exists idx_artifact_refs_entity

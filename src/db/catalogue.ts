@@ -192,9 +192,8 @@ const contradictionsSql = `
              in (array['r2_key', 'tenant_id'], array['r2_key']) and 0 <> all (x.indkey::int2[]) as safe
       from refs
       join pg_index x on x.indrelid = refs.oid
-      join pg_class i on i.oid = x.indexrelid
       left join pg_constraint c on c.conindid = x.indexrelid and c.contype in ('u', 'x')
-     where (x.indisunique or c.contype = 'x') and not x.indisprimary and i.relname <> 'artifact_refs_location'
+     where (x.indisunique or c.contype = 'x') and not x.indisprimary
        and not exists (select from pg_attribute a
                         where a.attrelid = refs.oid and a.attname = 'id' and a.attnum = any (x.indkey::int2[]))
     union all

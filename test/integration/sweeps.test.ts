@@ -257,7 +257,7 @@ describe('retention', () => {
       ),
     ).toEqual([
       'artifact_refs_live',
-      'artifact_refs_location',
+      'artifact_refs_object',
       'artifact_refs_pkey',
       'idx_artifact_refs_entity',
     ])
