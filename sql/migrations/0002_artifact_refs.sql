@@ -100,7 +100,13 @@ alter table public.artifact_refs
   add column if not exists row_id text,
   add column if not exists field text,
   add column if not exists expires_at timestamptz,
-  add column if not exists deleted_at timestamptz;
+  add column if not exists refers_to uuid[],
+  add column if not exists released_at timestamptz,
+  add column if not exists deleted_at timestamptz,
+  add column if not exists deleted_reason text,
+  add column if not exists purged_at timestamptz,
+  add column if not exists damaged_at timestamptz,
+  add column if not exists damage text;
 
 comment on table public.artifact_refs is 'Artifacts: payloads in the object store, by tenant. Immutable but for their location and tombstone.';
 comment on column public.artifact_refs.r2_key is 'Key of the object that holds the payload; a pack is the r2_key of many artifacts.';
@@ -114,6 +120,15 @@ comment on column public.artifact_refs.source_id is 'lighter.sources.id of the r
 comment on column public.artifact_refs.row_id is 'Primary key of the row it came from, as text.';
 comment on column public.artifact_refs.field is 'The field it was taken from; null when it is the whole metadata.';
 comment on column public.artifact_refs.deleted_at is 'Tombstone: no longer readable, bytes go after the grace period.';
+comment on column public.artifact_refs.deleted_reason is
+  'Why it has a tombstone: deleted, or the name of the policy under which it expired.';
+comment on column public.artifact_refs.refers_to is
+  'Artifacts that its payload points to: a row may be offloaded again and again, each time on top of the last. Null: not known.';
+comment on column public.artifact_refs.released_at is 'When a release sweep first found that no row points to it; null: one does.';
+comment on column public.artifact_refs.expires_at is 'When it expires whatever the retention policies say; null: as they say.';
+comment on column public.artifact_refs.purged_at is 'The grace period after deleted_at is over: its bytes may be taken out of the bucket from then on.';
+comment on column public.artifact_refs.damaged_at is 'When a verify sweep last found that its payload can not be read back as it was stored; null: it can, or nobody looked.';
+comment on column public.artifact_refs.damage is 'What the verify sweep found.';
 
 -- The original unique index says one artifact per object, which packs are not. So would one on r2_key alone.
 do $$
@@ -140,10 +155,42 @@ begin
 end
 $$;
 
--- What is in an object. Not unique with the place in it: then each entry would hold a key of its own, here all of a pack
--- share one (277 bytes an artifact were in that index, 11 are in this one).
+-- What is in an object. Not unique, with the place in it: then each entry would hold a key of its own, here those of a
+-- pack share one.
 create index if not exists artifact_refs_object on public.artifact_refs (tenant_id, r2_key);
-create index if not exists idx_artifact_refs_tenant_kind_created
-  on public.artifact_refs (tenant_id, kind, created_at desc);
+-- What is alive, by tenant and kind in the order of time: for lists, and for the retention sweep, which with an index
+-- of all walked past every tombstone that is still remembered, each night anew.
+create index if not exists artifact_refs_live
+  on public.artifact_refs (tenant_id, kind, created_at desc) where deleted_at is null;
 create index if not exists idx_artifact_refs_entity
   on public.artifact_refs (tenant_id, entity_type, entity_id, created_at desc);
+create index if not exists artifact_refs_tombstones
+  on public.artifact_refs (deleted_at) where deleted_at is not null and purged_at is null;
+create index if not exists artifact_refs_purged
+  on public.artifact_refs (purged_at) where purged_at is not null;
+create index if not exists artifact_refs_expiring
+  on public.artifact_refs (expires_at) where expires_at is not null and deleted_at is null;
+-- What lives on an artifact. Only rows that were offloaded on top of themselves, or in both phases, are in it.
+create index if not exists artifact_refs_refers_to
+  on public.artifact_refs using gin (refers_to) where refers_to <> '{}' and deleted_at is null;
+create index if not exists artifact_refs_released
+  on public.artifact_refs (released_at) where released_at is not null and deleted_at is null;
+create index if not exists artifact_refs_damaged
+  on public.artifact_refs (tenant_id, id) where damaged_at is not null;
+
+-- A table of the application's may have a primary key of the id alone: a pass in the order of tenant and id would
+-- sort all of it for each page.
+do $$
+declare
+  refs constant regclass := 'public.artifact_refs';
+begin
+  if not exists (
+    select from pg_index i
+     where i.indrelid = refs and i.indisvalid and i.indpred is null
+       and i.indkey[0] = (select attnum from pg_attribute where attrelid = refs and attname = 'tenant_id')
+       and i.indkey[1] = (select attnum from pg_attribute where attrelid = refs and attname = 'id'))
+  then
+    create index artifact_refs_tenant_id on public.artifact_refs (tenant_id, id);
+  end if;
+end
+$$;

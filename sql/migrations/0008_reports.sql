@@ -1,15 +1,4 @@
--- Reports: who reads them, what they are added up from, and at which prices.
-
--- As the roles of 0001: cluster-wide, a group role, bound by row-level security.
-do $$
-begin
-  if not exists (select from pg_roles where rolname = 'lighter_reporter') then
-    create role lighter_reporter nologin nosuperuser nobypassrls;
-  end if;
-exception
-  when duplicate_object or unique_violation then null;  -- another database's migration was faster
-end
-$$;
+-- Reports: what they are added up from.
 
 -- Sums per tenant, kind and day. Never more rows than artifacts, and in practice a small part of them.
 create table lighter.storage_days (
@@ -130,33 +119,9 @@ create table lighter.latency_changes (
 );
 comment on table lighter.latency_changes is 'What commits append, to be added to lighter.latency_hours.';
 
-create table lighter.prices (
-  singleton boolean primary key default true check (singleton),
-  r2_gb_month numeric not null default 0.015 check (r2_gb_month >= 0),
-  r2_class_a_million numeric not null default 4.50 check (r2_class_a_million >= 0),
-  r2_class_b_million numeric not null default 0.36 check (r2_class_b_million >= 0),
-  database_gb_month numeric not null default 0.125 check (database_gb_month >= 0),
-  inline_ratio numeric not null default 0.42 check (inline_ratio >= 0)
-);
-comment on table lighter.prices is 'Prices in US dollars that lighter.savings counts with. Change them to what you pay: update lighter.prices set database_gb_month = 0.23;';
-comment on column lighter.prices.r2_gb_month is
-  'One GB (10^9 bytes) in the bucket for a month. R2 standard storage, developers.cloudflare.com/r2/pricing.';
-comment on column lighter.prices.r2_class_a_million is
-  'A million class A operations, such as PUT. R2 standard storage, developers.cloudflare.com/r2/pricing.';
-comment on column lighter.prices.r2_class_b_million is
-  'A million class B operations, such as GET. R2 standard storage, developers.cloudflare.com/r2/pricing.';
-comment on column lighter.prices.database_gb_month is
-  'One GB of the database''s disk for a month, without replicas and backups. Default: Supabase gp3, supabase.com/docs/guides/platform/manage-your-usage/disk-size.';
-comment on column lighter.prices.inline_ratio is
-  'Bytes on the database''s disk per byte of payload text, were it still in its row. Default: measured on 3,121 messages of real conversations, whose 2.59 MB of payloads took 1.10 MB of table and TOAST with pglz.';
-insert into lighter.prices default values;
-
--- What waits after an error is few among many.
-create index jobs_retrying on lighter.jobs (source_id) where last_error is not null;
-
 -- Counted once, here; from then on the triggers tell (functions/80_reports.sql, in this same transaction).
 -- Nobody writes meanwhile, or it would be counted twice or never.
-lock table public.artifact_refs, lighter.objects in share row exclusive mode;
+lock table public.artifact_refs in share row exclusive mode;
 insert into lighter.storage_days (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
 select coalesce(a.tenant_id, '00000000-0000-0000-0000-000000000000'), coalesce(a.kind, ''), coalesce((a.created_at at time zone 'UTC')::date, '-infinity'),
        count(*) filter (where a.deleted_at is null),
@@ -166,27 +131,7 @@ select coalesce(a.tenant_id, '00000000-0000-0000-0000-000000000000'), coalesce(a
   from public.artifact_refs a
  where a.deleted_at is null or a.purged_at is null
  group by 1, 2, 3;
-insert into lighter.storage_days as d (tenant_id, kind, day, objects, object_bytes, packs, written_artifacts, written_bytes,
-    live_artifacts, live_bytes)
-select o.tenant_id, o.kind, (coalesce(o.stored_at, o.created_at) at time zone 'UTC')::date,
-       count(*), coalesce(sum(o.byte_length), 0), count(*) filter (where o.artifact_count > 1), sum(o.artifact_count),
-       coalesce(sum(o.payload_bytes), 0), sum(coalesce(o.live_artifacts, o.artifact_count)),
-       coalesce(sum(coalesce(o.live_bytes, o.payload_bytes)) filter (where o.payload_bytes is not null), 0)
-  from lighter.objects o
- where o.state = 'stored'
- group by 1, 2, 3
-    on conflict (tenant_id, kind, day) do update
-   set objects = excluded.objects, object_bytes = excluded.object_bytes, packs = excluded.packs,
-       written_artifacts = excluded.written_artifacts, written_bytes = excluded.written_bytes,
-       live_artifacts = excluded.live_artifacts, live_bytes = excluded.live_bytes;
-insert into lighter.storage_totals (kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes, objects, object_bytes, packs,
-    written_artifacts, written_bytes, live_artifacts, live_bytes)
-select kind, day, sum(artifacts), sum(payload_bytes), sum(deleted_artifacts), sum(deleted_bytes), sum(objects), sum(object_bytes), sum(packs),
-       sum(written_artifacts), sum(written_bytes), sum(live_artifacts), sum(live_bytes)
+insert into lighter.storage_totals (kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
+select kind, day, sum(artifacts), sum(payload_bytes), sum(deleted_artifacts), sum(deleted_bytes)
   from lighter.storage_days
  group by kind, day;
-insert into lighter.request_days (day, class_a)
-select (coalesce(o.stored_at, o.created_at) at time zone 'UTC')::date, count(*)
-  from lighter.objects o
- where o.state = 'stored'
- group by 1;

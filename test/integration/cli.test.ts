@@ -776,7 +776,7 @@ describe('start', () => {
     const running = await start(empty, {}, ['--migrate'])
     expect(running.logged()[0]).toMatchObject({
       msg: 'schema is up to date',
-      applied: expect.arrayContaining(['migrations/0001_roles_and_schema.sql']),
+      applied: expect.arrayContaining(['migrations/0001_roles_and_settings.sql']),
     })
     running.signal('SIGTERM')
     expect((await running.ended).code).toBe(0)

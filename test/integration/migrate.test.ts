@@ -20,13 +20,13 @@ import {
 } from '../support/sql.ts'
 
 const migrations = [
-  'migrations/0001_roles_and_schema.sql',
+  'migrations/0001_roles_and_settings.sql',
   'migrations/0002_artifact_refs.sql',
-  'migrations/0003_sources_and_queue.sql',
-  'migrations/0004_api.sql',
-  'migrations/0005_lifecycle.sql',
-  'migrations/0006_verify_erase.sql',
-  'migrations/0007_backfill_restore.sql',
+  'migrations/0003_objects.sql',
+  'migrations/0004_sources.sql',
+  'migrations/0005_queue.sql',
+  'migrations/0006_retention_and_sweeps.sql',
+  'migrations/0007_api.sql',
   'migrations/0008_reports.sql',
 ]
 const names = (files: { name: string }[]) => files.map(file => file.name)
@@ -216,11 +216,11 @@ describe('an empty database', () => {
   )
 
   test('is left as it was when a statement fails, and the error names file and line', async () => {
-    // In the way of the third file.
+    // In the way of the fourth file.
     await client.query('create schema lighter; create table lighter.sources (mine int)')
     const error = await errorOf(migrate(client, { withExampleTables: true }))
     expect(error.code).toBe('migration_failed')
-    expect(error.message).toMatch(/^migrations\/0003_sources_and_queue\.sql: .*"sources" already exists/)
+    expect(error.message).toMatch(/^migrations\/0004_sources\.sql: .*"sources" already exists/)
     expect(await value(client, `select to_regclass('public.artifact_refs')`)).toBeNull()
     expect(
       await column(client, `select relname from pg_class where relnamespace = 'lighter'::regnamespace`),
@@ -558,7 +558,7 @@ describe('a migrated database', () => {
     try {
       expect(await errorOf(requireCurrentSchema(environment.worker))).toEqual({
         code: 'schema_older',
-        message: expect.stringContaining('migrations/0003_sources_and_queue.sql'),
+        message: expect.stringContaining('migrations/0003_objects.sql'),
         hint: expect.stringContaining('lighter migrate'),
       })
     } finally {

@@ -1,8 +1,3 @@
--- What the HTTP API keeps beside the artifacts.
-alter table public.artifact_refs add column if not exists deleted_reason text;
-comment on column public.artifact_refs.deleted_reason is
-  'Why it has a tombstone: deleted, or the name of the policy under which it expired.';
-
 -- A request that is sent again under the same key gets the first one's artifact, not a second one.
 create table lighter.idempotency_keys (
   tenant_id uuid not null,
