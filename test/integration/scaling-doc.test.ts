@@ -166,7 +166,7 @@ describe('the cost', () => {
 
   test('pays for itself from the sizes that are said', () => {
     for (const [puts, bytes] of tableOf('PUTs a row | pays for itself above, bytes of payload')) {
-      const row = numberOf(puts) * 4.5e-6 + ((3 * 1160) / 1e9) * 0.125
+      const row = numberOf(puts) * 4.5e-6 + ((3 * 665) / 1e9) * 0.125
       expect(numberOf(bytes)).toBe(Math.round(row / ((3 * 0.42 * 0.125) / 1e9)))
     }
   })
