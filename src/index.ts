@@ -53,7 +53,7 @@ export {
   StoreError,
 } from './errors.ts'
 export { type ArtifactId, asArtifactId, asTenantId, type TenantId } from './ids.ts'
-export type { BatchResult } from './offload/pipeline.ts'
+export type { BatchResult } from './offload/batch-result.ts'
 export type { Source } from './offload/sources.ts'
 export type { ObjectStore } from './store/object-store.ts'
 

@@ -2,7 +2,7 @@
 // read and no object registered in vain. Now and then one probe asks the store, and then one row tries.
 import type { Queryable } from '../db/pool.ts'
 import { LighterError } from '../errors.ts'
-import type { BatchResult } from '../offload/pipeline.ts'
+import type { BatchResult } from '../offload/batch-result.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { requireOwner } from '../store/ownership.ts'
 

@@ -5,17 +5,14 @@ import { requireAllRows } from '../db/all-rows.ts'
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
+import type { BatchOutcome, BatchResult } from '../offload/batch-result.ts'
 import { claimJobs, hasDueJobs, type Job } from '../offload/claim.ts'
 import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
+import type { PipelineContext } from '../offload/context.ts'
+import { runLargeRow } from '../offload/large-row.ts'
 import { notePartitions } from '../offload/missing-parts.ts'
 import type { Work } from '../offload/observer.ts'
-import {
-  type BatchOutcome,
-  type BatchResult,
-  type PipelineContext,
-  runBatch,
-  runLargeRow,
-} from '../offload/pipeline.ts'
+import { runBatch } from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../offload/sources.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
 import type { Notice } from './notice.ts'

@@ -1,6 +1,6 @@
 // The database in trouble while a batch is under way: the daemon lives, and nothing is lost.
 import { beforeEach, describe, expect, test } from 'vitest'
-import type { BatchResult } from '../../src/offload/pipeline.ts'
+import type { BatchResult } from '../../src/offload/batch-result.ts'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import {
   asJsonbText,

@@ -1,7 +1,7 @@
 // The store in trouble: nothing is lost, no row is blamed, and work goes on when it is well again.
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
-import type { BatchResult } from '../../src/offload/pipeline.ts'
+import type { BatchResult } from '../../src/offload/batch-result.ts'
 import {
   asJsonbText,
   drained,

@@ -1,8 +1,8 @@
 // One tenant's backlog must not keep others waiting, nor its own newest rows. How many jobs the backlog has is in
 // FAIRNESS_JOBS; what is asserted is how much of it was worked off meanwhile, not how fast the machine is.
 import { expect, test } from 'vitest'
+import type { BatchResult } from '../../src/offload/batch-result.ts'
 import { claimJobs } from '../../src/offload/claim.ts'
-import type { BatchResult } from '../../src/offload/pipeline.ts'
 import { releaseJobs } from '../../src/offload/release.ts'
 import {
   insertMessage,

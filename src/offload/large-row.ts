@@ -1,0 +1,150 @@
+// Large payloads: each is streamed into an object of its own, from the row to the store, and never held whole.
+import { isRowsLimit, isSourceFault, messageOf, RowError, StoreError } from '../errors.ts'
+import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
+import { commitAll, nothingUploaded } from './commit-uploaded.ts'
+import type { PipelineContext } from './context.ts'
+import { keepLease } from './lease.ts'
+import { longNumbersTimeoutMs } from './long-numbers.ts'
+import { isTrouble } from './narrow-down.ts'
+import type { Work } from './observer.ts'
+import type { PlannedRow } from './plan.ts'
+import { backoffMs, type Release } from './release.ts'
+import { blameless, failure, faultRetryMs, finish, giveBack, notYet } from './return-jobs.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  isVersionSql,
+  literal,
+  pointersInSql,
+  restSql,
+  tenantSql,
+} from './source-sql.ts'
+import { takesWrites } from './store-trouble.ts'
+import { streamPayload } from './stream.ts'
+
+/**
+ * Works off one row with a large payload: each of its payloads is streamed into an object of its own.
+ * @param batch that it came out of
+ */
+export async function runLargeRow(
+  context: PipelineContext,
+  row: PlannedRow,
+  batch: Work,
+): Promise<BatchResult> {
+  const result = emptyResult(1)
+  const releases: Release[] = []
+  const objectsInFlight: { tenantId: string; key: string }[] = []
+  // The lease must also last while the row waits for its turn.
+  const stopHeartbeat = keepLease(context, [row.job], objectsInFlight)
+  try {
+    const tenantId = row.tenantId
+    if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
+    const stream = async (work: Work) => {
+      if (context.stopping.aborted) {
+        releases.push(notYet(row.job))
+        return
+      }
+      await context.signal('before-stream')
+      let started = performance.now()
+      const uploaded = nothingUploaded()
+      let outcome: PlannedRow[] = [row]
+      let rowBytes = row.heldBytes
+      try {
+        for (const payload of row.payloads) {
+          const { location, objectBytes, refersTo } = await work.part('stream', async stream => {
+            stream.note({ kind: payload.kind })
+            stream.noteTenant(tenantId)
+            const streamed = await streamPayload(
+              context.pool,
+              context.streamPool,
+              context.store,
+              {
+                tenantId,
+                kind: payload.kind,
+                selectSql: selectPayloadSql(row, payload.phase, value => `${value}::text`),
+                pointerNames: row.source.pointerNames.map(name => JSON.stringify(name)),
+                pointersSql: selectPayloadSql(
+                  row,
+                  payload.phase,
+                  value => `array_to_string(${pointersInSql(row.source, value)}, ',') as ids`,
+                ),
+              },
+              {
+                codec: context.config.codec,
+                partBytes: context.config.partBytes,
+                maxPayloadBytes: context.config.maxPayloadBytes,
+                rowBytes,
+                timeoutMs: row.longNumbers ? longNumbersTimeoutMs : 0,
+                leaseMs: context.config.leaseMs,
+                signal: context.signal,
+                onRegister: object => objectsInFlight.push(object),
+              },
+            )
+            stream.note({ payload_bytes: streamed.location.sizeBytes, object_bytes: streamed.objectBytes })
+            return streamed
+          })
+          payload.refersTo = refersTo
+          rowBytes += location.sizeBytes
+          uploaded.locations.set(payload.artifactId, location)
+          uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
+        }
+      } catch (error) {
+        if (error instanceof RowError && error.code === 'row_changed') {
+          // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
+          outcome = [{ ...row, outcome: 'nothing', payloads: [] }]
+        } else if (isTrouble(error)) {
+          throw error
+        } else {
+          outcome = []
+          const final =
+            isRowsLimit(error) || (error instanceof RowError && /^(payload|row)_too_large$/.test(error.code))
+          if (error instanceof StoreError && !(await takesWrites(context.store))) {
+            result.outage = error
+            releases.push(blameless(row.job, error, backoffMs(1)))
+          } else if (isSourceFault(error)) releases.push(blameless(row.job, error, faultRetryMs))
+          else releases.push(failure(row.job, messageOf(error), final))
+        }
+      }
+      result.uploadMs = performance.now() - started
+      await context.signal('after-upload')
+      started = performance.now()
+      await context.signal('before-commit')
+      await commitAll(context, work, outcome, uploaded, result, releases)
+      result.commitMs = performance.now() - started
+      await context.signal('after-commit')
+      noteResult(work, result)
+    }
+    await context.turns.run(tenantId, () => batch.part('large row', stream))
+    await finish(context, releases, result)
+    return result
+  } catch (error) {
+    await giveBack(context, [row.job], error)
+    throw error
+  } finally {
+    stopHeartbeat()
+  }
+}
+
+/** Something of one payload of the version that was planned, as a statement without parameters (COPY takes none). */
+function selectPayloadSql(row: PlannedRow, phase: 1 | 2, something: (value: string) => string): string {
+  const { source } = row
+  const phase1 = row.payloads.find(p => p.phase === 1)
+  const field = fieldSql(source, 'd.doc', 'd.tenant_id')
+  const rest = restSql(
+    source,
+    'f.doc',
+    'f.field',
+    phase1 === undefined ? 'null::uuid' : `${literal(phase1.artifactId)}::uuid`,
+  )
+  return `
+    select ${something(phase === 1 ? 'f.field' : `(${rest})`)}
+      from (select d.doc, ${field} as field
+              from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
+                      from ${fromSql(source)}
+                     where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
+                       and ${isVersionSql('m', literal(row.version ?? ''))}
+                    offset 0) d
+            offset 0) f`
+}
