@@ -5,20 +5,20 @@
 // says so when it is called.
 import { fetchPayloads as fetchPayloadsNow, streamPayload as streamPayloadNow } from './artifacts/fetch.ts'
 import { hydrateMany as hydrateInputsNow } from './artifacts/hydrate.ts'
-import { lookupArtifacts as lookupArtifactsNow } from './artifacts/lookup.ts'
 import { readRows as readRowsNow } from './artifacts/rows.ts'
+import { lookupArtifacts as lookupArtifactsNow } from './catalogue/lookup.ts'
 import { loadConfig as loadConfigNow } from './config.ts'
 import { createDaemon as createDaemonNow } from './daemon.ts'
 import { migrate as migrateNow, planMigration as planMigrationNow } from './db/migrate.ts'
 import { createPool as createPoolNow } from './db/pool.ts'
 import { LighterError } from './errors.ts'
 import { nodeTooOld } from './node-version.ts'
-import { loadSources as loadSourcesNow } from './offload/sources.ts'
+import { loadSources as loadSourcesNow } from './source/sources.ts'
 import { openStore as openStoreNow } from './store/object-store.ts'
 
 export type { FetchOptions } from './artifacts/fetch.ts'
 export type { HydrateContext, HydrateInput, HydrateResult } from './artifacts/hydrate.ts'
-export type { Artifact } from './artifacts/lookup.ts'
+export type { Artifact } from './catalogue/lookup.ts'
 export type {
   ArtifactPage,
   ArtifactWithPayload,
@@ -54,7 +54,7 @@ export {
 } from './errors.ts'
 export { type ArtifactId, asArtifactId, asTenantId, type TenantId } from './ids.ts'
 export type { BatchResult } from './offload/batch-result.ts'
-export type { Source } from './offload/sources.ts'
+export type { Source } from './source/sources.ts'
 export type { ObjectStore } from './store/object-store.ts'
 
 export const createDaemon = onLaterNode('createDaemon', createDaemonNow)

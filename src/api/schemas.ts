@@ -1,6 +1,6 @@
 // Shapes of requests and answers: what is checked, and what the OpenAPI document says.
 import { z } from 'zod'
-import type { ArtifactRecord } from '../artifacts/record.ts'
+import type { ArtifactRecord } from '../catalogue/record.ts'
 
 const uuid = z
   .string()

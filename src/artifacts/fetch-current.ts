@@ -1,9 +1,10 @@
 // Payloads that may have moved since they were looked up.
+
+import { type Artifact, lookupArtifacts } from '../catalogue/lookup.ts'
 import type { Queryable } from '../db/pool.ts'
 import { ArtifactError, type LighterError } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { defaultFetchOptions, type FetchOptions, fetchPayloads } from './fetch.ts'
-import { type Artifact, lookupArtifacts } from './lookup.ts'
 
 /**
  * As `fetchPayloads`. What is no longer where it was is looked up once more: its pack may have been written anew

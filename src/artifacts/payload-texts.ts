@@ -1,6 +1,7 @@
 // Payloads as texts, for one request to hydrate: each artifact is looked up, read, checked and opened once, however
 // many rows point to it.
 import { isUtf8 } from 'node:buffer'
+import { type Artifact, lookupArtifacts } from '../catalogue/lookup.ts'
 import type { Queryable } from '../db/pool.ts'
 import { ArtifactError, LighterError } from '../errors.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
@@ -9,7 +10,6 @@ import { fetchCurrent } from './fetch-current.ts'
 import type { Work } from './hydrate-limits.ts'
 import { checkJsonSteps } from './json-check.ts'
 import { type Opened, openSteps } from './layers.ts'
-import { type Artifact, lookupArtifacts } from './lookup.ts'
 
 export interface PayloadTexts {
   /** Looks the artifacts up. */

@@ -1,12 +1,12 @@
 // Storing an artifact at most once under an idempotency key, for whoever may have to send a request again.
 import { createHash } from 'node:crypto'
 import type pg from 'pg'
+import { type ArtifactRecord, findArtifact } from '../catalogue/record.ts'
 import { tenantDatabase } from '../db/tenant.ts'
 import { ArtifactError } from '../errors.ts'
 import { asArtifactId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { type NewArtifact, type PutOptions, putArtifact } from './put.ts'
-import { type ArtifactRecord, findArtifact } from './record.ts'
 
 export interface Idempotency {
   /** 1 to 255 bytes. Keys are the tenant's own, and are forgotten after 24 hours. */

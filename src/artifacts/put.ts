@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type pg from 'pg'
+import { type ArtifactRecord, artifactColumns } from '../catalogue/record.ts'
 import type { Codec } from '../config.ts'
 import type { Queryable } from '../db/pool.ts'
 import { asTenant, tenantDatabase } from '../db/tenant.ts'
@@ -12,7 +13,6 @@ import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeFrame, encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { type ArtifactRecord, artifactColumns } from './record.ts'
 
 export interface NewArtifact {
   tenantId: TenantId

@@ -1,10 +1,10 @@
 // A part of a payload, which can't be checked by itself: the whole is, once, and then the part is asked for on
 // condition that the object is still the one that was checked.
 import { Readable } from 'node:stream'
+import type { Artifact } from '../catalogue/lookup.ts'
 import { StoreError } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { requireReadable, streamPayload } from './fetch.ts'
-import type { Artifact } from './lookup.ts'
 
 /** ETags of objects whose payload had the right hash, of the artifacts that were last read, as their rows were then. */
 export interface VerifiedObjects {

@@ -2,8 +2,8 @@
 import type { Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
-import { fromSql, ident, tenantSql } from '../offload/source-sql.ts'
-import type { Source } from '../offload/sources.ts'
+import { fromSql, ident, tenantSql } from '../source/expressions.ts'
+import type { Source } from '../source/sources.ts'
 import type { HydrateInput } from './hydrate.ts'
 
 /**

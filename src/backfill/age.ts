@@ -1,7 +1,7 @@
 // Which rows are old enough.
 import type { Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
-import type { Source } from '../offload/sources.ts'
+import type { Source } from '../source/sources.ts'
 
 const unitMs: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 7 * 86_400_000 }
 

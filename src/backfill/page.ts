@@ -1,9 +1,9 @@
 // Existing rows that are to be offloaded, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { bytesWithoutNumbersSql, hasLongNumbersSql } from '../offload/long-numbers.ts'
-import { isPinnedSql } from '../offload/pins.ts'
-import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../offload/source-sql.ts'
-import type { Source } from '../offload/sources.ts'
+import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../source/expressions.ts'
+import { isPinnedSql } from '../source/pins.ts'
+import type { Source } from '../source/sources.ts'
 
 export interface BackfillFilter {
   tenantId: string | null

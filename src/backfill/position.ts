@@ -1,6 +1,6 @@
 // How far a pass is, so that one that was stopped, or died, goes on where it was.
 import type { Queryable } from '../db/pool.ts'
-import type { Source } from '../offload/sources.ts'
+import type { Source } from '../source/sources.ts'
 import type { BackfillFilter } from './page.ts'
 
 export interface Position {

@@ -2,7 +2,7 @@
 import type { Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 
 const nameOf = (source: Source) => `${source.tableSql} (${source.jsonColumn})`
 

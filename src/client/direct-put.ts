@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type pg from 'pg'
 import { putOnce } from '../artifacts/put-once.ts'
-import type { ArtifactRecord } from '../artifacts/record.ts'
+import type { ArtifactRecord } from '../catalogue/record.ts'
 import type { Codec } from '../config.ts'
 import type { TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'

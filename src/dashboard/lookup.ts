@@ -3,8 +3,8 @@ import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
 import { metadataRefKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
-import { documentSql, fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import { documentSql, fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 
 export interface ArtifactFacts {
   id: string

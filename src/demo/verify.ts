@@ -3,7 +3,7 @@
 import type pg from 'pg'
 import { type HydrateContext, hydrateMany } from '../artifacts/hydrate.ts'
 import { readRows } from '../artifacts/rows.ts'
-import type { Source } from '../offload/sources.ts'
+import type { Source } from '../source/sources.ts'
 
 export interface Verification {
   verified: number

@@ -1,10 +1,10 @@
 // Pointers where nothing follows them: the application copied an offloaded value into another document, inside an
 // array or a nested object. Reading hands the pointer out as it stands, and restore leaves it.
 import type { Queryable } from '../db/pool.ts'
-import { fromSql, ident, inPlaceIdsSql, pointersInSql, tenantSql } from '../offload/source-sql.ts'
-import type { Source } from '../offload/sources.ts'
 import { samplePercent } from '../offload/table-size.ts'
 import type { RestoreScope } from '../restore/hold.ts'
+import { fromSql, ident, inPlaceIdsSql, pointersInSql, tenantSql } from '../source/expressions.ts'
+import type { Source } from '../source/sources.ts'
 
 /** Of each table so many pages are read: all of a table of 8 MB, else chosen at random. */
 const samplePages = 1000

@@ -1,8 +1,8 @@
 // Rows that were moved to another tenant after their offload, and can't be read there.
 import type { Queryable } from '../db/pool.ts'
-import { fromSql, ident, literal, pointersInSql, tenantSql } from '../offload/source-sql.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
 import { samplePercent } from '../offload/table-size.ts'
+import { fromSql, ident, literal, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 
 interface MovedRow {
   /** Of its source. */

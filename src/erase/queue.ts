@@ -1,6 +1,6 @@
 // Jobs and dead letters of the scope's rows. They name rows only; whose those are the application's tables tell.
-import { fromSql, ident, literal, tenantSql } from '../offload/source-sql.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import { fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
 import type { EraseScope } from './scope.ts'
 

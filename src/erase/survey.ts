@@ -1,7 +1,7 @@
 // What an erasure would take, and what it leaves unreadable.
 import type { Queryable } from '../db/pool.ts'
-import { fromSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import { fromSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 import { isTenantKeySql } from '../store/keys.ts'
 import { type EraseScope, inScope } from './scope.ts'
 

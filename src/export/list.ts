@@ -7,7 +7,7 @@ import type pg from 'pg'
 import { to as copyTo } from 'pg-copy-streams'
 import { beginSql } from '../db/prepared.ts'
 import { type ArtifactId, asArtifactId, type TenantId } from '../ids.ts'
-import { literal } from '../offload/source-sql.ts'
+import { literal } from '../source/expressions.ts'
 import type { ExportTarget } from './target.ts'
 
 const listName = 'artifacts.txt'

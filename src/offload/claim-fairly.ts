@@ -2,9 +2,9 @@
 // neither one tenant's million jobs nor those of a long outage keep the next row waiting.
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage } from '../errors.ts'
+import { fromSql, ident, tenantSql } from '../source/expressions.ts'
+import type { Source } from '../source/sources.ts'
 import { claimKeys, type Job, type JobKey, jobKey } from './claim.ts'
-import { fromSql, ident, tenantSql } from './source-sql.ts'
-import type { Source } from './sources.ts'
 
 /** Newest due jobs that one look sees. More than these within the time between two looks, and some are missed. */
 const fairLookRows = 2000

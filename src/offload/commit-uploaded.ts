@@ -1,6 +1,7 @@
 // Step 6 for what was uploaded of a batch: in one transaction, or in as many as failing rows make necessary.
 import { StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
+import type { Source } from '../source/sources.ts'
 import type { BatchResult } from './batch-result.ts'
 import { jobKey } from './claim.ts'
 import { type CommitResult, commitBatch } from './commit.ts'
@@ -11,7 +12,6 @@ import type { Location } from './pack.ts'
 import type { PlannedRow } from './plan.ts'
 import { registerForDeletion } from './register.ts'
 import type { Release } from './release.ts'
-import type { Source } from './sources.ts'
 
 export interface Uploaded {
   locations: Map<ArtifactId, Location>

@@ -6,11 +6,6 @@ import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
-import { type Job, jobKey } from './claim.ts'
-import type { Latency } from './observer.ts'
-import type { Location } from './pack.ts'
-import { enterCommitGateSql, isPinnedSql } from './pins.ts'
-import type { PlannedRow } from './plan.ts'
 import {
   documentSql,
   envelopeSql,
@@ -25,8 +20,13 @@ import {
   restSql,
   rowsSql,
   tenantSql,
-} from './source-sql.ts'
-import type { Source } from './sources.ts'
+} from '../source/expressions.ts'
+import { enterCommitGateSql, isPinnedSql } from '../source/pins.ts'
+import type { Source } from '../source/sources.ts'
+import { type Job, jobKey } from './claim.ts'
+import type { Latency } from './observer.ts'
+import type { Location } from './pack.ts'
+import type { PlannedRow } from './plan.ts'
 
 export interface CommitResult {
   /** Rows that were rewritten, or were proved to have nothing to offload, or are gone: their jobs are out. */

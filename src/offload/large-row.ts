@@ -1,15 +1,5 @@
 // Large payloads: each is streamed into an object of its own, from the row to the store, and never held whole.
 import { isRowsLimit, isSourceFault, messageOf, RowError, StoreError } from '../errors.ts'
-import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
-import { commitAll, nothingUploaded } from './commit-uploaded.ts'
-import type { PipelineContext } from './context.ts'
-import { keepLease } from './lease.ts'
-import { longNumbersTimeoutMs } from './long-numbers.ts'
-import { isTrouble } from './narrow-down.ts'
-import type { Work } from './observer.ts'
-import type { PlannedRow } from './plan.ts'
-import { backoffMs, type Release } from './release.ts'
-import { blameless, failure, faultRetryMs, finish, giveBack, notYet } from './return-jobs.ts'
 import {
   documentSql,
   fieldSql,
@@ -20,7 +10,17 @@ import {
   pointersInSql,
   restSql,
   tenantSql,
-} from './source-sql.ts'
+} from '../source/expressions.ts'
+import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
+import { commitAll, nothingUploaded } from './commit-uploaded.ts'
+import type { PipelineContext } from './context.ts'
+import { keepLease } from './lease.ts'
+import { longNumbersTimeoutMs } from './long-numbers.ts'
+import { isTrouble } from './narrow-down.ts'
+import type { Work } from './observer.ts'
+import type { PlannedRow } from './plan.ts'
+import { backoffMs, type Release } from './release.ts'
+import { blameless, failure, faultRetryMs, finish, giveBack, notYet } from './return-jobs.ts'
 import { takesWrites } from './store-trouble.ts'
 import { streamPayload } from './stream.ts'
 

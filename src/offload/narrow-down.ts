@@ -7,12 +7,12 @@ import {
   messageOf,
   RowError,
 } from '../errors.ts'
+import type { Source } from '../source/sources.ts'
 import type { Job } from './claim.ts'
 import type { PipelineContext } from './context.ts'
 import { describeMissing, findMissingParts } from './missing-parts.ts'
 import type { Release } from './release.ts'
 import { blameless, failure, faultRetryMs } from './return-jobs.ts'
-import type { Source } from './sources.ts'
 
 export interface Failed {
   job: Job

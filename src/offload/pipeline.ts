@@ -3,6 +3,8 @@
 //
 // Promises: every claimed job ends committed, back in the queue or a dead letter, unless the process dies,
 // and then its lease runs out. Nothing is rewritten before its payload is stored.
+
+import type { Source } from '../source/sources.ts'
 import { addOutcome, type BatchOutcome, emptyResult, noteResult } from './batch-result.ts'
 import { claimKeys, type Job } from './claim.ts'
 import { commitAll, nothingUploaded, type Uploaded } from './commit-uploaded.ts'
@@ -15,7 +17,6 @@ import { planAll, sortRows } from './plan-batch.ts'
 import { registerObjects } from './register.ts'
 import { backoffMs, type Release } from './release.ts'
 import { blameless, failure, finish, giveBack, notYet, release } from './return-jobs.ts'
-import type { Source } from './sources.ts'
 import { outageOf } from './store-trouble.ts'
 import { uploadObjects } from './upload.ts'
 

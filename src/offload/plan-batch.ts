@@ -1,5 +1,6 @@
 // Step 2 for a whole batch: each source by itself, and the rows sorted by what is to be done with them.
 import { isLockTimeout, isSourceFault, RowError } from '../errors.ts'
+import type { Source } from '../source/sources.ts'
 import type { BatchResult } from './batch-result.ts'
 import type { Job } from './claim.ts'
 import type { PipelineContext } from './context.ts'
@@ -8,7 +9,6 @@ import { type PlannedRow, planRows } from './plan.ts'
 import { ambiguousKey, lostPointer, rowsHidden, tooLarge } from './reasons.ts'
 import type { Release } from './release.ts'
 import { blameless, failure, faultRetryMs, notYet } from './return-jobs.ts'
-import type { Source } from './sources.ts'
 
 /** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
 const lockedRetryMs = 30_000

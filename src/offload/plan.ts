@@ -5,14 +5,6 @@ import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
-import type { Job } from './claim.ts'
-import {
-  bytesWithoutNumbersSql,
-  hasLongNumbersSql,
-  longNumbersTextBytes,
-  textBytesBoundSql,
-} from './long-numbers.ts'
-import { isPinnedSql } from './pins.ts'
 import {
   documentSql,
   fieldSql,
@@ -27,8 +19,16 @@ import {
   restSql,
   tenantSql,
   versionSql,
-} from './source-sql.ts'
-import type { Source } from './sources.ts'
+} from '../source/expressions.ts'
+import { isPinnedSql } from '../source/pins.ts'
+import type { Source } from '../source/sources.ts'
+import type { Job } from './claim.ts'
+import {
+  bytesWithoutNumbersSql,
+  hasLongNumbersSql,
+  longNumbersTextBytes,
+  textBytesBoundSql,
+} from './long-numbers.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
 interface FieldPayload {

@@ -1,7 +1,8 @@
 // Why a row stays as it is, in the words of its dead letter.
+
+import type { Source } from '../source/sources.ts'
 import { longNumbersTextBytes } from './long-numbers.ts'
 import type { PlannedRow } from './plan.ts'
-import type { Source } from './sources.ts'
 import { payloadTooLarge, rowTooLarge } from './stream.ts'
 
 export function rowsHidden(source: Source, remedy: string): string {

@@ -1,7 +1,7 @@
 // What a restore would do, found out without reading a payload.
 import type pg from 'pg'
-import type { Source } from '../offload/sources.ts'
 import { createPageSize } from '../page-size.ts'
+import type { Source } from '../source/sources.ts'
 import { findOffloaded } from './find.ts'
 import type { RestoreScope } from './hold.ts'
 

@@ -1,8 +1,8 @@
 // Rows with pointers, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
-import { documentSql, fromSql, ident, pointerIdsSql, tenantSql } from '../offload/source-sql.ts'
-import type { Source } from '../offload/sources.ts'
+import { documentSql, fromSql, ident, pointerIdsSql, tenantSql } from '../source/expressions.ts'
+import type { Source } from '../source/sources.ts'
 import type { RestoreScope } from './hold.ts'
 
 export interface OffloadedRow {

@@ -3,8 +3,8 @@ import type pg from 'pg'
 import type { Queryable } from '../db/pool.ts'
 import { RowError, sqlState } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
-import { passCommitGate } from '../offload/pins.ts'
-import type { Source } from '../offload/sources.ts'
+import { passCommitGate } from '../source/pins.ts'
+import type { Source } from '../source/sources.ts'
 
 /** What is to be inline: one row, one tenant's rows, or, with neither, all rows of a source. */
 export interface RestoreScope {

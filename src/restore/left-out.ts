@@ -2,7 +2,7 @@
 import type { Queryable } from '../db/pool.ts'
 import { findLostPointers } from '../doctor/lost-pointers.ts'
 import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
-import type { Source } from '../offload/sources.ts'
+import type { Source } from '../source/sources.ts'
 import type { RestoreScope } from './hold.ts'
 
 export interface LeftOut {

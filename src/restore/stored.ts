@@ -1,7 +1,7 @@
 // Rows by where their payloads are, so that what lies together is read together.
 import type { Queryable } from '../db/pool.ts'
 import type { TenantId } from '../ids.ts'
-import type { Source } from '../offload/sources.ts'
+import type { Source } from '../source/sources.ts'
 
 /** An object of ours. */
 export interface Place {

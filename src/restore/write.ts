@@ -3,8 +3,8 @@ import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
-import { ident, isVersionSql, passGuardSql, rowsSql } from '../offload/source-sql.ts'
-import type { Source } from '../offload/sources.ts'
+import { ident, isVersionSql, passGuardSql, rowsSql } from '../source/expressions.ts'
+import type { Source } from '../source/sources.ts'
 
 export interface RestoredRow {
   rowId: string

@@ -5,7 +5,7 @@
 // Readers are never broken: the new place of the artifacts is committed first, and the old object stays for longer
 // than the longest read.
 import { defaultFetchOptions, fetchPayloads } from '../artifacts/fetch.ts'
-import type { Artifact } from '../artifacts/lookup.ts'
+import type { Artifact } from '../catalogue/lookup.ts'
 import { maxPayloadBytes, type PackConfig } from '../config.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'

@@ -2,8 +2,8 @@
 // offload, or copied. Nobody can read them. The release sweep, which sees every pointer, finds them on its way.
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
-import { fromSql, ident, pointersInSql, tenantSql } from '../offload/source-sql.ts'
-import type { Source } from '../offload/sources.ts'
+import { fromSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
+import type { Source } from '../source/sources.ts'
 
 /** So many are named; all are counted. */
 const namedRows = 1000

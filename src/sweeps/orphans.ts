@@ -3,8 +3,8 @@
 
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { messageOf } from '../errors.ts'
-import { ident, rowsSql } from '../offload/source-sql.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import { ident, rowsSql } from '../source/expressions.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 

@@ -1,5 +1,5 @@
 // Which artifacts are read back: a random sample, or all of them page by page.
-import type { Artifact } from '../artifacts/lookup.ts'
+import type { Artifact } from '../catalogue/lookup.ts'
 import type { TenantId } from '../ids.ts'
 import { samplePercent } from '../offload/table-size.ts'
 import type { SweepContext } from './context.ts'

@@ -13,7 +13,7 @@ import { runLargeRow } from '../offload/large-row.ts'
 import { notePartitions } from '../offload/missing-parts.ts'
 import type { Work } from '../offload/observer.ts'
 import { runBatch } from '../offload/pipeline.ts'
-import { loadSources, type Source } from '../offload/sources.ts'
+import { loadSources, type Source } from '../source/sources.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
 import type { Notice } from './notice.ts'
 

@@ -3,8 +3,8 @@
 import { randomUUID } from 'node:crypto'
 import { beforeEach, expect, onTestFinished, test } from 'vitest'
 import { createPool } from '../../src/db/pool.ts'
-import { loadSources } from '../../src/offload/sources.ts'
 import { restoreSource } from '../../src/restore/restore.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import { claimOwnership } from '../../src/store/ownership.ts'
 import { sweepOrphansDeep, type UnknownObject } from '../../src/sweeps/orphans-deep.ts'
 import {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { loadSources } from '../../src/offload/sources.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import {
   createEnvironment,
   hydratedMany,

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
 import type { Daemon } from '../../src/daemon.ts'
-import { loadSources } from '../../src/offload/sources.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import { sweepCompaction } from '../../src/sweeps/compaction.ts'
 import {
   drained,

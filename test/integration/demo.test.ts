@@ -8,7 +8,7 @@ import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { DemoReport } from '../../src/demo/run.ts'
 import { type Verification, verifyRows } from '../../src/demo/verify.ts'
-import { loadSources } from '../../src/offload/sources.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import { needsEmbedded } from '../support/backends/backend.ts'
 import {
   createEnvironment,

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
 import { asTenantId } from '../../src/ids.ts'
-import { loadSources } from '../../src/offload/sources.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import { drained, newConversation, startDaemon, useEnvironment } from '../support/environment.ts'
 
 const environment = await useEnvironment()

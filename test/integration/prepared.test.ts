@@ -3,7 +3,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { createPool, type Queryable } from '../../src/db/pool.ts'
 import { commitBatch } from '../../src/offload/commit.ts'
 import { planRows } from '../../src/offload/plan.ts'
-import { loadSources } from '../../src/offload/sources.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import {
   asJsonbText,
   drained,

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { fetchPayloads } from '../../src/artifacts/fetch.ts'
-import { lookupArtifacts } from '../../src/artifacts/lookup.ts'
+import { lookupArtifacts } from '../../src/catalogue/lookup.ts'
 import { ArtifactError } from '../../src/errors.ts'
 import { asArtifactId, asTenantId } from '../../src/ids.ts'
 import {

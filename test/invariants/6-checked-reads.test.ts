@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { streamPayload } from '../../src/artifacts/fetch.ts'
-import { lookupArtifacts } from '../../src/artifacts/lookup.ts'
+import { lookupArtifacts } from '../../src/catalogue/lookup.ts'
 import type { Daemon } from '../../src/daemon.ts'
 import { asArtifactId, asTenantId } from '../../src/ids.ts'
 import {

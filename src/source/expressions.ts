@@ -8,7 +8,7 @@ import {
   metadataKindKey,
   metadataRefKey,
 } from '../artifacts/pointer-keys.ts'
-import { hasLongNumbersSql } from './long-numbers.ts'
+import { hasLongNumbersSql } from '../offload/long-numbers.ts'
 import type { Source } from './sources.ts'
 
 export const ident = pg.escapeIdentifier
