@@ -103,12 +103,13 @@ begin
 end
 $$;
 
--- The message with its pointers, under another id.
+-- The message with its pointers, under another id. Not where conversations are moved to other tenants: a copy keeps no
+-- artifact there (docs/operations.md, rows that were moved).
 create function torture.copy_message(source uuid, id uuid) returns boolean
 language plpgsql as $$
 begin
   insert into torture.expected (row_id, conversation_id, tenant_id, other_tenant_id, metadata, exact)
-    select copy_message.id, e.conversation_id, e.tenant_id, e.other_tenant_id, e.metadata, false from torture.expected e where e.row_id = source;
+    select copy_message.id, e.conversation_id, e.tenant_id, e.other_tenant_id, e.metadata, false from torture.expected e where e.row_id = source and e.other_tenant_id is null;
   if not found then return false; end if;
   insert into public.conversation_messages (id, conversation_id, role, content, metadata)
     select copy_message.id, m.conversation_id, m.role, m.content, m.metadata

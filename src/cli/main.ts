@@ -10,7 +10,7 @@ if (problem === null) {
 } else {
   process.stderr.write(
     `error: ${problem}\n` +
-      'hint: Install a later Node, or run it with one from npm: npx -p node@24 -p pg-lighter lighter\n',
+      'hint: Install a later Node, or take one from npm, in the folder that has the package: npm install node@24\n',
   )
   process.exitCode = 1
 }

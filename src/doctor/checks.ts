@@ -118,7 +118,9 @@ async function serverCheck(client: pg.Client): Promise<Check> {
             pg_encoding_to_char(d.encoding) as encoding, current_user as login, r.rolsuper as superuser, r.rolbypassrls as bypass
        from pg_database d, pg_roles r where d.datname = current_database() and r.rolname = current_user`,
   )
-  const found = `Postgres ${row.version}, ${row.encoding}, as ${row.login}`
+  // Where: an environment variable that wins over --env-file has led to another one than was meant.
+  const place = `${client.database} at ${client.host}:${client.port}`
+  const found = `Postgres ${row.version}, ${row.encoding}, ${place} as ${row.login}`
   if (row.number < 150000) return fail('database', found, 'Postgres 15 or later is needed.')
   if (row.encoding !== 'UTF8') return fail('database', found, 'The database must have encoding UTF8.')
   if (row.superuser || row.bypass) {
