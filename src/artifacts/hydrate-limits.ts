@@ -2,6 +2,7 @@
 // thrown away meanwhile.
 import { constants } from 'node:buffer'
 import { setImmediate } from 'node:timers/promises'
+import { getHeapStatistics } from 'node:v8'
 import { maxPayloadBytes } from '../config.ts'
 import { ArtifactError } from '../errors.ts'
 import type { ReadBudget } from './fetch.ts'
@@ -20,14 +21,17 @@ export interface HydrateLimits {
   keys: number
 }
 
+/** What a key that is held apart takes of the heap, with its value: 300 bytes and more, and as much again for the rest. */
+const heapBytesPerKey = 1024
+
 /** For programs that hydrate rows of their own: the longest text that JavaScript can hold, in and out. */
 export const widestLimits: HydrateLimits = {
   readBytes: constants.MAX_STRING_LENGTH,
   outputChars: constants.MAX_STRING_LENGTH,
   payloadBytes: maxPayloadBytes,
   chain: 10_000,
-  // A Map holds 16.7 million.
-  keys: 16_000_000,
+  // A Map holds 16.7 million. Whoever runs out of heap is killed, and can't say at which row.
+  keys: Math.min(16_000_000, Math.floor(getHeapStatistics().heap_size_limit / heapBytesPerKey)),
 }
 
 /** For several rows together, of which each can be asked for by itself when they do not fit. */
@@ -94,5 +98,7 @@ export function startWork(
 }
 
 export function tooMuch(what: string): ArtifactError {
-  return new ArtifactError('artifact_too_large', what, { hint: 'Ask for fewer rows at once.' })
+  return new ArtifactError('artifact_too_large', what, {
+    hint: 'Ask for fewer rows at once; for a row alone, give Node a larger heap: NODE_OPTIONS=--max-old-space-size=8192.',
+  })
 }
