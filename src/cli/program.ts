@@ -39,9 +39,16 @@ function readEnvFile(file: string): void {
       hint: 'Copy .env.example, or name the file from the folder that you are in.',
     })
   }
+  const kept: string[] = []
   for (const [name, value] of Object.entries(parseEnv(text.replace(/^\uFEFF/, '')))) {
     if ((process.env[name] ?? '') === '') process.env[name] = value
+    else if (process.env[name] !== value) kept.push(name)
   }
+  // Or what is meant for one database is done to another.
+  if (kept.length > 0)
+    process.stderr.write(
+      `note: set otherwise in the environment, which wins over ${file}: ${kept.join(', ')}\n`,
+    )
 }
 
 /**

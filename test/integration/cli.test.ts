@@ -169,7 +169,7 @@ describe('configuration', () => {
     expect(await runCli(['retry', '--dry-run'], { cwd, env })).toMatchObject({ code: 0, stderr: '' })
   })
 
-  test('can come from a file, before or after the command; what is set already wins', async () => {
+  test('can come from a file, before or after the command; what is set already wins, and is named', async () => {
     const fresh = await freshEnvironment()
     const file = path.join(cwd, 'lighter.env')
     await writeFile(
@@ -189,9 +189,14 @@ describe('configuration', () => {
     }
     const empty = await freshEnvironment({ empty: true })
     const set = { ADMIN_DATABASE_URL: empty.urls.admin }
-    expect((await runCli(['--env-file', file, ...status], { cwd, env: set })).code).toBe(2)
+    const other = await runCli(['--env-file', file, ...status], { cwd, env: set })
+    expect(other.code).toBe(2)
+    expect(other.stderr).toMatch(/^note: set otherwise in the environment, .*: ADMIN_DATABASE_URL$/m)
     const unset = { ADMIN_DATABASE_URL: '' }
-    expect((await runCli(['--env-file', file, ...status], { cwd, env: unset })).code).toBe(0)
+    expect(await runCli(['--env-file', file, ...status], { cwd, env: unset })).toMatchObject({
+      code: 0,
+      stderr: '',
+    })
   })
 
   test('from a file that is not there is an error in one line', async () => {

@@ -19,6 +19,8 @@ const others: Record<string, string> = {
   zstd: 'is not installed everywhere; test/unit/pack.test.ts reads packs as plain zstd',
   zcat: 'is not installed everywhere; test/unit/pack.test.ts reads packs as plain gzip',
   head: 'is not ours',
+  tail: 'is not ours',
+  sha256sum: 'is not ours',
   wc: 'is not ours',
   grep: 'is not ours',
   printf: 'is the shell itself',
