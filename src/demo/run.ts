@@ -55,6 +55,8 @@ export interface DemoReport {
   bytes_after: number
   /** As it is after a plain VACUUM, which keeps freed space in the table for the next rows. */
   bytes_after_plain_vacuum: number
+  /** Of `artifact_refs` and all tables in schema lighter: what it takes to keep account of what has left. */
+  bytes_ours: number
   /** From a row's insert to the commit that left its pointer; null where the server does not track commit times. */
   latency_p50_ms: number | null
   latency_p99_ms: number | null
@@ -206,6 +208,7 @@ async function weigh(admin: pg.Pool) {
     object_bytes: number
     bytes_before: number
     bytes_after_plain_vacuum: number
+    bytes_ours: number
     latency_p50_ms: number | null
     latency_p99_ms: number | null
   }>(`
@@ -226,6 +229,9 @@ async function weigh(admin: pg.Pool) {
            (select coalesce(sum(byte_length), 0)::float8 from lighter.objects where state = 'stored') as object_bytes,
            pg_total_relation_size('${plainTable}')::float8 as bytes_before,
            pg_total_relation_size('public.conversation_messages')::float8 as bytes_after_plain_vacuum,
+           (select sum(pg_total_relation_size(c.oid)) from pg_class c
+             where c.relkind = 'r'
+               and (c.relnamespace = 'lighter'::regnamespace or c.oid = 'public.artifact_refs'::regclass))::float8 as bytes_ours,
            (select percentile_disc(0.5) within group (order by ms) from latencies)::float8 as latency_p50_ms,
            (select percentile_disc(0.99) within group (order by ms) from latencies)::float8 as latency_p99_ms`)
   const [weight] = rows
