@@ -23,6 +23,8 @@ export interface HydrateLimits {
 
 /** What a key that is held apart takes of the heap, with its value: 300 bytes and more, and as much again for the rest. */
 const heapBytesPerKey = 1024
+/** A Map holds 16.7 million. Whoever runs out of heap is killed, and can't say at which row. */
+const keysAtMost = Math.min(16_000_000, Math.floor(getHeapStatistics().heap_size_limit / heapBytesPerKey))
 
 /** For programs that hydrate rows of their own: the longest text that JavaScript can hold, in and out. */
 export const widestLimits: HydrateLimits = {
@@ -30,8 +32,7 @@ export const widestLimits: HydrateLimits = {
   outputChars: constants.MAX_STRING_LENGTH,
   payloadBytes: maxPayloadBytes,
   chain: 10_000,
-  // A Map holds 16.7 million. Whoever runs out of heap is killed, and can't say at which row.
-  keys: Math.min(16_000_000, Math.floor(getHeapStatistics().heap_size_limit / heapBytesPerKey)),
+  keys: keysAtMost,
 }
 
 /** For several rows together, of which each can be asked for by itself when they do not fit. */
@@ -47,7 +48,7 @@ export const requestLimits = (bytes: number): HydrateLimits => ({
   outputChars: bytes,
   payloadBytes: Math.min(bytes, maxPayloadBytes),
   chain: 200,
-  keys: 1_000_000,
+  keys: Math.min(1_000_000, keysAtMost),
 })
 
 /** A small payload costs a request to the store all the same: 8,192 of them fit into 32 MiB. */
@@ -98,7 +99,5 @@ export function startWork(
 }
 
 export function tooMuch(what: string): ArtifactError {
-  return new ArtifactError('artifact_too_large', what, {
-    hint: 'Ask for fewer rows at once; for a row alone, give Node a larger heap: NODE_OPTIONS=--max-old-space-size=8192.',
-  })
+  return new ArtifactError('artifact_too_large', what, { hint: 'Ask for fewer rows at once.' })
 }
