@@ -155,8 +155,8 @@ begin
 end
 $$;
 
--- What is in an object. Not unique, with the place in it: then each entry would hold a key of its own, here those of a
--- pack share one.
+-- What is in an object. Without the place in it: then each entry would hold a key of its own, here those of a pack
+-- share one.
 create index if not exists artifact_refs_object on public.artifact_refs (tenant_id, r2_key);
 -- What is alive, by tenant and kind in the order of time: for lists, and for the retention sweep, which with an index
 -- of all walked past every tombstone that is still remembered, each night anew.

@@ -88,7 +88,7 @@ function formatLatency(ms: number | null): string {
 function printReport(report: DemoReport): void {
   const seconds = (report.duration_ms / 1000).toFixed(1)
   print(
-    `${formatCount(report.messages)} messages written in ${seconds} s, ${formatCount(report.updated)} of them updated and ${formatCount(report.deleted)} deleted moments later.`,
+    `${formatCount(report.messages)} messages written and offloaded in ${seconds} s, ${formatCount(report.updated)} of them updated and ${formatCount(report.deleted)} deleted moments later.`,
   )
   print()
   print(

@@ -27,6 +27,7 @@ export const nothingUploaded = (): Uploaded => ({
   objects: [],
 })
 
+/** Commits the rows, tells the observer, and adds to `result` and `releases` what became of them. */
 export async function commitAll(
   context: PipelineContext,
   work: Work,

@@ -22,10 +22,12 @@ export function failure(job: Job, error: string, final = false): Release {
   }
 }
 
+/** Nothing went wrong: it is claimed again after the delay. */
 export function notYet(job: Job, delayMs = 0): Release {
   return { job, error: null, countsAsAttempt: false, final: false, delayMs }
 }
 
+/** Something went wrong that is not the row's fault: it uses up no attempt. */
 export function blameless(job: Job, error: unknown, delayMs: number): Release {
   return { ...notYet(job, delayMs), error: messageOf(error).slice(0, 2000) }
 }

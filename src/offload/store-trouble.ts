@@ -18,6 +18,7 @@ export async function outageOf(context: PipelineContext, uploaded: Uploaded): Pr
   return failed.length < uploaded.objects.length || (await takesWrites(context.store)) ? null : first
 }
 
+/** Asks the store, by a PUT on a condition that can't hold. */
 export function takesWrites(store: ObjectStore): Promise<boolean> {
   return store.proveWrites().then(
     () => true,

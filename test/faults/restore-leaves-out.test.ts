@@ -41,6 +41,7 @@ test('restore --all says what it did not restore and why, and ends with status 1
     alter table parts detach partition parts_1;
     select lighter.detach('former');
     insert into notes select 5, tenant_id, jsonb_build_object('copy', metadata) from notes where id = 1;
+    insert into notes select 6, tenant_id, metadata || '[1]' from notes where id = 1;
     update artifact_refs set deleted_at = now(), purged_at = now() where id = '${offloaded[0].id}'`)
   const { code, stdout } = await lighter(environment, ['restore', '--all', '--json'])
   expect(code).toBe(1)
@@ -62,7 +63,7 @@ test('restore --all says what it did not restore and why, and ends with status 1
         advice: expect.stringContaining('lighter attach former'),
       },
       {
-        what: expect.stringContaining('public.notes.metadata, 1 row(s): 5'),
+        what: expect.stringContaining('public.notes.metadata, 2 row(s): 5, 6'),
         reason: expect.stringContaining('nothing follows'),
         advice: expect.any(String),
       },

@@ -43,8 +43,8 @@ test('made-up messages are offloaded, changed meanwhile, and verified to the las
   expect(report.puts).toBeGreaterThanOrEqual(report.objects)
   expect(report.payload_bytes).toBeGreaterThan(6 * 1024 * 1024)
   expect(report.bytes_after).toBeLessThan(report.bytes_before)
-  // Tables are never smaller than a page.
-  expect(report.bytes_ours).toBeGreaterThan(20 * 8192)
+  // artifact_refs alone would be less.
+  expect(report.bytes_ours).toBeGreaterThan(80 * 8192)
   expect(report.latency_p50_ms).toBeGreaterThan(0)
   expect(report.latency_p99_ms ?? 0).toBeGreaterThanOrEqual(report.latency_p50_ms ?? 0)
 })
