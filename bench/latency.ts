@@ -110,11 +110,18 @@ export async function latencies(
   writes: string[],
 ): Promise<{ p50: number; p99: number }> {
   const { rows } = await database.admin.query<{ rows: number; p50: number; p99: number }>(
-    `with latencies as (
+    `with artifacts as (
+       select l.row_id, l.xmin from lighter.loose_artifacts l
+       union all
+       select r.id::text, f.xmin
+         from lighter.frames f
+        cross join lateral unnest(f.row_uuids) with ordinality r(id, place)
+        where (r.place - 1)::smallint <> all (f.voids)
+     ), latencies as (
        select extract(epoch from pg_xact_commit_timestamp(a.xmin)
                                  - pg_xact_commit_timestamp(split_part(w, ' ', 1)::xid)) * 1000 as ms
          from unnest($1::text[]) w
-         join public.artifact_refs a on a.row_id = split_part(w, ' ', 2)
+         join artifacts a on a.row_id = split_part(w, ' ', 2)
      )
      select count(*)::int as rows,
             (percentile_disc(0.5) within group (order by ms))::float8 as p50,

@@ -176,11 +176,19 @@ async function fill(database: BenchDatabase, c: Case): Promise<void> {
     [c.backlog],
   )
   if (c.artifacts > 0) {
+    // Frames of 50, two in a pack, of five conversations each.
     await database.admin.query(
-      `insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, byte_offset, frame_offset)
-       select gen_random_uuid(), md5('t' || n % 5)::uuid, 'assistant_message_tool_interactions', 'conversation',
-              md5('c' || n % 500)::uuid, 'tenants/pack-' || n / 100, n, 0
-         from generate_series(1, $1::int) n`,
+      `insert into lighter.frames (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, entity_type,
+                                   sizes, places, hashes, row_uuids, entities, entity_places)
+       select md5('t' || n % 5)::uuid, overlay(overlay(gen_random_uuid()::text placing '8' from 15) placing '0000' from 33)::uuid,
+              'assistant_message_tool_interactions', 'tenants/pack-' || n / 2, n % 2 * 9000, 9000, 'zstd', 1, 'tool_interactions',
+              'conversation', p.sizes, p.places, p.hashes, p.rows,
+              array(select md5('c' || n % 5 + 5 * ((n + e) % 100))::uuid from generate_series(1, 5) e), p.entity_places
+         from generate_series(1, $1::int / 50) n
+        cross join lateral (
+          select array_agg(1000) as sizes, array_agg(o * 1001) as places, array_agg(sha256(int8send(n * 50::bigint + o))) as hashes,
+                 array_agg(gen_random_uuid()) as rows, array_agg((1 + o / 10)::smallint) as entity_places
+            from generate_series(0, 49) o) p`,
       [c.artifacts],
     )
   }

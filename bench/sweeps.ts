@@ -34,12 +34,21 @@ export async function benchSweeps(quick: boolean): Promise<{ report: BenchReport
       figures[`${key}.artifacts_per_second`] = (counts[done] ?? 0) / seconds
       rows.push([label, figure(counts[done] ?? 0), figure(seconds), figure((counts[done] ?? 0) / seconds)])
     }
-    await database.admin.query(`update artifact_refs set created_at = created_at - interval '2 days'`)
+    await database.admin.query(
+      `update lighter.frames set created_at = created_at - interval '2 days';
+       update lighter.loose_artifacts set created_at = created_at - interval '2 days'`,
+    )
     await database.admin.query('delete from conversation_messages where random() < 0.6')
     await measure('release', 'release', 'release (every pointer looked at)', 'released')
-    await database.admin.query(`update artifact_refs set released_at = released_at - interval '30 days'`)
+    await database.admin.query(
+      `update lighter.frame_exceptions set released_at = released_at - interval '30 days';
+       update lighter.loose_artifacts set released_at = released_at - interval '30 days'`,
+    )
     await measure('release', 'tombstone', 'tombstones after the grace', 'tombstoned')
-    await database.admin.query(`update artifact_refs set deleted_at = deleted_at - interval '30 days'`)
+    await database.admin.query(
+      `update lighter.frame_exceptions set deleted_at = deleted_at - interval '30 days';
+       update lighter.loose_artifacts set deleted_at = deleted_at - interval '30 days'`,
+    )
     await measure('retention', 'purge', 'purge', 'purged')
     await measure('compaction', 'compaction', 'compaction of half-dead packs', 'artifacts_moved')
     await database.admin.query(
@@ -47,7 +56,10 @@ export async function benchSweeps(quick: boolean): Promise<{ report: BenchReport
     )
     await sweepNow(database, 'orphans')
     figures['bucket.after_bytes'] = await bucketBytes(database)
-    await database.admin.query(`update artifact_refs set created_at = now() - interval '1 year'`)
+    await database.admin.query(
+      `update lighter.frames set created_at = now() - interval '1 year';
+       update lighter.loose_artifacts set created_at = now() - interval '1 year'`,
+    )
     await measure('retention', 'expiry', 'expiry by policy', 'expired')
     await database.drop()
     return {

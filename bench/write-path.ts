@@ -122,7 +122,8 @@ async function runOne(
 ): Promise<WriterResult> {
   const ours = variant === 'draining' || variant === 'stopped'
   await database.admin.query(`
-    truncate public.conversation_messages, lighter.jobs, lighter.objects, public.artifact_refs, public.simple_queue;
+    truncate public.conversation_messages, lighter.jobs, lighter.objects, lighter.frames, lighter.frame_exceptions,
+      lighter.loose_artifacts, public.simple_queue;
     alter table public.conversation_messages disable trigger user;
     ${ours ? 'alter table public.conversation_messages enable trigger lighter_enqueue_1' : ''};
     ${variant === 'notify' ? 'alter table public.conversation_messages enable trigger simple_enqueue' : ''}`)

@@ -3,7 +3,7 @@
 -- `versioned`: text that another major version of Postgres may write in another way.
 with ours as (
   select c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity,
-         c.relnamespace = 'lighter'::regnamespace as whole,
+         c.relname <> 'loose_artifacts' as whole,
          case when c.relnamespace = 'lighter'::regnamespace then 'lighter.' else 'public.' end || quote_ident(c.relname) as name
     from pg_class c
    where c.relnamespace = 'lighter'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
@@ -32,14 +32,14 @@ constraints as (
    where o.whole and c.contype in ('p', 'u', 'f', 'c', 'x')
 ),
 indexes as (
-  select 'index', case when o.whole then 'lighter.' else 'public.' end || quote_ident(i.relname),
+  select 'index', 'lighter.' || quote_ident(i.relname),
          pg_get_indexdef(i.oid) || case when not x.indisvalid then ' (invalid)' else '' end, false
     from ours o
     join pg_index x on x.indrelid = o.oid
     join pg_class i on i.oid = x.indexrelid
    where not exists (select from pg_constraint c where c.conindid = i.oid and c.contype in ('p', 'u', 'x'))
      -- The application's own table may have others, and under the original's names others than ours.
-     and (o.whole or starts_with(i.relname, 'artifact_refs_'))
+     and (o.whole or starts_with(i.relname, 'loose_artifacts_'))
 ),
 views as (
   select 'view', o.name,
@@ -81,7 +81,8 @@ policies as (
               from unnest(p.polroles) x left join pg_roles r on r.oid = x),
            'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid)), false
     from ours o join pg_policy p on p.polrelid = o.oid
-   where o.whole and p.polname <> 'lighter_all' or p.polname in ('lighter_daemon', 'lighter_tenant', 'lighter_tenant_only')
+   where o.whole and p.polname not in ('lighter_all', 'lighter_owner', 'lighter_existing', 'lighter_service_role')
+      or p.polname in ('lighter_daemon', 'lighter_tenant', 'lighter_tenant_only')
 ),
 row_security as (
   select 'row-level security', o.name,

@@ -4,26 +4,28 @@ do $$
 declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
-    'lighter_daemon', array['as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
+    'lighter_daemon', array['frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
-      'wake_daemon', 'lock_holders', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
+      'wake_daemon', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger'],
-    'service_role', array['as_uuid', 'effective_threshold', 'envelope_value_limit',
-      'wake_daemon', 'requeue', 'retry', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
+    'service_role', array['frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
+      'wake_daemon', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
       'with_current_names', 'name_of_column'],
-    'lighter_tenant', array['as_uuid', 'current_tenant', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
+    'lighter_tenant', array['frame_of', 'artifact', 'artifacts_get', 'as_uuid', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
       'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_extend_idempotent', 'api_end_idempotent']);
-  table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'public.artifact_refs'::regclass);
+  table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'lighter.loose_artifacts'::regclass);
   role_name text;
   signature text;
+  privileges text;
+  target regclass;
 begin
-  if not lighter.is_trusted((select relowner from pg_class where oid = 'public.artifact_refs'::regclass)) then
-    raise exception 'public.artifact_refs belongs to "%", who may not act as "%", the owner of schema lighter', table_owner,
+  if not lighter.is_trusted((select relowner from pg_class where oid = 'lighter.loose_artifacts'::regclass)) then
+    raise exception 'lighter.loose_artifacts belongs to "%", who may not act as "%", the owner of schema lighter', table_owner,
         (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter')
       using errcode = 'insufficient_privilege',
-            hint = format('Functions of ours write there, and would run whatever its owner puts there. alter table public.artifact_refs owner to %I;',
+            hint = format('Functions of ours write there, and would run whatever its owner puts there. alter table lighter.loose_artifacts owner to %I;',
               (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter'));
   end if;
 
@@ -56,17 +58,18 @@ begin
   for role_name in
     select distinct case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
       from pg_class c cross join lateral aclexplode(c.relacl) a
-     where c.oid = 'public.artifact_refs'::regclass and a.privilege_type = 'TRIGGER' and a.grantee <> c.relowner
+     where c.oid = 'lighter.loose_artifacts'::regclass and a.privilege_type = 'TRIGGER' and a.grantee <> c.relowner
   loop
-    execute format('revoke trigger on public.artifact_refs from %s', role_name);
-    raise warning 'took from % the right to put triggers on public.artifact_refs', role_name
+    execute format('revoke trigger on lighter.loose_artifacts from %s', role_name);
+    raise warning 'took from % the right to put triggers on lighter.loose_artifacts', role_name
       using hint = 'They would run with the rights of its owner.';
   end loop;
 
   grant usage on schema lighter to lighter_daemon, lighter_tenant;
   grant usage on schema public to lighter_daemon, lighter_tenant;
 
-  grant select, insert, update, delete on public.artifact_refs to lighter_daemon;
+  grant select, insert, update, delete on public.artifact_refs, lighter.loose_artifacts, lighter.frames, lighter.frame_exceptions
+    to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
   grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
   grant insert, update, delete on lighter.daemons, lighter.locks to lighter_daemon;
@@ -92,7 +95,7 @@ begin
     lighter.pack_health, lighter.sweep_history, lighter.moved_rows, lighter.overdue_deletions, lighter.missing_parts to lighter_reporter;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
-  grant select on public.artifact_refs to lighter_tenant;
+  grant select on public.artifact_refs, lighter.loose_artifacts, lighter.frames, lighter.frame_exceptions to lighter_tenant;
   -- The daemon serves such requests: it becomes lighter_tenant for each, and has none of its rights by itself.
   if not pg_has_role('lighter_daemon', 'lighter_tenant', 'member') then
     begin
@@ -112,24 +115,58 @@ begin
   if exists (select from pg_roles where rolname = 'service_role') then
     grant usage on schema lighter to service_role;
     -- Not all: a trigger that it could put on the table would run with the rights of functions that write there.
-    grant select, insert, update, delete on public.artifact_refs to service_role;
+    grant select, insert, update, delete on public.artifact_refs, lighter.loose_artifacts, lighter.frame_exceptions to service_role;
     grant select on all tables in schema lighter to service_role;
+    grant update (voids) on lighter.frames to service_role;
     grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
-    if not exists (
-      select from pg_policies
-       where schemaname = 'public' and tablename = 'artifact_refs'
-         and 'service_role' = any (roles) and cmd = 'ALL' and permissive = 'PERMISSIVE'
-    ) then
-      create policy lighter_service_role on public.artifact_refs for all to service_role using (true) with check (true);
-    end if;
+    foreach target in array array['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions']::regclass[] loop
+      if not exists (
+        select from pg_policy p
+         where p.polrelid = target and 'service_role'::regrole = any (p.polroles) and p.polcmd = '*' and p.polpermissive
+      ) then
+        execute format('create policy lighter_service_role on %s for all to service_role using (true) with check (true)', target);
+      end if;
+    end loop;
   end if;
 
-  -- Forced row-level security binds the owner by name; the table may have changed hands.
-  if not exists (
-    select from pg_policies
-     where schemaname = 'public' and tablename = 'artifact_refs' and policyname = 'lighter_owner' and table_owner = any (roles)
-  ) then
-    execute format('alter policy lighter_owner on public.artifact_refs to %I', table_owner);
-  end if;
+  -- Whoever else had rights on the table that was adopted has them on the view, and on what it is made of. Of the frames
+  -- they see nothing, unless nothing was hidden from them before.
+  for role_name, privileges in
+    select quote_ident(r.rolname), string_agg(distinct lower(a.privilege_type), ', ')
+      from pg_class c
+     cross join lateral aclexplode(c.relacl) a
+      join pg_roles r on r.oid = a.grantee
+     where c.oid = 'lighter.loose_artifacts'::regclass and a.grantee <> c.relowner
+       and a.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+       and r.rolname not in ('lighter_daemon', 'lighter_tenant', 'lighter_reporter', 'anon', 'authenticated', 'service_role')
+     group by r.rolname
+  loop
+    execute format('grant %s on public.artifact_refs to %s', privileges, role_name);
+    -- Which the view's trigger needs, and which gives nothing by itself.
+    execute format('grant usage on schema lighter to %s', role_name);
+    execute format('grant execute on function lighter.is_frame_id(uuid), lighter.frame_of(uuid) to %s', role_name);
+    if privileges ~ 'select' then
+      execute format('grant select on lighter.frames, lighter.frame_exceptions to %s', role_name);
+    end if;
+    if privileges ~ 'update|delete' then
+      execute format('grant insert, update, delete on lighter.frame_exceptions to %s', role_name);
+      execute format('grant update (voids) on lighter.frames to %s', role_name);
+    end if;
+  end loop;
+  select string_agg(quote_ident(r.rolname), ', ')
+    into role_name
+    from pg_policy p cross join lateral unnest(p.polroles) x join pg_roles r on r.oid = x
+   where p.polrelid = 'lighter.loose_artifacts'::regclass and p.polname = 'lighter_existing';
+  foreach target in array array['lighter.frames', 'lighter.frame_exceptions']::regclass[] loop
+    execute format('drop policy if exists lighter_existing on %s', target);
+    if role_name is not null then
+      execute format('create policy lighter_existing on %s for all to %s using (true) with check (true)', target, role_name);
+    end if;
+  end loop;
+
+  -- Forced row-level security binds the owner by name; a table may have changed hands.
+  foreach target in array array['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions']::regclass[] loop
+    execute format('alter policy lighter_owner on %s to %I', target, (select pg_get_userbyid(relowner) from pg_class where oid = target));
+  end loop;
 end
 $$;

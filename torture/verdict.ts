@@ -168,7 +168,8 @@ async function findHeavyRows(
                  and (not $1
                       or exists (select from lighter.failed_jobs f where f.row_id = m.id::text)
                       or exists (select from public.artifact_refs a
-                                  where a.id::text = m.metadata ->> 'tool_interactions_ref' and a.tenant_id <> c.tenant_id)))
+                                  where a.id = lighter.as_uuid(m.metadata ->> 'tool_interactions_ref') and a.tenant_id <> c.tenant_id
+                                    and a.frame_id = lighter.frame_of(lighter.as_uuid(m.metadata ->> 'tool_interactions_ref')))))
         and ($1 or not exists (select from torture.restored r where r.id in (m.id, c.tenant_id)))`,
     [restoredToo],
   )
@@ -271,11 +272,11 @@ async function checkTenants({ world: { admin }, findings }: VerdictContext): Pro
        union
        select p.row_id, p.tenant_id, r.id
          from pointers p
-         join public.artifact_refs a on a.id = p.id
+         join public.artifact_refs a on a.id = p.id and a.frame_id = lighter.frame_of(p.id)
         cross join unnest(a.refers_to) r(id)
      )
      select p.row_id as subject, format('tenant %s, its artifact %s of tenant %s in %s', p.tenant_id, p.id, a.tenant_id, a.r2_key) as detail
-       from pointers p join public.artifact_refs a on a.id = p.id
+       from pointers p join public.artifact_refs a on a.id = p.id and a.frame_id = lighter.frame_of(p.id)
       where a.tenant_id <> p.tenant_id and not ${isMovedSql('p.row_id::text')}
      union all
      select a.id, format('tenant %s, in %s', a.tenant_id, a.r2_key) from public.artifact_refs a

@@ -19,7 +19,7 @@ async function work(): Promise<void> {
     )
     await db.query(
       `with refs as (
-         insert into public.artifact_refs (id, tenant_id, kind, r2_key)
+         insert into lighter.loose_artifacts (id, tenant_id, kind, r2_key)
          select r.artifact, c.tenant_id, 'assistant_message_tool_interactions', r.artifact::text
            from unnest($1::uuid[], $2::uuid[]) r(id, artifact)
            join public.conversation_messages m on m.id = r.id join public.conversations c on c.id = m.conversation_id

@@ -28,7 +28,7 @@ await runContestant({
         const artifact = await putPayload(message.tenantId, kind, message.payload)
         await db.query({
           name: 'ref',
-          text: `insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256)
+          text: `insert into lighter.loose_artifacts (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256)
                  values ($1, $2, $3, 'conversation', $4, $5, 'application/json', $6, $7)`,
           values: [
             artifact.id,

@@ -44,7 +44,7 @@ export async function offloadOne(rowId: string): Promise<void> {
   await db.query({
     name: 'write',
     text: `with ref as (
-             insert into public.artifact_refs (id, tenant_id, kind, entity_type, r2_key, content_type, size_bytes, sha256)
+             insert into lighter.loose_artifacts (id, tenant_id, kind, entity_type, r2_key, content_type, size_bytes, sha256)
              values ($2, $3, $4, 'conversation', $5, 'application/json', $6, $7)
            )
            update public.conversation_messages

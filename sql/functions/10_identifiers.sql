@@ -47,3 +47,10 @@ return (
 );
 comment on function lighter.envelope_value_limit(lighter.sources) is
   'Longest envelope value in bytes of text; a longer one stays only in the artifact, so that an envelope never exceeds the threshold.';
+
+create or replace function lighter.current_tenant() returns uuid
+language sql stable
+set search_path = pg_catalog, pg_temp
+return lighter.as_uuid(current_setting('app.current_tenant_id', true));
+comment on function lighter.current_tenant() is
+  'The tenant on whose behalf the transaction runs: app.current_tenant_id; null when that names none.';

@@ -34,12 +34,12 @@ begin
               where p.polrelid = c.oid and not p.polpermissive and p.polname <> 'lighter_tenant_only')
              || '; then run: lighter migrate', 'Run: lighter migrate (as the owner of schema lighter).')
       from pg_class c
-     where (c.relnamespace = 'lighter'::regnamespace or c.oid = to_regclass('public.artifact_refs'))
+     where c.relnamespace = 'lighter'::regnamespace
        and c.relkind in ('r', 'p')
        -- Asked of each batch: nearly all tables are done with the first look.
        and (row_security_active(c.oid) and (lighter.policies_hide(c.oid, 'r') or lighter.policies_hide(c.oid, 'w'))
             -- The others fail by themselves where they are read.
-            or c.relname in ('artifact_refs', 'tenants', 'legal_holds', 'retention_policies', 'sources', 'former_sources',
+            or c.relname in ('loose_artifacts', 'frames', 'frame_exceptions', 'tenants', 'legal_holds', 'retention_policies', 'sources', 'former_sources',
                              'objects', 'jobs', 'pins', 'installation')
                and not has_table_privilege(c.oid, 'select'));
   if not has_table_privilege('lighter.sources', 'select') then

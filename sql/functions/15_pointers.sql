@@ -91,12 +91,12 @@ as $$
      union
     select next.id
       from needed n
-      join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id
+      join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id and a.frame_id = lighter.frame_of(n.id)
      cross join lateral unnest(a.refers_to) r(id)
-      join public.artifact_refs next on next.tenant_id = tenant and next.id = r.id
+      join public.artifact_refs next on next.tenant_id = tenant and next.id = r.id and next.frame_id = lighter.frame_of(r.id)
      where with_fields or next.field is null
   )
   select coalesce(sum(a.size_bytes), 0)::bigint
-    from needed n join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id;
+    from needed n join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id and a.frame_id = lighter.frame_of(n.id);
 $$;
 comment on function lighter.payload_bytes(uuid, uuid[], boolean) is 'Length of all payloads of a tenant that these ids lead to, in bytes.';

@@ -1,13 +1,6 @@
 -- What a request of the HTTP API may do beside reading. It runs as lighter_tenant, which has no right to write
 -- any table: these functions have their owner's rights, take the tenant from the transaction's setting and from
 -- nowhere else, and touch only what is that tenant's.
-create or replace function lighter.current_tenant() returns uuid
-language sql stable
-set search_path = pg_catalog, pg_temp
-return lighter.as_uuid(current_setting('app.current_tenant_id', true));
-comment on function lighter.current_tenant() is
-  'The tenant on whose behalf the transaction runs: app.current_tenant_id; null when that names none.';
-
 create or replace function lighter.require_tenant() returns uuid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -31,13 +24,13 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if lighter.is_trusted((select c.relowner from pg_class c where c.oid = 'public.artifact_refs'::regclass)) is not true then
-    raise exception 'public.artifact_refs belongs to a role that may not act as the owner of schema lighter'
+  if lighter.is_trusted((select c.relowner from pg_class c where c.oid = 'lighter.loose_artifacts'::regclass)) is not true then
+    raise exception 'lighter.loose_artifacts belongs to a role that may not act as the owner of schema lighter'
       using errcode = 'insufficient_privilege', hint = 'lighter migrate says what to do.';
   end if;
 end
 $$;
-comment on function lighter.require_own_artifacts() is 'Fails when public.artifact_refs belongs to somebody who is not trusted.';
+comment on function lighter.require_own_artifacts() is 'Fails when lighter.loose_artifacts belongs to somebody who is not trusted.';
 revoke all on function lighter.require_own_artifacts() from public;
 
 create or replace function lighter.api_register_object(
@@ -98,7 +91,7 @@ begin
     raise exception 'the uploaded object was taken for an orphan before its commit'
       using errcode = 'object_not_in_prerequisite_state';
   end if;
-  insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256, content_encoding)
+  insert into lighter.loose_artifacts (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256, content_encoding)
   values (artifact, tenant, of_kind, of_entity_type, of_entity, object_key, of_content_type, payload_bytes, payload_sha256, of_content_encoding);
   if idempotency_key is not null then
     update lighter.idempotency_keys k set artifact_id = artifact
@@ -107,7 +100,7 @@ begin
       raise exception 'another request with this idempotency key was faster' using errcode = 'lock_not_available';
     end if;
   end if;
-  return query select a.* from public.artifact_refs a where a.tenant_id = tenant and a.id = artifact;
+  return query select a.* from lighter.artifact_get(tenant, artifact) a;
 end
 $$;
 comment on function lighter.api_store_artifact(uuid, text, text, text, uuid, text, text, bigint, text, bigint, text, uuid) is
@@ -118,11 +111,14 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  tenant constant uuid := lighter.require_tenant();
   at timestamptz;
 begin
   perform lighter.require_own_artifacts();
+  -- Locked first, changed by a second statement, which sees what whoever held the lock has made of it.
+  perform from lighter.frames f where f.tenant_id = tenant and f.id = lighter.frame_of(artifact) for no key update;
   update public.artifact_refs a set deleted_at = now(), deleted_reason = 'deleted'
-   where a.tenant_id = lighter.require_tenant() and a.id = artifact and a.deleted_at is null
+   where a.tenant_id = tenant and a.id = artifact and a.frame_id = lighter.frame_of(artifact) and a.deleted_at is null
   returning a.deleted_at into at;
   return at;
 end

@@ -1,4 +1,4 @@
--- What every writer of artifact_refs and lighter.objects does for the reports: it appends what it has changed to
+-- What every writer of artifacts and lighter.objects does for the reports: it appends what it has changed to
 -- lighter.storage_changes. By triggers, since the application, the API's functions and an operator write there too.
 -- As our owner, since none of them has rights on that table. Nothing here may fail a write, nor wait: an adopted
 -- table may hold nulls where ours has none, and any number as a size. A size counts as 0 at least and 8 TiB at most,
@@ -65,7 +65,7 @@ begin
               from removed r) a
      where a.deleted_at is null or a.purged_at is null
      group by 1, 2, 3;
-  else  -- TRUNCATE
+  else  -- TRUNCATE: what is on account, less what the frames hold
     insert into lighter.storage_changes (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
     select e.tenant_id, e.kind, e.day,
            -sum(e.artifacts), -least(greatest(coalesce(sum(e.payload_bytes), 0), -top), top),
@@ -74,14 +74,115 @@ begin
               from lighter.storage_days d
             union all
             select c.tenant_id, c.kind, c.day, c.artifacts, c.payload_bytes, c.deleted_artifacts, c.deleted_bytes
-              from lighter.storage_changes c) e
+              from lighter.storage_changes c
+            union all
+            select f.tenant_id, f.kind, (f.created_at at time zone 'UTC')::date, -f.artifacts, -f.payload_bytes, -f.deleted_artifacts,
+                   -f.deleted_bytes
+              from lighter.frames f) e
      group by 1, 2, 3;
   end if;
   return null;
 end
 $$;
-comment on function lighter.account_artifacts() is 'Trigger of public.artifact_refs: appends to lighter.storage_changes what the statement has changed.';
+comment on function lighter.account_artifacts() is 'Trigger of lighter.loose_artifacts: appends to lighter.storage_changes what the statement has changed.';
 revoke all on function lighter.account_artifacts() from public;
+
+-- A frame has the sums of its artifacts, kept here whoever writes: from its arrays and from lighter.frame_exceptions.
+create or replace function lighter.count_frame() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select count(*) filter (where x.deleted_at is null), coalesce(sum(p.size) filter (where x.deleted_at is null), 0),
+         count(*) filter (where x.deleted_at is not null and x.purged_at is null),
+         coalesce(sum(p.size) filter (where x.deleted_at is not null and x.purged_at is null), 0)
+    into new.artifacts, new.payload_bytes, new.deleted_artifacts, new.deleted_bytes
+    from unnest(new.sizes) with ordinality p(size, place)
+    left join lighter.frame_exceptions x on x.tenant_id = new.tenant_id and x.frame_id = new.id and x.ordinal = p.place - 1
+   where (p.place - 1)::smallint <> all (new.voids);
+  return new;
+end
+$$;
+comment on function lighter.count_frame() is 'Trigger of lighter.frames: the sums of its artifacts.';
+revoke all on function lighter.count_frame() from public;
+
+-- The frames are locked first, in one order, and counted in a second statement: that one sees what was committed by
+-- whoever held a lock.
+create or replace function lighter.recount_frames() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  tenants uuid[];
+  ids uuid[];
+begin
+  if tg_op = 'DELETE' then
+    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids from (select distinct tenant_id, frame_id from removed) c;
+  else
+    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids from (select distinct tenant_id, frame_id from added) c;
+  end if;
+  perform from lighter.frames f join unnest(tenants, ids) c(tenant_id, id) using (tenant_id, id)
+    order by f.tenant_id, f.id for no key update of f;
+  -- count_frame counts; what only was released, or is damaged, changes no sum.
+  update lighter.frames f set voids = f.voids
+    from unnest(tenants, ids) c(tenant_id, id)
+   cross join lateral (
+     select count(*) filter (where x.deleted_at is null) as live,
+            coalesce(sum(p.size) filter (where x.deleted_at is null), 0) as bytes,
+            count(*) filter (where x.deleted_at is not null and x.purged_at is null) as deleted,
+            coalesce(sum(p.size) filter (where x.deleted_at is not null and x.purged_at is null), 0) as deleted_bytes
+       from lighter.frames g
+      cross join lateral unnest(g.sizes) with ordinality p(size, place)
+       left join lighter.frame_exceptions x on x.tenant_id = g.tenant_id and x.frame_id = g.id and x.ordinal = p.place - 1
+      where g.tenant_id = c.tenant_id and g.id = c.id and (p.place - 1)::smallint <> all (g.voids)) n
+   where f.tenant_id = c.tenant_id and f.id = c.id
+     and (f.artifacts, f.payload_bytes, f.deleted_artifacts, f.deleted_bytes)
+         is distinct from (n.live, n.bytes, n.deleted, n.deleted_bytes);
+  return null;
+end
+$$;
+comment on function lighter.recount_frames() is 'Trigger of lighter.frame_exceptions: brings the sums of their frames up to date.';
+revoke all on function lighter.recount_frames() from public;
+
+create or replace function lighter.account_frames() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if tg_op = 'INSERT' then
+    insert into lighter.storage_changes (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
+    select f.tenant_id, f.kind, (f.created_at at time zone 'UTC')::date, sum(f.artifacts), sum(f.payload_bytes),
+           nullif(sum(f.deleted_artifacts), 0), nullif(sum(f.deleted_bytes), 0)
+      from added f group by 1, 2, 3;
+  elsif tg_op = 'UPDATE' then
+    insert into lighter.storage_changes (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
+    select * from (
+      select f.tenant_id, f.kind, (f.created_at at time zone 'UTC')::date, sum(f.sign * f.artifacts) as artifacts,
+             sum(f.sign * f.payload_bytes) as bytes, sum(f.sign * f.deleted_artifacts) as deleted_artifacts,
+             sum(f.sign * f.deleted_bytes) as deleted_bytes
+        from (select 1 as sign, a.* from added a union all select -1, r.* from removed r) f
+       group by 1, 2, 3) s
+     where s.artifacts <> 0 or s.bytes <> 0 or s.deleted_artifacts <> 0 or s.deleted_bytes <> 0;
+  elsif tg_op = 'DELETE' then
+    insert into lighter.storage_changes (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
+    select f.tenant_id, f.kind, (f.created_at at time zone 'UTC')::date, -sum(f.artifacts), -sum(f.payload_bytes),
+           -sum(f.deleted_artifacts), -sum(f.deleted_bytes)
+      from removed f group by 1, 2, 3;
+  else  -- TRUNCATE: what is on account, less what is loose
+    insert into lighter.storage_changes (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
+    select e.tenant_id, e.kind, e.day, -sum(e.artifacts), -sum(e.payload_bytes), -sum(e.deleted_artifacts), -sum(e.deleted_bytes)
+      from (select x.tenant_id, x.kind, x.day, x.artifacts, x.payload_bytes, x.deleted_artifacts, x.deleted_bytes
+              from lighter.storage_entries x
+            union all
+            select r.tenant_id, r.kind, r.day, -r.artifacts, -r.payload_bytes, -r.deleted_artifacts, -r.deleted_bytes
+              from lighter.storage_recount r) e
+     group by 1, 2, 3;
+  end if;
+  return null;
+end
+$$;
+comment on function lighter.account_frames() is 'Trigger of lighter.frames: appends to lighter.storage_changes what the statement has changed.';
+revoke all on function lighter.account_frames() from public;
 
 -- By row, since few rows change state in one statement, and the triggers' conditions skip all others for next to nothing.
 create or replace function lighter.account_objects() returns trigger
@@ -122,15 +223,33 @@ revoke all on function lighter.account_objects() from public;
 -- Only where they are missing: making a trigger locks its table.
 do $$
 begin
-  if not exists (select from pg_trigger where tgrelid = 'public.artifact_refs'::regclass and tgname = 'lighter_account_insert') then
-    create trigger lighter_account_insert after insert on public.artifact_refs
+  if not exists (select from pg_trigger where tgrelid = 'lighter.loose_artifacts'::regclass and tgname = 'lighter_account_insert') then
+    create trigger lighter_account_insert after insert on lighter.loose_artifacts
       referencing new table as added for each statement execute function lighter.account_artifacts();
-    create trigger lighter_account_update after update on public.artifact_refs
+    create trigger lighter_account_update after update on lighter.loose_artifacts
       referencing old table as removed new table as added for each statement execute function lighter.account_artifacts();
-    create trigger lighter_account_delete after delete on public.artifact_refs
+    create trigger lighter_account_delete after delete on lighter.loose_artifacts
       referencing old table as removed for each statement execute function lighter.account_artifacts();
-    create trigger lighter_account_truncate after truncate on public.artifact_refs
+    create trigger lighter_account_truncate after truncate on lighter.loose_artifacts
       for each statement execute function lighter.account_artifacts();
+  end if;
+  if not exists (select from pg_trigger where tgrelid = 'lighter.frames'::regclass and tgname = 'lighter_account_insert') then
+    create trigger lighter_count before insert or update on lighter.frames
+      for each row execute function lighter.count_frame();
+    create trigger lighter_account_insert after insert on lighter.frames
+      referencing new table as added for each statement execute function lighter.account_frames();
+    create trigger lighter_account_update after update on lighter.frames
+      referencing old table as removed new table as added for each statement execute function lighter.account_frames();
+    create trigger lighter_account_delete after delete on lighter.frames
+      referencing old table as removed for each statement execute function lighter.account_frames();
+    create trigger lighter_account_truncate after truncate on lighter.frames
+      for each statement execute function lighter.account_frames();
+    create trigger lighter_recount_insert after insert on lighter.frame_exceptions
+      referencing new table as added for each statement execute function lighter.recount_frames();
+    create trigger lighter_recount_update after update on lighter.frame_exceptions
+      referencing new table as added for each statement execute function lighter.recount_frames();
+    create trigger lighter_recount_delete after delete on lighter.frame_exceptions
+      referencing old table as removed for each statement execute function lighter.recount_frames();
   end if;
   if not exists (select from pg_trigger where tgrelid = 'lighter.objects'::regclass and tgname = 'lighter_account_insert') then
     create trigger lighter_account_insert after insert on lighter.objects

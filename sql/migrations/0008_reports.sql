@@ -52,7 +52,7 @@ create table lighter.storage_totals (
 comment on table lighter.storage_totals is
   'lighter.storage_days summed over all tenants. With lighter.storage_changes added it is exact.';
 
--- Triggers of artifact_refs and objects append here what a statement changed; the rollup sweep adds it to
+-- Triggers of loose_artifacts, frames and objects append here what a statement changed; the rollup sweep adds it to
 -- storage_days and storage_totals. Appending locks nothing that another transaction wants, which counting up a row of storage_days
 -- would. Keyed by its own number, not by the tenant: it is only ever read whole, and holds minutes.
 create table lighter.storage_changes (
@@ -121,14 +121,14 @@ comment on table lighter.latency_changes is 'What commits append, to be added to
 
 -- Counted once, here; from then on the triggers tell (functions/80_reports.sql, in this same transaction).
 -- Nobody writes meanwhile, or it would be counted twice or never.
-lock table public.artifact_refs in share row exclusive mode;
+lock table lighter.loose_artifacts in share row exclusive mode;
 insert into lighter.storage_days (tenant_id, kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)
 select coalesce(a.tenant_id, '00000000-0000-0000-0000-000000000000'), coalesce(a.kind, ''), coalesce((a.created_at at time zone 'UTC')::date, '-infinity'),
        count(*) filter (where a.deleted_at is null),
        coalesce(sum(a.size_bytes) filter (where a.deleted_at is null), 0),
        count(*) filter (where a.deleted_at is not null),
        coalesce(sum(a.size_bytes) filter (where a.deleted_at is not null), 0)
-  from public.artifact_refs a
+  from lighter.loose_artifacts a
  where a.deleted_at is null or a.purged_at is null
  group by 1, 2, 3;
 insert into lighter.storage_totals (kind, day, artifacts, payload_bytes, deleted_artifacts, deleted_bytes)

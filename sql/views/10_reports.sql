@@ -42,7 +42,7 @@ create or replace view lighter.storage_recount as
                  coalesce(sum(least(greatest(a.size_bytes, 0), 8796093022208)) filter (where a.deleted_at is not null), 0) as deleted_bytes,
                  0 as objects, 0 as object_bytes, 0 as packs, 0 as written_artifacts, 0 as written_bytes, 0 as live_artifacts,
                  0 as live_bytes
-            from public.artifact_refs a
+            from lighter.artifacts a
            where a.deleted_at is null or a.purged_at is null
            group by 1, 2, 3
           union all
@@ -214,7 +214,7 @@ create or replace view lighter.savings as
   bookkeeping as (
     select sum(pg_total_relation_size(c.oid))::bigint as bytes
       from pg_class c
-     where c.relkind in ('r', 'm') and (c.oid = 'public.artifact_refs'::regclass or c.relnamespace = 'lighter'::regnamespace)
+     where c.relkind in ('r', 'm') and c.relnamespace = 'lighter'::regnamespace
   ),
   requests as (
     select (select coalesce(sum(class_a), 0) from lighter.request_days
@@ -269,7 +269,7 @@ create or replace view lighter.retention_due as
            ((now() - make_interval(days => p.keep_days)) at time zone 'UTC')::date as cutoff_day
       from (select tenant_id, kind from days
             union
-            select a.tenant_id, a.kind from public.artifact_refs a where a.expires_at < now() and a.deleted_at is null) g
+            select a.tenant_id, a.kind from lighter.artifacts a where a.expires_at < now() and a.deleted_at is null) g
       left join lighter.tenants t on t.tenant_id = g.tenant_id
       left join lateral (
         select r.keep_days
@@ -291,7 +291,7 @@ create or replace view lighter.retention_due as
       join groups g on g.tenant_id = d.tenant_id and g.kind = d.kind and d.day = g.cutoff_day
      cross join lateral (
        select count(*) as artifacts, coalesce(sum(a.size_bytes), 0) as payload_bytes
-         from public.artifact_refs a
+         from lighter.artifacts a
         where a.tenant_id = g.tenant_id and a.kind = g.kind and a.deleted_at is null
           and a.created_at >= d.day::timestamp at time zone 'UTC' and a.created_at < g.cutoff
      ) a
@@ -299,14 +299,15 @@ create or replace view lighter.retention_due as
     -- on hold by their entity: none of the above
     select g.tenant_id, g.kind, -count(*), -coalesce(sum(a.size_bytes), 0), null
       from lighter.legal_holds h
-      join public.artifact_refs a
+      join lighter.artifacts a
         on a.tenant_id = h.tenant_id and a.entity_type = h.entity_type and a.entity_id = h.entity_id and a.deleted_at is null
+       and (a.frame_entities @> array[h.entity_id] or a.frame_entities is null)
       join groups g on g.tenant_id = a.tenant_id and g.kind = a.kind and a.created_at < g.cutoff
      group by g.tenant_id, g.kind
     union all
     -- with a date of their own, and not among those of the policy
     select a.tenant_id, a.kind, count(*), coalesce(sum(a.size_bytes), 0), (min(a.created_at) at time zone 'UTC')::date
-      from public.artifact_refs a
+      from lighter.artifacts a
       join groups g on g.tenant_id = a.tenant_id and g.kind = a.kind
      where a.expires_at < now() and a.expires_at is not null and a.deleted_at is null
        and (g.cutoff is null or a.created_at >= g.cutoff)

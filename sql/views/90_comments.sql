@@ -7,14 +7,38 @@ begin
   for described in
     select r.relation::regclass as relation, c.column_name, c.meaning
       from (values
-        ('public.artifact_refs', 'id', 'What a pointer holds: a UUIDv7, so that ids grow with time.'),
-        ('public.artifact_refs', 'tenant_id', 'The tenant. Its objects lie under tenants/<tenant>/ and nowhere else.'),
-        ('public.artifact_refs', 'kind', 'What it is, such as assistant_message_tool_interactions.'),
-        ('public.artifact_refs', 'entity_type', 'What it belongs to, such as conversation.'),
-        ('public.artifact_refs', 'entity_id', 'The id of that.'),
-        ('public.artifact_refs', 'content_type', 'Media type of the payload.'),
-        ('public.artifact_refs', 'created_by', 'Who stored it, where the application or the API said so.'),
-        ('public.artifact_refs', 'created_at', 'When its row was written; retention counts from here.'),
+        ('public.artifact_refs lighter.artifacts', 'id', 'What a pointer holds: a UUIDv7, or of a pack the id of the frame and the ordinal (UUIDv8). Ids grow with time.'),
+        ('lighter.loose_artifacts', 'id', 'What a pointer holds: a UUIDv7, or what the application gave.'),
+        ('lighter.frame_exceptions', 'frame_id', 'lighter.frames.id.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts lighter.frames lighter.frame_exceptions', 'tenant_id', 'The tenant. Its objects lie under tenants/<tenant>/ and nowhere else.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts', 'kind', 'What it is, such as assistant_message_tool_interactions.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts', 'entity_type', 'What it belongs to, such as conversation.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts', 'entity_id', 'The id of that.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts', 'content_type', 'Media type of the payload.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts', 'created_by', 'Who stored it, where the application or the API said so.'),
+        ('public.artifact_refs lighter.artifacts lighter.loose_artifacts', 'created_at', 'When its row was written; retention counts from here.'),
+        ('public.artifact_refs lighter.artifacts', 'r2_key', 'Key of the object that holds the payload; a pack is the r2_key of many artifacts.'),
+        ('public.artifact_refs lighter.artifacts', 'size_bytes', 'Length of the uncompressed payload, in bytes.'),
+        ('public.artifact_refs lighter.artifacts', 'sha256', 'SHA-256 of the uncompressed payload, lower-case hex.'),
+        ('public.artifact_refs lighter.artifacts', 'byte_offset', 'Where the artifact''s frame begins in the object; null: the whole object is the artifact.'),
+        ('public.artifact_refs lighter.artifacts', 'byte_length', 'Length of the frame in the object, in bytes.'),
+        ('public.artifact_refs lighter.artifacts', 'frame_offset', 'Where the payload begins in the decompressed frame, in bytes.'),
+        ('public.artifact_refs lighter.artifacts', 'content_encoding', 'zstd, gzip, or null when stored as it is.'),
+        ('public.artifact_refs lighter.artifacts', 'source_id', 'lighter.sources.id of the row it came from; null when stored through the API or by the application.'),
+        ('public.artifact_refs lighter.artifacts', 'row_id', 'Primary key of the row it came from, as text.'),
+        ('public.artifact_refs lighter.artifacts', 'field', 'The field it was taken from; null when it is the whole metadata.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'expires_at', 'When it expires whatever the retention policies say; null: as they say.'),
+        ('public.artifact_refs lighter.artifacts', 'refers_to', 'Artifacts that its payload points to: a row may be offloaded again and again, each time on top of the last. Null: not known.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'released_at', 'When a release sweep first found that no row points to it; null: one does.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'deleted_at', 'Tombstone: no longer readable, bytes go after the grace period.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'deleted_reason', 'Why it has a tombstone: deleted, or the name of the policy under which it expired.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'purged_at', 'The grace period after deleted_at is over: its bytes may be taken out of the bucket from then on.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'damaged_at', 'When a verify sweep last found that its payload can not be read back as it was stored; null: it can, or nobody looked.'),
+        ('public.artifact_refs lighter.artifacts lighter.frame_exceptions', 'damage', 'What the verify sweep found.'),
+        ('public.artifact_refs lighter.artifacts', 'frame_id', 'What lighter.frame_of(id) gives: beside a condition on id it makes the search fast.'),
+        ('public.artifact_refs lighter.artifacts', 'ordinal', 'Which payload of its frame it is, counted from 0; null: a loose artifact.'),
+        ('public.artifact_refs lighter.artifacts', 'frame_entities', 'All entities of its frame; null: a loose artifact. Makes a search by entity fast.'),
+        ('public.artifact_refs lighter.artifacts', 'frame_refers_to', 'What the payloads of its frame point to.'),
 
         ('lighter.sources lighter.erasures lighter.backfills lighter.sweep_runs lighter.retention_policies lighter.storage_changes lighter.latency_changes', 'id', 'The key.'),
         ('lighter.sources', 'relation', 'The table.'),
@@ -173,7 +197,7 @@ begin
      cross join string_to_table(c.relations, ' ') as r(relation)
   loop
     -- An adopted table may say what its columns are in its own words.
-    continue when described.relation = 'public.artifact_refs'::regclass
+    continue when described.relation = 'lighter.loose_artifacts'::regclass
       and exists (
         select from pg_attribute a
          where a.attrelid = described.relation and a.attname = described.column_name

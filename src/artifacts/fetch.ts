@@ -5,10 +5,10 @@ import pLimit from 'p-limit'
 import type { Artifact } from '../catalogue/lookup.ts'
 import { maxPayloadBytes } from '../config.ts'
 import { ArtifactError, LighterError, messageOf, StoreError } from '../errors.ts'
-import { frameTextBytes } from '../offload/pack.ts'
 import { decodeFrame, decodeStream, storedBytesAtMost } from '../store/codec.ts'
 import { isTenantKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import { frameTextBytes } from '../store/pack-format.ts'
 
 export interface FetchOptions {
   /** Requests to the store at once. */

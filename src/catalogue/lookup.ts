@@ -33,12 +33,11 @@ export async function lookupArtifacts(
   if (ids.length === 0) return new Map()
   const { rows } = await db.query<Artifact>({
     text: `
-      select id, tenant_id as "tenantId", kind, r2_key as key, content_type as "contentType",
+      select a.id, a.tenant_id as "tenantId", kind, r2_key as key, content_type as "contentType",
              size_bytes::float8 as "sizeBytes", sha256, byte_offset::float8 as "byteOffset",
              byte_length::float8 as "byteLength", frame_offset::float8 as "frameOffset",
              content_encoding as "contentEncoding", deleted_at as "deletedAt", source_id is not null as "fromRow"
-        from public.artifact_refs
-       where tenant_id = $1 and id = any ($2::uuid[])`,
+        from lighter.artifacts_get($1, $2::uuid[]) a`,
     values: [tenantId, ids],
   })
   return new Map(rows.map(row => [row.id, row]))

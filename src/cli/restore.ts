@@ -4,7 +4,7 @@ import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool } from '../db/pool.ts'
 import { LighterError, RowError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
-import { estimateRows } from '../offload/table-size.ts'
+import { countArtifacts, estimateRows } from '../offload/table-size.ts'
 import { estimateRestore } from '../restore/estimate.ts'
 import { findOffloaded } from '../restore/find.ts'
 import { canonicalRowId, holdScope, listHeld, type RestoreScope, releaseScope } from '../restore/hold.ts'
@@ -89,7 +89,7 @@ export function addRestore(program: Command): void {
           const failures: (RestoreFailure & { table: string })[] = []
           for (const source of sources) {
             if (stop.aborted) break
-            const artifacts = createTimeLeft(await estimateRows(pool, 'public.artifact_refs'), 0, 'artifacts')
+            const artifacts = createTimeLeft(await countArtifacts(pool), 0, 'artifacts')
             const total = scope.rowId === null ? await estimateRows(pool, source.tableSql) : 1
             let rows: TimeLeft | null = null
             const counts = await restoreSource(

@@ -87,7 +87,7 @@ export async function lookUpArtifact(
   const { rows } = await inLookup(pool, db =>
     db.query<{ artifact: ArtifactFacts }>({
       text: `select ${artifactJson} as artifact from ${artifactFrom}
-              where a.id = $1 ${tenantId === null ? '' : 'and a.tenant_id = $2'} limit 1`,
+              where a.frame_id = lighter.frame_of($1) and a.id = $1 ${tenantId === null ? '' : 'and a.tenant_id = $2'} limit 1`,
       values: tenantId === null ? [id] : [id, tenantId],
     }),
   )
@@ -126,7 +126,7 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
                  'pointers', (
                    select coalesce(json_agg(json_build_object('name', p.name, 'artifact_id', p.artifact_id, 'artifact', (
                             select ${artifactJson} from ${artifactFrom}
-                             where a.tenant_id = f.tenant_id and a.id = p.artifact_id)) order by p.name), '[]')
+                             where a.tenant_id = f.tenant_id and a.frame_id = lighter.frame_of(p.artifact_id) and a.id = p.artifact_id)) order by p.name), '[]')
                      from pointers p),
                  'job', (
                    select json_build_object('attempts', j.attempts, 'enqueued_at', j.enqueued_at, 'available_at', j.available_at,

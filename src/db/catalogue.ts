@@ -163,7 +163,7 @@ function unknown({ kind, object, definition }: Entry): Difference[] {
   }
 }
 
-/** What on artifact_refs, which may be the application's own table, contradicts what we write into it. */
+/** What on lighter.loose_artifacts, which may be the application's own table, contradicts what we write into it. */
 async function findContradictions(db: Queryable): Promise<Difference[]> {
   const rows = await readQualified(db, contradictionsSql, contradictionSchema)
   return rows.map(({ object, found, sql, safe }) => ({
@@ -181,10 +181,10 @@ const contradictionSchema = z.object({
 })
 
 const contradictionsSql = `
-    with refs as (select to_regclass('public.artifact_refs')::oid as oid)
+    with refs as (select to_regclass('lighter.loose_artifacts')::oid as oid)
     select 'index ' || x.indexrelid::regclass as object,
            'takes two artifacts of one object for the same' as found,
-           case when c.conname is not null then format('alter table public.artifact_refs drop constraint %I;', c.conname)
+           case when c.conname is not null then format('alter table lighter.loose_artifacts drop constraint %I;', c.conname)
                 else format('drop index %s;', x.indexrelid::regclass) end as sql,
            -- the original's
            (select array_agg(a.attname::text order by a.attname) from pg_attribute a
@@ -197,18 +197,18 @@ const contradictionsSql = `
        and not exists (select from pg_attribute a
                         where a.attrelid = refs.oid and a.attname = 'id' and a.attnum = any (x.indkey::int2[]))
     union all
-    select 'column public.artifact_refs.' || quote_ident(a.attname), 'demands a value that pg-lighter does not have',
-           format('alter table public.artifact_refs alter column %I drop not null;', a.attname), false
+    select 'column lighter.loose_artifacts.' || quote_ident(a.attname), 'demands a value that pg-lighter does not have',
+           format('alter table lighter.loose_artifacts alter column %I drop not null;', a.attname), false
       from refs join pg_attribute a on a.attrelid = refs.oid
      where a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
        and a.attname not in ('id', 'tenant_id', 'kind', 'entity_type', 'entity_id', 'r2_key', 'content_type',
                              'size_bytes', 'sha256', 'created_at')
     union all
-    select 'rule ' || quote_ident(r.rulename) || ' on public.artifact_refs', 'rewrites our statements',
-           format('drop rule %I on public.artifact_refs;', r.rulename), false
+    select 'rule ' || quote_ident(r.rulename) || ' on lighter.loose_artifacts', 'rewrites our statements',
+           format('drop rule %I on lighter.loose_artifacts;', r.rulename), false
       from refs join pg_rewrite r on r.ev_class = refs.oid
     union all
-    select 'trigger ' || quote_ident(t.tgname) || ' on public.artifact_refs', 'may change or refuse what pg-lighter writes',
-           format('drop trigger %I on public.artifact_refs;', t.tgname), false
+    select 'trigger ' || quote_ident(t.tgname) || ' on lighter.loose_artifacts', 'may change or refuse what pg-lighter writes',
+           format('drop trigger %I on lighter.loose_artifacts;', t.tgname), false
       from refs join pg_trigger t on t.tgrelid = refs.oid
      where not t.tgisinternal and (t.tgtype & 2) <> 0 and t.tgenabled <> 'D'`

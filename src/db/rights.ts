@@ -12,7 +12,7 @@ const missingRightsSql = `
       from unnest(array['lighter_daemon', 'lighter_tenant', 'lighter_reporter']) with ordinality as o(name, ord)
       left join pg_roles r on r.rolname = o.name
   ),
-  refs as (select c.relowner from pg_class c where c.oid = to_regclass('public.artifact_refs'))
+  refs as (select c.relowner, c.oid::regclass as name from pg_class c where c.oid = coalesce(to_regclass('lighter.loose_artifacts'), to_regclass('public.artifact_refs')))
   select 'role ' || o.name || ' does not exist' as lack, format('create role %I nologin;', o.name) as remedy, o.ord
     from ours o, me where o.oid is null and not me.makes_roles
   union all
@@ -31,8 +31,8 @@ const missingRightsSql = `
   select format('%I may not create tables in schema public', me.name), format('grant create on schema public to %I;', me.name), 6
     from me where to_regnamespace('lighter') is null and not has_schema_privilege('public', 'create')
   union all
-  select format('public.artifact_refs belongs to "%s", not to "%s"', pg_get_userbyid(refs.relowner), me.name),
-         format('alter table public.artifact_refs owner to %I;', me.name), 7
+  select format('%s belongs to "%s", not to "%s"', refs.name, pg_get_userbyid(refs.relowner), me.name),
+         format('alter table %s owner to %I;', refs.name, me.name), 7
     from me, refs where not pg_has_role(refs.relowner, 'usage')
   order by ord`
 

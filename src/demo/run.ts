@@ -55,7 +55,7 @@ export interface DemoReport {
   bytes_after: number
   /** As it is after a plain VACUUM, which keeps freed space in the table for the next rows. */
   bytes_after_plain_vacuum: number
-  /** Of `artifact_refs` and all tables in schema lighter: what it takes to keep account of what has left. */
+  /** Of all tables in schema lighter: what it takes to keep account of what has left. */
   bytes_ours: number
   /** From a row's insert to the commit that left its pointer; null where the server does not track commit times. */
   latency_p50_ms: number | null
@@ -212,14 +212,22 @@ async function weigh(admin: pg.Pool) {
     latency_p50_ms: number | null
     latency_p99_ms: number | null
   }>(`
-    with offloaded as (
+    with artifacts as (
+      select l.row_id::uuid, l.xmin from lighter.loose_artifacts l
+      union all
+      select r.id, f.xmin
+        from lighter.frames f
+       cross join lateral unnest(f.row_uuids) with ordinality r(id, place)
+       where (r.place - 1)::smallint <> all (f.voids)
+    ),
+    offloaded as (
       select a.row_id,
              min(case current_setting('track_commit_timestamp') when 'on' then pg_xact_commit_timestamp(a.xmin) end) as at
-        from public.artifact_refs a group by a.row_id
+        from artifacts a group by a.row_id
     ),
     latencies as (
       select extract(epoch from o.at - m.created_at) * 1000 as ms
-        from offloaded o join public.conversation_messages m on m.id = o.row_id::uuid
+        from offloaded o join public.conversation_messages m on m.id = o.row_id
     )
     select (select count(*)::int from public.conversation_messages) as rows,
            (select count(*)::int from latencies) as offloaded,
@@ -230,8 +238,7 @@ async function weigh(admin: pg.Pool) {
            pg_total_relation_size('${plainTable}')::float8 as bytes_before,
            pg_total_relation_size('public.conversation_messages')::float8 as bytes_after_plain_vacuum,
            (select sum(pg_total_relation_size(c.oid)) from pg_class c
-             where c.relkind = 'r'
-               and (c.relnamespace = 'lighter'::regnamespace or c.oid = 'public.artifact_refs'::regclass))::float8 as bytes_ours,
+             where c.relkind = 'r' and c.relnamespace = 'lighter'::regnamespace)::float8 as bytes_ours,
            (select percentile_disc(0.5) within group (order by ms) from latencies)::float8 as latency_p50_ms,
            (select percentile_disc(0.99) within group (order by ms) from latencies)::float8 as latency_p99_ms`)
   const [weight] = rows

@@ -176,7 +176,8 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
       from (values ('lighter.jobs', 'select'), ('lighter.jobs', 'update'), ('lighter.jobs', 'delete'),
                    ('lighter.failed_jobs', 'insert'), ('lighter.objects', 'insert'), ('lighter.objects', 'update'),
                    ('lighter.sources', 'select'), ('lighter.settings', 'select'), ('lighter.installation', 'select'),
-                   ('public.artifact_refs', 'select'), ('public.artifact_refs', 'insert')) as t(thing, privilege)
+                   ('public.artifact_refs', 'select'), ('lighter.frames', 'insert'), ('lighter.frames', 'update'),
+                   ('lighter.frame_exceptions', 'insert'), ('lighter.loose_artifacts', 'insert')) as t(thing, privilege)
      where not has_table_privilege(t.thing, t.privilege)
     union all
     select c.relation::text || '.' || c.column_name, c.privilege

@@ -69,7 +69,7 @@ async function find(
        where ${whereSql} and ($2::uuid is null or ${tenant} = $2)
          and exists (
            select from unnest(${pointersInSql(source, document)}) pointer(id)
-             join public.artifact_refs a on a.tenant_id = ${tenant} and a.id = pointer.id and a.purged_at is null
+             join public.artifact_refs a on a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(pointer.id) and a.id = pointer.id and a.purged_at is null
             where not pointer.id = any (coalesce(${inPlaceIdsSql(source, document)}, '{}')))
        limit $1`,
     values,

@@ -21,7 +21,7 @@ export interface MovedRows {
   all: boolean
 }
 
-/** Of artifact_refs so many pages are read: all of a table of 8 MB, some 20,000 artifacts, else chosen at random. */
+/** So many pages of frames are read, and that part of the loose artifacts: all of a table of 8 MB, else chosen at random. */
 const samplePages = 1000
 const mostArtifacts = 100_000
 const mostRows = 1000
@@ -31,7 +31,7 @@ const mostRows = 1000
  * release sweep has named: that one sees every row. What was put right since is not among them.
  */
 export async function findMovedRows(db: Queryable): Promise<MovedRows> {
-  const percent = await samplePercent(db, 'public.artifact_refs', samplePages)
+  const percent = await samplePercent(db, 'lighter.frames', samplePages)
   const found: MovedRows = { rows: [], lookedAt: 0, all: percent === 100 }
   for (const source of (await loadSources(db)).values()) {
     const { rows } = await db.query<MovedRow & { lookedAt: number }>({
@@ -54,7 +54,10 @@ function findSql(source: Source): string {
   return `
     with sampled as materialized (
       select a.row_id, a.tenant_id as artifact_tenant_id, a.id as artifact_id
-        from public.artifact_refs a tablesample system ($1::float4)
+        from (select id from lighter.frames tablesample system ($1::float4)
+              union all
+              select id from lighter.loose_artifacts tablesample system ($1::float4)) s
+        join public.artifact_refs a on a.frame_id = s.id
        where a.source_id = any ($2::int[]) and a.row_id is not null and a.purged_at is null
        limit ${mostArtifacts}
     ),
@@ -63,7 +66,7 @@ function findSql(source: Source): string {
       union
       select r.row_id, r.artifact_tenant_id, r.artifact_id
         from lighter.moved_row_records r
-        join public.artifact_refs a on a.tenant_id = r.artifact_tenant_id and a.id = r.artifact_id and a.purged_at is null
+        join public.artifact_refs a on a.tenant_id = r.artifact_tenant_id and a.frame_id = lighter.frame_of(r.artifact_id) and a.id = r.artifact_id and a.purged_at is null
        where r.source_id = ${source.id}
     ),
     moved as (
@@ -72,7 +75,7 @@ function findSql(source: Source): string {
         join ${fromSql(source)} on m.${ident(source.keyColumn)} = ${key}
        where ${tenantSql(source)} is distinct from c.artifact_tenant_id
          and c.artifact_id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
-         and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.id = c.artifact_id)
+         and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.frame_id = lighter.frame_of(c.artifact_id) and o.id = c.artifact_id)
        order by c.row_id
        limit ${mostRows}
     )

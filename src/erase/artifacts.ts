@@ -1,14 +1,25 @@
 // Artifacts of the scope, from readable to gone, and the objects that hold them. Each step works in batches and can
 // be run again: an artifact keeps its row until its object is on its way out, so that none is lost sight of.
 import { setTimeout } from 'node:timers/promises'
+import { dueColumns, markSql } from '../catalogue/mark.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
-import { inTransactionWithRetry } from '../db/pool.ts'
+import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { LighterError, messageOf } from '../errors.ts'
+import type { TenantId } from '../ids.ts'
 import { isTenantKeySql } from '../store/keys.ts'
-import { type OldObject, rewriteObjects } from '../sweeps/compaction.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
 import { createPace } from '../sweeps/pace.ts'
-import { countLive, onHoldSql } from '../sweeps/purge.ts'
+import {
+  countLive,
+  forgetFrames,
+  forgetSql,
+  objectsOf,
+  onHoldSql,
+  type Purged,
+  purgedSql,
+  sumOf,
+} from '../sweeps/purge.ts'
+import { type OldObject, rewriteObjects } from '../sweeps/rewrite.ts'
 import { type EraseScope, inScope, refuseIfOnHold } from './scope.ts'
 
 /**
@@ -39,32 +50,24 @@ async function purgeBatch(
   const where = inScope(scope)
   return inTransactionWithRetry(pool, async db => {
     await refuseIfOnHold(db, scope)
-    const { rows: purged } = await db.query<{ tenantId: string; key: string; bytes: number; last: string }>({
+    const { rows } = await db.query<{ purged: Purged[]; last: string | null }>({
       text: `
         with due as (
-          select a.tenant_id, a.id, a.r2_key
+          select ${dueColumns}
             from public.artifact_refs a
            where ${where.sql} and a.purged_at is null and a.r2_key >= $${where.next}
              and ${isTenantKeySql(`$${where.next + 1}::text`, 'a.tenant_id', 'a.r2_key')} and not ${onHoldSql}
            order by a.r2_key
            limit $${where.next + 2}
-             for update of a
-        )
-        update public.artifact_refs a
-           set purged_at = now(), deleted_at = coalesce(a.deleted_at, now()), deleted_reason = 'erased'
-          from due
-         where a.tenant_id = due.tenant_id and a.id = due.id
-        returning a.tenant_id as "tenantId", a.r2_key as key, coalesce(a.size_bytes, 0)::float8 as bytes,
-                  (select max(r2_key) from due) as last`,
+        ),
+        ${markSql('purged', { purged_at: 'now()', deleted_at: 'now()', deleted_reason: `'erased'` }, 'x.purged_at is null', 'write', 'wait')}
+        select (select coalesce(json_agg(p), '[]') from (${purgedSql}) p) as purged, (select max(r2_key) from due) as last`,
       values: [...where.values, after, store.prefix, config.batchSize],
     })
-    if (purged.length === 0) return { purged: 0, bytes: 0, last: null }
-    await countLive(db, [...new Map(purged.map(p => [p.key, p])).values()], 0)
-    return {
-      purged: purged.length,
-      bytes: purged.reduce((sum, p) => sum + p.bytes, 0),
-      last: purged[0]?.last ?? null,
-    }
+    const { purged = [], last = null } = rows[0] ?? {}
+    const { n, bytes } = sumOf(purged)
+    if (n > 0) await countLive(db, await objectsOf(db, purged), 0)
+    return { purged: n, bytes, last }
   })
 }
 
@@ -84,22 +87,27 @@ export async function takeObjects(context: SweepContext, scope: EraseScope, coun
         values: [scope.tenantId, after, config.batchSize],
       })
       const keys = rows.map(row => row.key)
-      const { rowCount } = await db.query({
-        text: `update lighter.objects o
-                  set state = 'deleting', delete_after = now(), lease_until = null, live_artifacts = 0, live_bytes = 0
-                where o.tenant_id = $1 and o.r2_key = any ($2::text[]) and o.state in ('uploading', 'stored')
-                  and ${seesAllRowsSql}
-                  and not exists (select from public.artifact_refs a
-                                   where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
-        values: [scope.tenantId, keys],
-      })
-      return { taken: rowCount ?? 0, last: keys.at(-1) ?? null }
+      return { taken: await takeUnused(db, scope.tenantId, keys), last: keys.at(-1) ?? null }
     })
     counts.objects_taken = (counts.objects_taken ?? 0) + taken
     context.onProgress(counts)
     if (last === null) return
     after = last
   }
+}
+
+/** Of these objects, whose locks we hold, those that no artifact keeps. */
+async function takeUnused(db: Queryable, tenantId: TenantId, keys: string[]): Promise<number> {
+  const { rowCount } = await db.query({
+    text: `update lighter.objects o
+              set state = 'deleting', delete_after = now(), lease_until = null, live_artifacts = 0, live_bytes = 0
+            where o.tenant_id = $1 and o.r2_key = any ($2::text[]) and o.state in ('uploading', 'stored')
+              and ${seesAllRowsSql}
+              and not exists (select from public.artifact_refs a
+                               where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
+    values: [tenantId, keys],
+  })
+  return rowCount ?? 0
 }
 
 /**
@@ -111,13 +119,26 @@ export async function rewriteShared(context: SweepContext, scope: EraseScope, co
     const shared = await nextShared(context, scope, after)
     for (const old of shared) {
       if (context.signal.aborted) return
-      await rewriteOne(context, old, counts)
+      const taken = await takeIfUnused(context, old)
+      if (taken === 0) await rewriteOne(context, old, counts)
+      else counts.objects_taken = (counts.objects_taken ?? 0) + taken
       context.onProgress(counts)
     }
     const last = shared.at(-1)
     if (last === undefined) return
     after = last.key
   }
+}
+
+/** A pack of which somebody deleted every artifact, which no sweep has noticed yet: there is nothing to write anew. */
+async function takeIfUnused({ pool }: SweepContext, { tenantId, key }: OldObject): Promise<number> {
+  return inTransactionWithRetry(pool, async db => {
+    await db.query('select from lighter.objects where tenant_id = $1 and r2_key = $2 for update', [
+      tenantId,
+      key,
+    ])
+    return takeUnused(db, tenantId, [key])
+  })
 }
 
 async function rewriteOne(context: SweepContext, old: OldObject, counts: Counts): Promise<void> {
@@ -132,6 +153,14 @@ async function rewriteOne(context: SweepContext, old: OldObject, counts: Counts)
   }
 }
 
+/**
+ * SQL: frame `f` has bytes of the entity that are no artifact, and were never one, or that somebody deleted. Values as
+ * `inScope` has them.
+ */
+const voidOfEntitySql = `f.tenant_id = $1 and f.entity_type = $2 and f.entities @> array[$3::uuid]
+  and exists (select from unnest(f.entity_places, f.places) with ordinality p(entity, place, n)
+               where f.entities[p.entity] = $3::uuid and p.place >= 0 and (p.n - 1)::smallint = any (f.voids))`
+
 /** Stored objects with bytes of the scope in them, each once. */
 async function nextShared(
   { pool, config }: SweepContext,
@@ -144,7 +173,9 @@ async function nextShared(
             coalesce(o.byte_length, 0)::float8 as "byteLength"
        from lighter.objects o
       where o.tenant_id = $1 and o.state = 'stored' and o.r2_key > $${where.next}
-        and o.r2_key in (select a.r2_key from public.artifact_refs a where ${where.sql} and a.purged_at is not null)
+        and (o.r2_key in (select a.r2_key from public.artifact_refs a
+                           where ${where.sql} and a.purged_at is not null and (a.ordinal is null or a.frame_offset is not null))
+             ${scope.entity === null ? '' : `or o.r2_key in (select f.r2_key from lighter.frames f where ${voidOfEntitySql})`})
       order by o.r2_key
       limit $${where.next + 1}`,
     [...where.values, after, config.batchSize],
@@ -175,14 +206,19 @@ export async function hastenDeletion(
   const { pool, signal } = context
   const where = inScope(scope)
   const staying = `o.tenant_id = $1 and o.state = 'deleting' and o.first_deleted_at is null and o.delete_after > now()
-    and ${
+    and (${
       scope.entity === null
         ? 'true'
         : `exists (select from public.artifact_refs a
                     where ${where.sql}
                       and (a.r2_key = o.r2_key
-                           or a.kind = o.kind and coalesce(o.stored_at, o.created_at) > a.created_at - interval '${clockSkew}'))`
-    }`
+                           or a.kind = o.kind and coalesce(o.stored_at, o.created_at) > a.created_at - interval '${clockSkew}'))
+           -- Also by what is no artifact (any more): its frame names it.
+           or exists (select from lighter.frames f
+                       where f.tenant_id = $1 and f.entity_type = $2 and f.entities @> array[$3::uuid]
+                         and (f.r2_key = o.r2_key
+                              or f.kind = o.kind and coalesce(o.stored_at, o.created_at) > f.created_at - interval '${clockSkew}'))`
+    })`
   if (scope.entity !== null) {
     const { rowCount } = await pool.query(
       `select from lighter.objects o where ${staying} limit 1`,
@@ -209,27 +245,24 @@ export async function forgetScope(context: SweepContext, scope: EraseScope, coun
   const pace = createPace(config.rate, signal)
   for (let after = ''; !signal.aborted; ) {
     const { rows } = await pool.query<{ n: number; last: string | null; keys: number }>(
-      `with due as (
-         select a.tenant_id, a.id, a.r2_key
+      `with due as materialized (
+         select a.tenant_id, a.id, a.frame_id, a.ordinal, a.r2_key
            from public.artifact_refs a
           where ${where.sql} and a.purged_at is not null and a.r2_key >= $${where.next}
             and ${isTenantKeySql(`$${where.next + 2}::text`, 'a.tenant_id', 'a.r2_key')} and ${seesAllRowsSql}
-            and not exists (select from lighter.objects o
-                             where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key and o.state = 'stored')
+            and (a.ordinal is not null and a.frame_offset is null
+                 or not exists (select from lighter.objects o
+                                 where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key and o.state = 'stored'))
           order by a.r2_key
           limit $${where.next + 1}
-            for update of a
        ),
        keys as (
          delete from lighter.idempotency_keys k using due
           where k.tenant_id = due.tenant_id and k.artifact_id = due.id
          returning 1
        ),
-       gone as (
-         delete from public.artifact_refs a using due where a.tenant_id = due.tenant_id and a.id = due.id
-         returning 1
-       )
-       select (select count(*)::int from gone) as n, (select count(*)::int from keys) as keys,
+       gone as materialized (select ${forgetSql} as n)
+       select (select n from gone) as n, (select count(*)::int from keys) as keys,
               (select max(r2_key) from due) as last`,
       [...where.values, after, config.batchSize, store.prefix],
     )
@@ -237,8 +270,33 @@ export async function forgetScope(context: SweepContext, scope: EraseScope, coun
     counts.artifacts_erased = (counts.artifacts_erased ?? 0) + (batch?.n ?? 0)
     counts.idempotency_keys = (counts.idempotency_keys ?? 0) + (batch?.keys ?? 0)
     context.onProgress(counts)
-    if (batch === undefined || batch.last === null) return
+    if (batch === undefined || batch.last === null) break
     after = batch.last
     await pace(batch.n)
+  }
+  if (scope.entity !== null) await forgetVoids(context, scope)
+  await forgetFrames(context, scope.tenantId)
+}
+
+/** What is known of bytes of the entity that were in packs and no artifacts. */
+async function forgetVoids({ pool, config, signal }: SweepContext, scope: EraseScope): Promise<void> {
+  const where = inScope(scope)
+  while (!signal.aborted) {
+    const { rows } = await pool.query<{ n: number }>(
+      `with due as materialized (
+         select f.tenant_id, f.id as frame_id, (p.n - 1)::smallint as ordinal
+           from lighter.frames f
+          cross join lateral unnest(f.entity_places, f.places) with ordinality p(entity, place, n)
+          where f.tenant_id = $1 and f.entity_type = $2 and f.entities @> array[$3::uuid]
+            and f.entities[p.entity] = $3::uuid and (p.n - 1)::smallint = any (f.voids)
+            and (p.place = -1
+                 or not exists (select from lighter.objects o
+                                 where o.tenant_id = f.tenant_id and o.r2_key = f.r2_key and o.state <> 'deleting'))
+          limit $${where.next}
+       )
+       select (select count(*)::int from due) as n, ${forgetSql} as forgotten`,
+      [...where.values, config.batchSize],
+    )
+    if ((rows[0]?.n ?? 0) < config.batchSize) return
   }
 }

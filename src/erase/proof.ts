@@ -9,8 +9,10 @@ export interface Proof {
   complete: boolean
   /** Of a tenant: keys under its prefix. Of an entity: of the objects that were deleted, those still there. */
   objects_listed: number
-  /** Rows of artifact_refs. */
+  /** Artifacts. */
   artifacts: number
+  /** Frames of packs in which something of the scope is named still, artifact or not. */
+  frames: number
   /** Objects, not on their way out, that hold bytes of the scope. */
   objects_with_bytes: number
   /** Uploads of the tenant under way: somebody still writes, and nobody can tell what. */
@@ -57,12 +59,15 @@ export async function proveErased(
   const where = inScope(scope)
   const { rows } = await pool.query<{
     artifacts: number
+    frames: number
     with_bytes: number
     uploads: number
     elsewhere: number
     later: number
   }>(
     `select (select count(*)::int from public.artifact_refs a where ${where.sql}) as artifacts,
+            (select count(*)::int from lighter.frames f
+              where f.tenant_id = $1 ${scope.entity === null ? '' : 'and f.entity_type = $2 and f.entities @> array[$3::uuid]'}) as frames,
             (select count(*)::int from lighter.objects o
               where o.tenant_id = $1 and o.state = 'stored'
                 and ${scope.entity === null ? 'true' : `exists (select from public.artifact_refs a where ${where.sql} and a.r2_key = o.r2_key)`}) as with_bytes,
@@ -77,9 +82,11 @@ export async function proveErased(
   const [found] = rows
   if (found === undefined) throw new Error('the proof answered no row')
   return {
-    complete: listed + found.artifacts + found.with_bytes + found.uploads + found.elsewhere === 0,
+    complete:
+      listed + found.artifacts + found.frames + found.with_bytes + found.uploads + found.elsewhere === 0,
     objects_listed: listed,
     artifacts: found.artifacts,
+    frames: found.frames,
     objects_with_bytes: found.with_bytes,
     uploads: found.uploads,
     objects_elsewhere: found.elsewhere,

@@ -14,7 +14,7 @@ export function inScope(scope: EraseScope): { sql: string; values: string[]; nex
   return scope.entity === null
     ? { sql: 'a.tenant_id = $1', values: [scope.tenantId], next: 2 }
     : {
-        sql: '(a.tenant_id = $1 and a.entity_type = $2 and a.entity_id = $3)',
+        sql: '(a.tenant_id = $1 and a.entity_type = $2 and a.entity_id = $3 and (a.frame_entities @> array[$3::uuid] or a.frame_entities is null))',
         values: [scope.tenantId, scope.entity.type, scope.entity.id],
         next: 4,
       }

@@ -68,7 +68,7 @@ async function countPointing(db: Queryable, source: Source, scope: EraseScope): 
        where ${tenantSql(source)} = $1
          and exists (
            select from unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
-             join public.artifact_refs a on a.id = ptr.id
+             join public.artifact_refs a on a.frame_id = lighter.frame_of(ptr.id) and a.id = ptr.id
             where ${where.sql})`,
     values: where.values,
   })

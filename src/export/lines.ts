@@ -6,7 +6,7 @@ import { fetchCurrent } from '../artifacts/fetch-current.ts'
 import { checkJson } from '../artifacts/json-check.ts'
 import { type Artifact, lookupArtifacts } from '../catalogue/lookup.ts'
 import { LighterError } from '../errors.ts'
-import { type ArtifactId, asTenantId, type TenantId } from '../ids.ts'
+import { type ArtifactId, asTenantId, frameOf, type TenantId } from '../ids.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { requireOwnership } from '../store/ownership.ts'
 import { isDamage } from '../sweeps/verify-read.ts'
@@ -93,8 +93,8 @@ async function readRows(
             a.byte_offset::float8 as byte_offset, a.byte_length::float8 as byte_length,
             a.frame_offset::float8 as frame_offset, a.content_encoding, a.source_id is not null as from_row
        from public.artifact_refs a
-      where a.tenant_id = $1 and a.id = any ($2::uuid[]) and a.deleted_at is null`,
-    [tenantId, ids],
+      where a.tenant_id = $1 and a.frame_id = any ($3::uuid[]) and a.id = any ($2::uuid[]) and a.deleted_at is null`,
+    [tenantId, ids, [...new Set(ids.map(frameOf))]],
   )
   return new Map(rows.map(row => [row.id, row]))
 }

@@ -1,5 +1,6 @@
 // Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
 import type pg from 'pg'
+import { committedFrames, frameColumns } from '../catalogue/frames.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
@@ -198,6 +199,33 @@ function isLightSql(source: Source, column: string, target: string): string {
       or pg_column_size(${documentSql(column)}) <= greatest(${source.thresholdBytes}, 2 * pg_column_size(${target}.target)))`
 }
 
+interface CommittedArtifact {
+  row: PlannedRow
+  payload: PlannedRow['payloads'][number]
+  location: Location
+}
+
+/** Parameters 1 to 14: those that are in no frame. */
+function looseColumns(artifacts: CommittedArtifact[]): string[] {
+  const loose = artifacts.filter(a => a.location.frame === null)
+  return [
+    arrayText(loose.map(a => a.payload.artifactId)),
+    arrayText(loose.map(a => a.row.tenantId)),
+    arrayText(loose.map(a => a.payload.kind)),
+    arrayText(loose.map(a => a.row.source.entityType)),
+    arrayText(loose.map(a => a.row.entityId)),
+    arrayText(loose.map(a => a.location.key)),
+    arrayText(loose.map(a => a.location.contentType)),
+    arrayText(loose.map(a => a.location.sizeBytes)),
+    arrayText(loose.map(a => a.location.sha256)),
+    arrayText(loose.map(a => a.location.contentEncoding)),
+    arrayText(loose.map(a => a.row.source.id)),
+    arrayText(loose.map(a => a.row.job.rowId)),
+    arrayText(loose.map(a => a.payload.field)),
+    arrayText(loose.map(a => a.payload.refersTo.join(','))),
+  ]
+}
+
 async function recordOutcome(
   db: Queryable,
   committed: PlannedRow[],
@@ -205,7 +233,7 @@ async function recordOutcome(
   locations: Map<ArtifactId, Location>,
   objects: { tenantId: string; key: string; byteLength: number }[],
 ): Promise<Latency[]> {
-  const artifacts = committed.flatMap(row =>
+  const artifacts: CommittedArtifact[] = committed.flatMap(row =>
     row.payloads.map(payload => {
       const location = locations.get(payload.artifactId)
       if (location === undefined) throw new Error(`payload ${payload.artifactId} was not uploaded`)
@@ -219,21 +247,35 @@ async function recordOutcome(
       with jobs as materialized (
         -- In one order in all statements that wait for job rows, so that two of them can't deadlock.
         select j.source_id, j.row_id, d.done, d.offloaded, j.enqueued_at, j.priority
-          from unnest($21::int[], $22::text[], $23::bool[], $25::bool[]) d(source_id, row_id, done, offloaded)
+          from unnest($19::int[], $20::text[], $21::bool[], $22::bool[]) d(source_id, row_id, done, offloaded)
           join lighter.jobs j on j.source_id = d.source_id and j.row_id = d.row_id
          order by j.source_id, j.row_id
            for update of j
       ),
-      artifacts as (
-        insert into public.artifact_refs (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,
-            sha256, byte_offset, byte_length, frame_offset, content_encoding, source_id, row_id, field, refers_to)
+      loose as (
+        insert into lighter.loose_artifacts (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,
+            sha256, content_encoding, source_id, row_id, field, refers_to)
         select a.id, a.tenant_id, a.kind, a.entity_type, a.entity_id, a.r2_key, a.content_type, a.size_bytes, a.sha256,
-               a.byte_offset, a.byte_length, a.frame_offset, a.content_encoding, a.source_id, a.row_id, a.field,
-               string_to_array(a.refers_to, ',')::uuid[]
+               a.content_encoding, a.source_id, a.row_id, a.field, string_to_array(a.refers_to, ',')::uuid[]
           from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
-            $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::int[], $15::text[], $16::text[], $24::text[])
-            as a(id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256, byte_offset,
-                 byte_length, frame_offset, content_encoding, source_id, row_id, field, refers_to)
+            $9::text[], $10::text[], $11::int[], $12::text[], $13::text[], $14::text[])
+            as a(id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256,
+                 content_encoding, source_id, row_id, field, refers_to)
+      ),
+      frames as (
+        insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field,
+            entity_type, sizes, places, hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
+        select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field,
+               f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea[], f.row_uuids::uuid[], f.row_texts::text[],
+               f.entities::uuid[], f.entity_places::int2[], f.refers_from::int2[], f.refers_to::uuid[], f.voids::int2[]
+          from unnest($23::uuid[], $24::uuid[], $25::text[], $26::text[], $27::bigint[], $28::bigint[], $29::text[], $30::int[],
+            $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::text[], $39::text[],
+            $40::text[], $41::text[], $42::text[])
+            as f(tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, entity_type, sizes, places,
+                 hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
+            -- Of a batch that is committed in parts: what either part has is no void.
+            on conflict (tenant_id, id) do update
+           set voids = array(select unnest(old.voids) intersect select unnest(excluded.voids))
       ),
       objects as (
         update lighter.objects o
@@ -250,7 +292,7 @@ async function recordOutcome(
                                  then coalesce(o.live_bytes, 0) + d.payload_bytes end,
                dead_since = case when d.used and coalesce(o.live_artifacts, 0) + d.artifacts < o.artifact_count
                                  then now() end
-          from unnest($17::uuid[], $18::text[], $19::bigint[], $20::bool[], $27::int[], $28::bigint[])
+          from unnest($43::uuid[], $44::text[], $15::bigint[], $16::bool[], $17::int[], $18::bigint[])
                  d(tenant_id, r2_key, byte_length, used, artifacts, payload_bytes)
          where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key
            and (o.state = 'uploading' or d.used and o.state = 'stored')
@@ -264,7 +306,7 @@ async function recordOutcome(
       gone as (
         insert into lighter.gone_rows (source_id, row_id)
         select d.source_id, d.row_id
-          from unnest($21::int[], $22::text[], $26::bool[]) d(source_id, row_id, gone)
+          from unnest($19::int[], $20::text[], $45::bool[]) d(source_id, row_id, gone)
          where d.gone
             on conflict (source_id, row_id) do update set marker = null
       ),
@@ -293,36 +335,21 @@ async function recordOutcome(
         from objects where used`,
     prepare: committed.length + changed.length <= preparedRows,
     values: [
-      arrayText(artifacts.map(a => a.payload.artifactId)),
-      arrayText(artifacts.map(a => a.row.tenantId)),
-      arrayText(artifacts.map(a => a.payload.kind)),
-      arrayText(artifacts.map(a => a.row.source.entityType)),
-      arrayText(artifacts.map(a => a.row.entityId)),
-      arrayText(artifacts.map(a => a.location.key)),
-      arrayText(artifacts.map(a => a.location.contentType)),
-      arrayText(artifacts.map(a => a.location.sizeBytes)),
-      arrayText(artifacts.map(a => a.location.sha256)),
-      arrayText(artifacts.map(a => a.location.byteOffset)),
-      arrayText(artifacts.map(a => a.location.byteLength)),
-      arrayText(artifacts.map(a => a.location.frameOffset)),
-      arrayText(artifacts.map(a => a.location.contentEncoding)),
-      arrayText(artifacts.map(a => a.row.source.id)),
-      arrayText(artifacts.map(a => a.row.job.rowId)),
-      arrayText(artifacts.map(a => a.payload.field)),
-      arrayText(objects.map(o => o.tenantId)),
-      arrayText(objects.map(o => o.key)),
+      ...looseColumns(artifacts),
       arrayText(objects.map(o => o.byteLength)),
       arrayText(objects.map(o => used.has(o.key))),
-      arrayText([...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)]),
-      arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
-      arrayText([...committed.map(() => true), ...changed.map(() => false)]),
-      arrayText(artifacts.map(a => a.payload.refersTo.join(','))),
-      arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
-      arrayText([...committed.map(row => row.outcome === 'gone'), ...changed.map(() => false)]),
       arrayText(objects.map(o => inObject.get(o.key)?.length ?? 0)),
       arrayText(
         objects.map(o => (inObject.get(o.key) ?? []).reduce((sum, a) => sum + a.location.sizeBytes, 0)),
       ),
+      arrayText([...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)]),
+      arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
+      arrayText([...committed.map(() => true), ...changed.map(() => false)]),
+      arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
+      ...frameColumns(committedFrames(artifacts.map(a => a.location))),
+      arrayText(objects.map(o => o.tenantId)),
+      arrayText(objects.map(o => o.key)),
+      arrayText([...committed.map(row => row.outcome === 'gone'), ...changed.map(() => false)]),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

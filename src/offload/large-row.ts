@@ -87,7 +87,7 @@ export async function runLargeRow(
           })
           payload.refersTo = refersTo
           rowBytes += location.sizeBytes
-          uploaded.locations.set(payload.artifactId, location)
+          uploaded.locations.set(payload.artifactId, { ...location, artifactId: payload.artifactId })
           uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
         }
       } catch (error) {

@@ -6,26 +6,66 @@
 import { hash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import type { Codec, PackConfig } from '../config.ts'
-import { type ArtifactId, newArtifactId, type TenantId } from '../ids.ts'
+import {
+  type ArtifactId,
+  artifactInFrame,
+  type FrameId,
+  newArtifactId,
+  newFrameId,
+  type TenantId,
+} from '../ids.ts'
 import { encodeFrame, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
+import { encodePayloads, framePayloads, frameTextBytes } from '../store/pack-format.ts'
 
-/** Text of one frame. 16 KiB compresses a third worse, 256 KiB doubles what one read must fetch. */
-export const frameTextBytes = 64 * 1024
+/** Where a payload came from. */
+interface Origin {
+  sourceId: number
+  rowId: string
+  /** The row's key is a uuid. */
+  uuidKey: boolean
+  field: string | null
+  entityType: string | null
+  entityId: string | null
+  refersTo: string[]
+}
 
 export interface PackItem {
   tenantId: TenantId
   kind: string
+  /** The name under which `locations` has it; of a loose artifact its id too. */
   artifactId: ArtifactId
   bytes: Buffer
+  origin: Origin
 }
 
-/** Where an artifact is in its object, as `artifact_refs` has it. */
-export interface Location {
+/** A row of `lighter.frames`. */
+export interface Frame {
+  id: FrameId
+  tenantId: TenantId
+  kind: string
   key: string
-  byteOffset: number | null
-  byteLength: number | null
-  frameOffset: number | null
+  byteOffset: number
+  byteLength: number
+  contentEncoding: string | null
+  payloads: FramePayload[]
+}
+
+interface FramePayload {
+  origin: Origin
+  sizeBytes: number
+  /** Where it begins in the text of the frame. */
+  place: number
+  sha256: string
+}
+
+/** Where an artifact is: an object of its own, or a payload of a frame. */
+export interface Location {
+  /** Of a payload in a frame known only now: it names the frame. */
+  artifactId: ArtifactId
+  key: string
+  frame: Frame | null
+  ordinal: number
   contentEncoding: string | null
   contentType: string
   sizeBytes: number
@@ -41,6 +81,8 @@ export interface BuiltObject {
   /** Only of a loose object: sent as its Content-Encoding. A pack says it by its extension. */
   contentEncoding: string | null
   body: Buffer
+  artifactCount: number
+  payloadBytes: number
   locations: Map<ArtifactId, Location>
 }
 
@@ -64,12 +106,12 @@ export async function buildObjects(
   const objects: BuiltObject[] = []
   let turn = 0
   for (const group of Map.groupBy(items, item => `${item.tenantId}/${item.kind}`).values()) {
-    for (const part of splitGroup(group, config)) {
-      const together = part.length > 1 && config.packing
-      for (const pack of together ? [part] : part.map(item => [item])) {
+    // What is read together lies together, and the index of entities has each once.
+    for (const part of splitGroup([...byEntity(group)], config)) {
+      for (const pack of config.packing ? [part] : part.map(item => [item])) {
         const [only] = pack
         objects.push(
-          together || only === undefined
+          config.packing || only === undefined
             ? buildPack(pack, config, prefix, now)
             : buildLoose(only, config, prefix, now),
         )
@@ -81,6 +123,11 @@ export async function buildObjects(
     }
   }
   return objects
+}
+
+/** Those of an entity one after the other, in the order in which they came. */
+function* byEntity(group: PackItem[]): Generator<PackItem> {
+  for (const ofEntity of Map.groupBy(group, item => item.origin.entityId).values()) yield* ofEntity
 }
 
 /** Cuts a group where a pack would pass its limits. */
@@ -113,10 +160,10 @@ function buildLoose(item: PackItem, config: PackConfig, prefix: string, now: Dat
   const key = objectKey(prefix, item.tenantId, item.kind, now, newArtifactId(), 'json')
   const contentType = 'application/json'
   const location: Location = {
+    artifactId: item.artifactId,
     key,
-    byteOffset: null,
-    byteLength: null,
-    frameOffset: null,
+    frame: null,
+    ordinal: 0,
     contentEncoding,
     contentType,
     sizeBytes: item.bytes.length,
@@ -129,68 +176,95 @@ function buildLoose(item: PackItem, config: PackConfig, prefix: string, now: Dat
     contentType,
     contentEncoding,
     body,
+    artifactCount: 1,
+    payloadBytes: item.bytes.length,
     locations: new Map([[item.artifactId, location]]),
   }
 }
 
-const newline = Buffer.from('\n')
+/** Key of a new pack. */
+export function packKey(prefix: string, tenantId: TenantId, kind: string, codec: Codec, now: Date): string {
+  return objectKey(prefix, tenantId, kind, now, newArtifactId(), `jsonl${extensions[codec]}`)
+}
 
 function buildPack(items: PackItem[], config: PackConfig, prefix: string, now: Date): BuiltObject {
   const first = items[0]
   if (first === undefined) throw new Error('a pack needs an artifact')
-  const key = objectKey(
-    prefix,
-    first.tenantId,
-    first.kind,
-    now,
-    newArtifactId(),
-    `jsonl${extensions[config.codec]}`,
-  )
+  const { tenantId, kind } = first
+  const key = packKey(prefix, tenantId, kind, config.codec, now)
   const locations = new Map<ArtifactId, Location>()
-  const frames: Buffer[] = []
-  let objectOffset = 0
-  let lines: Buffer[] = []
-  let waiting: { item: PackItem; frameOffset: number }[] = []
-  let textBytes = 0
-
-  const closeFrame = () => {
-    if (waiting.length === 0) return
-    const frame = encodeFrame(config.codec, Buffer.concat(lines, textBytes))
-    for (const { item, frameOffset } of waiting) {
-      locations.set(item.artifactId, {
-        key,
-        byteOffset: objectOffset,
-        byteLength: frame.length,
-        frameOffset,
-        contentEncoding: encodingOf(config.codec),
-        contentType: 'application/json',
+  const bodies: Buffer[] = []
+  let byteOffset = 0
+  for (const run of runsOf(items)) {
+    const { bytes, places } = encodePayloads(
+      run.map(item => item.bytes),
+      config.codec,
+    )
+    const frame: Frame = {
+      id: newFrameId(),
+      tenantId,
+      kind,
+      key,
+      byteOffset,
+      byteLength: bytes.length,
+      contentEncoding: encodingOf(config.codec),
+      payloads: run.map((item, ordinal) => ({
+        origin: item.origin,
         sizeBytes: item.bytes.length,
+        place: places[ordinal] ?? 0,
         sha256: sha256Of(item.bytes),
+      })),
+    }
+    for (const [ordinal, { sizeBytes, sha256 }] of frame.payloads.entries()) {
+      const item = run[ordinal]
+      if (item === undefined) continue
+      locations.set(item.artifactId, {
+        artifactId: artifactInFrame(frame.id, ordinal),
+        key,
+        frame,
+        ordinal,
+        contentEncoding: frame.contentEncoding,
+        contentType: 'application/json',
+        sizeBytes,
+        sha256,
       })
     }
-    frames.push(frame)
-    objectOffset += frame.length
-    lines = []
-    waiting = []
-    textBytes = 0
+    bodies.push(bytes)
+    byteOffset += bytes.length
   }
-
-  for (const item of items) {
-    // A payload longer than a frame gets a frame of its own.
-    if (textBytes + item.bytes.length + 1 > frameTextBytes) closeFrame()
-    waiting.push({ item, frameOffset: textBytes })
-    lines.push(item.bytes, newline)
-    textBytes += item.bytes.length + 1
-  }
-  closeFrame()
   return {
-    tenantId: first.tenantId,
-    kind: first.kind,
+    tenantId,
+    kind,
     key,
     contentType: 'application/x-ndjson',
     contentEncoding: null,
-    body: Buffer.concat(frames, objectOffset),
+    body: Buffer.concat(bodies, byteOffset),
+    artifactCount: items.length,
+    payloadBytes: items.reduce((sum, item) => sum + item.bytes.length, 0),
     locations,
+  }
+}
+
+/** What goes into a frame together: of one source and field. A payload longer than a frame gets a frame of its own. */
+function* runsOf(items: PackItem[]): Generator<PackItem[]> {
+  for (const alike of Map.groupBy(items, ({ origin }) =>
+    JSON.stringify([origin.sourceId, origin.field, origin.entityType, origin.uuidKey]),
+  ).values()) {
+    let run: PackItem[] = []
+    let textBytes = 0
+    for (const item of alike) {
+      if (
+        run.length > 0 &&
+        (textBytes + item.bytes.length + 1 > frameTextBytes || run.length === framePayloads)
+      ) {
+        yield run
+        run = []
+        textBytes = 0
+      }
+      run.push(item)
+      textBytes += item.bytes.length + 1
+    }
+    yield run
   }
 }
 

@@ -11,7 +11,8 @@ import { commitAll, nothingUploaded, type Uploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
 import { keepLease } from './lease.ts'
 import type { Work } from './observer.ts'
-import { type BuiltObject, buildObjects } from './pack.ts'
+import type { BuiltObject } from './pack.ts'
+import { packBatch } from './pack-batch.ts'
 import type { PlannedRow } from './plan.ts'
 import { planAll, sortRows } from './plan-batch.ts'
 import { registerObjects } from './register.ts'
@@ -107,23 +108,14 @@ async function runTogether(
     await context.signal('after-plan')
     const { small, large, other } = sortRows(context, rows, result, releases)
 
-    const items = small.flatMap(row =>
-      row.payloads.flatMap(p =>
-        p.bytes === null || row.tenantId === null
-          ? []
-          : [{ tenantId: row.tenantId, kind: p.kind, artifactId: p.artifactId, bytes: p.bytes }],
-      ),
-    )
-    work.holds(items.reduce((sum, item) => sum + item.bytes.length, 0))
+    work.holds(small.reduce((sum, row) => sum + textBytes(row), 0))
     started = performance.now()
-    const built =
-      items.length === 0
-        ? []
-        : await work.part('pack', () => buildObjects(items, config, context.store.prefix, new Date()))
+    const { built, refused } =
+      small.length === 0
+        ? { built: [], refused: [] }
+        : await work.part('pack', () => packBatch(small, config, context.store.prefix))
     result.packMs = performance.now() - started
-    // Text is no longer needed once packed; a batch waiting for the store should not hold it.
-    for (const row of small) for (const payload of row.payloads) payload.bytes = null
-    items.length = 0
+    for (const { row, error } of refused) releases.push(failure(row.job, error.message))
     work.holds(built.reduce((sum, object) => sum + object.body.length, 0))
 
     started = performance.now()
@@ -133,7 +125,9 @@ async function runTogether(
 
     const ready: PlannedRow[] = []
     result.outage = await outageOf(context, uploaded)
+    const kept = new Set(refused.map(each => each.row))
     for (const row of small) {
+      if (kept.has(row)) continue
       const error = row.payloads.map(p => uploaded.failures.get(p.artifactId)).find(e => e !== undefined)
       if (error === undefined) ready.push(row)
       else if (result.outage !== null) releases.push(blameless(row.job, error, backoffMs(1)))
@@ -154,6 +148,8 @@ async function runTogether(
   }
 }
 
+const textBytes = (row: PlannedRow) => row.payloads.reduce((sum, p) => sum + (p.bytes?.length ?? 0), 0)
+
 async function uploadBuilt(
   context: PipelineContext,
   work: Work,
@@ -165,12 +161,7 @@ async function uploadBuilt(
   await work.part('register', () =>
     registerObjects(
       context.pool,
-      built.map(o => ({
-        ...o,
-        artifactCount: o.locations.size,
-        byteLength: o.body.length,
-        payloadBytes: [...o.locations.values()].reduce((sum, l) => sum + l.sizeBytes, 0),
-      })),
+      built.map(o => ({ ...o, byteLength: o.body.length })),
       context.config.leaseMs,
     ),
   )

@@ -31,7 +31,8 @@ import {
 } from './long-numbers.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
-interface FieldPayload {
+export interface FieldPayload {
+  /** Of one that goes into a frame a made-up one, until it is packed. */
   artifactId: ArtifactId
   phase: 1 | 2
   kind: string
@@ -96,8 +97,8 @@ interface PlanRow {
 /**
  * Plans the claimed rows of one source in one statement.
  *
- * Phase 1's artifact ids are made here and passed in, since the pointer of phase 1 is part of the payload of
- * phase 2. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
+ * Phase 1's artifact ids are made up here and passed in, since the pointer of phase 1 is part of the payload of
+ * phase 2: see pack-batch.ts. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
  * `streamThresholdBytes` only sizes come out. Rows are taken until what they store, and then their text,
  * reaches `budgetBytes`; what follows is deferred without its text being rendered, or sent.
  *

@@ -59,7 +59,7 @@ export async function streamPayload(
   store: ObjectStore,
   request: StreamRequest,
   options: StreamOptions,
-): Promise<{ location: Location; objectBytes: number; refersTo: string[] }> {
+): Promise<{ location: Omit<Location, 'artifactId'>; objectBytes: number; refersTo: string[] }> {
   const contentEncoding = encodingOf(options.codec)
   const contentType = 'application/json'
   const key = objectKey(store.prefix, request.tenantId, request.kind, new Date(), newArtifactId(), 'json')
@@ -130,9 +130,8 @@ export async function streamPayload(
     return {
       location: {
         key,
-        byteOffset: null,
-        byteLength: null,
-        frameOffset: null,
+        frame: null,
+        ordinal: 0,
         contentEncoding,
         contentType,
         sizeBytes,

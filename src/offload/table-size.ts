@@ -14,6 +14,15 @@ export async function estimateRows(db: Queryable, tableSql: string): Promise<num
   return rows[0]?.estimate ?? null
 }
 
+/** All artifacts of all tenants, from the sums of the reports. */
+export async function countArtifacts(db: Queryable): Promise<number> {
+  const { rows } = await db.query<{ n: number }>({
+    text: 'select coalesce(sum(artifacts), 0)::float8 as n from lighter.storage_total_entries',
+    values: [],
+  })
+  return rows[0]?.n ?? 0
+}
+
 /**
  * What part of a table, in percent, is about so many pages of it, chosen at random: for `tablesample system`. All of
  * it where it has no more. Pages are asked of the file, since the catalogue knows nothing until the first analyze.

@@ -103,14 +103,14 @@ function findSql(source: Source): string {
        union
       select n.key, n.tenant_id, r.id
         from needed n
-        join public.artifact_refs a on a.tenant_id = n.tenant_id and a.id = n.id
+        join public.artifact_refs a on a.tenant_id = n.tenant_id and a.frame_id = lighter.frame_of(n.id) and a.id = n.id
        cross join lateral unnest(a.refers_to) r(id)
     ),
     weighed as (
       select n.key, sum(a.size_bytes)::float8 as bytes,
              count(*) filter (where a.id is null or a.deleted_at is not null or a.damaged_at is not null)::int as unreadable
         from needed n
-        left join public.artifact_refs a on a.tenant_id = n.tenant_id and a.id = n.id
+        left join public.artifact_refs a on a.tenant_id = n.tenant_id and a.frame_id = lighter.frame_of(n.id) and a.id = n.id
        group by n.key
       -- What is not there may have been ours, and must be told.
       having not $5::boolean or bool_or(a.id is null or a.source_id is not null)

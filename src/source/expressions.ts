@@ -92,8 +92,9 @@ export function tenantSql(source: Source): string {
 
 /** True where `doc` carries a phase 1 pointer that is one: it names an artifact of the row's tenant. */
 function hasFieldPointerSql(field: string, doc: string, tenant: string): string {
+  const id = `lighter.as_uuid(${doc} -> ${literal(fieldRefKey(field))})`
   return `exists (select from public.artifact_refs a
-             where a.tenant_id = ${tenant} and a.id = lighter.as_uuid(${doc} -> ${literal(fieldRefKey(field))}))`
+             where a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(${id}) and a.id = ${id})`
 }
 
 /**
@@ -140,7 +141,7 @@ export function lostPointerSql(
   elements: string,
 ): string {
   const isMissing = (id: string) => `not exists (
-    select from public.artifact_refs a where a.tenant_id = ${tenant} and a.id = ${id} and a.purged_at is null)`
+    select from public.artifact_refs a where a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(${id}) and a.id = ${id} and a.purged_at is null)`
   const idOf = (name: string) => `lighter.as_uuid(${rest} -> ${literal(name)})`
   const isLost = (name: string) => `${idOf(name)} is not null and ${isMissing(idOf(name))}`
   const ofArray = `exists (select from unnest(${elements}) e(id) where ${isMissing('e.id')})`

@@ -25,9 +25,9 @@ export async function findMovedRows(client: pg.ClientBase, sources: Source[]): P
     create temporary table strayed as
     select m.id, m.tenant_id, a.tenant_id as artifact_tenant_id
       from marked m
-      join public.artifact_refs a on a.id = m.id and a.tenant_id <> m.tenant_id
+      join public.artifact_refs a on a.frame_id = m.frame_id and a.id = m.id and a.tenant_id <> m.tenant_id
      where a.purged_at is null
-       and not exists (select from public.artifact_refs o where o.tenant_id = m.tenant_id and o.id = m.id)`)
+       and not exists (select from public.artifact_refs o where o.tenant_id = m.tenant_id and o.frame_id = m.frame_id and o.id = m.id)`)
   const { rows } = await client.query<{ n: number }>('select count(*)::int as n from strayed')
   const strayed = rows[0]?.n ?? 0
   for (const source of strayed === 0 ? [] : sources) await nameRows(client, source)
@@ -53,7 +53,7 @@ async function nameRows(client: pg.ClientBase, source: Source): Promise<void> {
       insert into moved_rows
       select ${source.id}, a.row_id, a.tenant_id, s.artifact_tenant_id, s.id
         from strayed s
-        join public.artifact_refs a on a.tenant_id = s.tenant_id and a.refers_to @> array[s.id] and a.refers_to <> '{}'
+        join public.artifact_refs a on a.tenant_id = s.tenant_id and a.frame_refers_to @> array[s.id] and a.frame_refers_to <> '{}' and a.refers_to @> array[s.id]
        where a.source_id = any ($2::int[]) and a.row_id is not null and a.deleted_at is null
        limit $1
           on conflict do nothing`,

@@ -1,7 +1,16 @@
 // The end of artifacts that have a tombstone: once the grace period is over they are purged, and an object in which
 // nothing is left alive goes. What lives in the same pack stays where it is, until the pack is rewritten.
+import { dueColumns, markSql } from '../catalogue/mark.ts'
+import {
+  beforeAllMarked,
+  lastOfPageSql,
+  type MarkedPosition,
+  markedSql,
+  positionValues,
+} from '../catalogue/marked.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import type { TenantId } from '../ids.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
 
@@ -27,13 +36,14 @@ export async function purgeTombstones(context: SweepContext, counts: Counts): Pr
     return
   }
   const pace = createPace(config.rate, signal)
-  while (!signal.aborted) {
-    const { purged, bytes, objects } = await purgeBatch(context)
+  for (let after = beforeAllMarked; !signal.aborted; ) {
+    const { purged, bytes, objects, last } = await purgePage(context, after)
     counts.purged = (counts.purged ?? 0) + purged
     counts.purged_bytes = (counts.purged_bytes ?? 0) + bytes
     counts.objects_emptied = (counts.objects_emptied ?? 0) + objects
     context.onProgress(counts)
-    if (purged < config.batchSize) return
+    if (last === null) return
+    after = last
     await pace(purged)
   }
 }
@@ -43,32 +53,61 @@ export async function purgeTombstones(context: SweepContext, counts: Counts): Pr
  * alive on their way out. A compaction that moves the same artifacts has its locks the other way round: of a
  * deadlock the loser is run again.
  */
-async function purgeBatch(
+async function purgePage(
   context: SweepContext,
-): Promise<{ purged: number; bytes: number; objects: number }> {
+  after: MarkedPosition,
+): Promise<{ purged: number; bytes: number; objects: number; last: MarkedPosition | null }> {
   const { pool, config } = context
   return inTransactionWithRetry(pool, async db => {
-    const { rows: purged } = await db.query<{ tenantId: string; key: string; bytes: number }>({
+    const isDue = 'x.deleted_at < now() - make_interval(days => $1) and x.purged_at is null'
+    const { rows } = await db.query<{ purged: Purged[]; last: MarkedPosition | null }>({
       text: `
-        with due as (
-          select a.tenant_id, a.id
-            from public.artifact_refs a
-           where a.deleted_at < now() - make_interval(days => $1) and a.purged_at is null and not ${onHoldSql}
-           order by a.deleted_at
-           limit $2
-             for update of a skip locked
-        )
-        update public.artifact_refs a set purged_at = now()
-          from due
-         where a.tenant_id = due.tenant_id and a.id = due.id
-        returning a.tenant_id as "tenantId", a.r2_key as key, coalesce(a.size_bytes, 0)::float8 as bytes`,
-      values: [config.graceDays, config.batchSize],
+        with ${markedSql('deleted_at', isDue, 2, `${dueColumns}, a.entity_type, a.entity_id`)},
+        due as (select * from marked a where not ${onHoldSql}),
+        ${markSql('purged', { purged_at: 'now()' }, isDue, 'change')}
+        select (select coalesce(json_agg(p), '[]') from (${purgedSql}) p) as purged, ${lastOfPageSql} as last`,
+      values: [config.graceDays, ...positionValues(after), config.batchSize],
     })
-    if (purged.length === 0) return { purged: 0, bytes: 0, objects: 0 }
-    const keys = [...new Map(purged.map(p => [`${p.tenantId} ${p.key}`, p])).values()]
-    const objects = await countLive(db, keys, config.deleteDelayMs)
-    return { purged: purged.length, bytes: purged.reduce((sum, p) => sum + p.bytes, 0), objects }
+    const { purged = [], last = null } = rows[0] ?? {}
+    const { n, bytes } = sumOf(purged)
+    const objects = n === 0 ? 0 : await countLive(db, await objectsOf(db, purged), config.deleteDelayMs)
+    return { purged: n, bytes, objects, last }
   })
+}
+
+/** What was purged, by frame: those of a frame are in one object. */
+export interface Purged {
+  tenantId: string
+  frameId: string
+  n: number
+  bytes: number
+}
+
+/** Of the common table expression `purged`. */
+export const purgedSql = `
+  select tenant_id as "tenantId", frame_id as "frameId", count(*)::int as n, coalesce(sum(size_bytes), 0)::float8 as bytes
+    from purged group by tenant_id, frame_id`
+
+export const sumOf = (purged: Purged[]) => ({
+  n: purged.reduce((sum, p) => sum + p.n, 0),
+  bytes: purged.reduce((sum, p) => sum + p.bytes, 0),
+})
+
+/** In which objects they are. By a statement of its own: a compaction may have moved them just before. */
+export async function objectsOf(
+  db: Queryable,
+  purged: Purged[],
+): Promise<{ tenantId: string; key: string }[]> {
+  const { rows } = await db.query<{ tenantId: string; key: string }>({
+    text: `select distinct a.tenant_id as "tenantId", a.r2_key as key
+             from unnest($1::uuid[], $2::uuid[]) p(tenant_id, frame_id)
+            cross join lateral (
+              select f.tenant_id, f.r2_key from lighter.frames f where f.tenant_id = p.tenant_id and f.id = p.frame_id
+              union all
+              select l.tenant_id, l.r2_key from lighter.loose_artifacts l where l.tenant_id = p.tenant_id and l.id = p.frame_id) a`,
+    values: [purged.map(p => p.tenantId), purged.map(p => p.frameId)],
+  })
+  return rows
 }
 
 /**
@@ -128,26 +167,54 @@ export async function countLive(
   return rows[0]?.emptied ?? 0
 }
 
+/** SQL: forgets the artifacts in `due` (tenant_id, frame_id, ordinal), and tells how many there were. */
+export const forgetSql = `
+  lighter.forget_artifacts(
+    array(select tenant_id from due order by tenant_id, frame_id, ordinal),
+    array(select frame_id from due order by tenant_id, frame_id, ordinal),
+    array(select ordinal from due order by tenant_id, frame_id, ordinal))`
+
 /** Forgets artifacts that were purged long ago and whose object is gone. */
 export async function forgetTombstones(context: SweepContext, counts: Counts): Promise<void> {
   const { pool, config, signal } = context
-  while (!signal.aborted && !context.dryRun) {
-    const { rowCount } = await pool.query(
-      `with old as (
-         select a.tenant_id, a.id
-           from public.artifact_refs a
-          where a.purged_at < now() - make_interval(days => $1)
-            and ${seesAllRowsSql}
-            and not exists (select from lighter.objects o where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key)
-          order by a.purged_at
-          limit $2
-            for update of a skip locked
+  for (let after = beforeAllMarked; !signal.aborted && !context.dryRun; ) {
+    const { rows } = await pool.query<{ forgotten: number; last: MarkedPosition | null }>(
+      `with ${markedSql(
+        'purged_at',
+        'x.purged_at < now() - make_interval(days => $1)',
+        2,
+        'a.tenant_id, a.frame_id, a.ordinal, a.r2_key, a.frame_offset',
+      )},
+       due as materialized (
+         select a.tenant_id, a.frame_id, a.ordinal
+           from marked a
+          where ${seesAllRowsSql}
+            -- Its object is gone, or was written anew without it.
+            and (a.frame_offset is null and a.ordinal is not null
+                 or not exists (select from lighter.objects o where o.tenant_id = a.tenant_id and o.r2_key = a.r2_key))
        )
-       delete from public.artifact_refs a using old where a.tenant_id = old.tenant_id and a.id = old.id`,
-      [config.tombstoneDays, config.batchSize],
+       select ${forgetSql} as forgotten, ${lastOfPageSql} as last`,
+      [config.tombstoneDays, ...positionValues(after), config.batchSize],
     )
-    counts.forgotten = (counts.forgotten ?? 0) + (rowCount ?? 0)
+    const [page] = rows
+    counts.forgotten = (counts.forgotten ?? 0) + (page?.forgotten ?? 0)
     context.onProgress(counts)
-    if ((rowCount ?? 0) < config.batchSize) return
+    if (page === undefined || page.last === null) break
+    after = page.last
+  }
+  if (!context.dryRun) await forgetFrames(context, null)
+}
+
+/** Frames in which there is no artifact any more, of all tenants or of one. */
+export async function forgetFrames(
+  { pool, config, signal }: SweepContext,
+  tenantId: TenantId | null,
+): Promise<void> {
+  while (!signal.aborted) {
+    const { rows } = await pool.query<{ n: number }>('select lighter.forget_frames($1, $2) as n', [
+      tenantId,
+      config.batchSize,
+    ])
+    if ((rows[0]?.n ?? 0) < config.batchSize) return
   }
 }

@@ -7,6 +7,14 @@
 import type pg from 'pg'
 import { fetchPayloads } from '../artifacts/fetch.ts'
 import { lookupArtifacts } from '../catalogue/lookup.ts'
+import { dueColumns, markSql } from '../catalogue/mark.ts'
+import {
+  beforeAllMarked,
+  lastOfPageSql,
+  type MarkedPosition,
+  markedSql,
+  positionValues,
+} from '../catalogue/marked.ts'
 import { requireAllRows } from '../db/all-rows.ts'
 import { beginSql, connectSession } from '../db/prepared.ts'
 import { SteadyClient } from '../db/settings.ts'
@@ -71,8 +79,10 @@ async function findUnused(
   await requireAllRows(client, null)
   await client.query(`
     -- with the tenant on whose behalf the pointer is followed
-    create temporary table marked (id uuid not null, tenant_id uuid not null, primary key (id, tenant_id));
-    create temporary table unused (tenant_id uuid not null, id uuid not null, primary key (tenant_id, id))`)
+    create temporary table marked (
+      id uuid not null, tenant_id uuid not null, frame_id uuid generated always as (lighter.frame_of(id)) stored, primary key (id, tenant_id));
+    create temporary table unused (
+      tenant_id uuid not null, id uuid not null, frame_id uuid not null, ordinal smallint, primary key (tenant_id, id))`)
   for (const source of sources) {
     if (context.signal.aborted) break
     const { rowCount } = await markPointers(client, source)
@@ -99,7 +109,7 @@ async function findUnused(
   // Of sources that are attached, or were and are again: the rows of others can't be looked at, and may point to theirs.
   const { rowCount } = await client.query({
     text: `insert into unused
-           select a.tenant_id, a.id from public.artifact_refs a
+           select a.tenant_id, a.id, a.frame_id, a.ordinal from public.artifact_refs a
             where (a.source_id = any ($1::int[])
                    or a.source_id in (select f.id from lighter.former_sources f where f.rows_deleted))
               and a.deleted_at is null and a.created_at < now() - $2::interval
@@ -116,7 +126,7 @@ async function findUnused(
 
 function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryResult> {
   return client.query(`
-    insert into marked
+    insert into marked (id, tenant_id)
     select distinct ptr.id, coalesce(${tenantSql(source)}, ${noTenantSql})
       from ${fromTreeSql(source)}
      cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
@@ -136,7 +146,7 @@ const isMarkedSql = `exists (select from marked m where m.id = a.id and m.tenant
 async function markMoved(client: pg.ClientBase, source: Source): Promise<void> {
   await client.query({
     text: `
-      insert into marked
+      insert into marked (id, tenant_id)
       select distinct a.id, a.tenant_id
         from public.artifact_refs a
         join ${fromTreeSql(source)} on ${rowOfArtifactSql(source)}
@@ -158,10 +168,10 @@ function rowOfArtifactSql(source: Source): string {
 /** One step along payloads that point to others. @returns how many were new */
 async function markReferredTo(client: pg.ClientBase): Promise<number> {
   const { rowCount } = await client.query(`
-    insert into marked
+    insert into marked (id, tenant_id)
     select distinct r.id, m.tenant_id
       from marked m
-      join public.artifact_refs a on a.id = m.id
+      join public.artifact_refs a on a.frame_id = m.frame_id and a.id = m.id and a.frame_refers_to <> '{}'
      cross join lateral unnest(a.refers_to) as r(id)
         on conflict do nothing`)
   return rowCount ?? 0
@@ -175,7 +185,7 @@ async function findUnknown(client: pg.ClientBase): Promise<void> {
   await client.query(`
     create temporary table unknown as
     select distinct a.tenant_id, a.id
-      from public.artifact_refs a
+      from lighter.loose_artifacts a
      where ${isMarkedSql}
        and a.refers_to is null and a.field is null and a.purged_at is null
        and (a.source_id is not null or coalesce(a.content_type, 'application/json') ~* 'json')`)
@@ -202,7 +212,8 @@ async function learnPointers(context: SweepContext, client: pg.ClientBase, count
         payload instanceof Error ? [] : [{ id: artifact.id, refs: pointersIn(payload) }],
       )
       await pool.query(
-        `update public.artifact_refs a set refers_to = string_to_array(k.refs, ',')::uuid[]
+        // Only of loose ones it may be unknown.
+        `update lighter.loose_artifacts a set refers_to = string_to_array(k.refs, ',')::uuid[]
            from unnest($2::uuid[], $3::text[]) k(id, refs)
           where a.tenant_id = $1 and a.id = k.id and a.refers_to is null`,
         [tenantId, known.map(k => k.id), known.map(k => k.refs.join(','))],
@@ -227,9 +238,9 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
   const { config } = context
   if (context.dryRun) {
     const { rows } = await client.query<{ released: number; tombstoned: number; again: number }>({
-      text: `select (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, id)
+      text: `select (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, frame_id, id)
                       where a.released_at is null) as released,
-                    (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, id)
+                    (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, frame_id, id)
                       where a.released_at < now() - make_interval(days => $1) + interval '1 hour'
                         and not ${onHoldSql}) as tombstoned,
                     (select count(*)::int from public.artifact_refs a
@@ -247,46 +258,34 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
   await work('found_again', async () => {
     const { rowCount } = await client.query({
       text: `with batch as (
-               select a.tenant_id, a.id from public.artifact_refs a
+               select a.tenant_id, a.id, a.frame_id from public.artifact_refs a
                 where a.released_at is not null and a.deleted_at is null
                   and not exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)
-                limit $1 for update of a skip locked
+                limit $1
              )
              update public.artifact_refs a set released_at = null from batch b
-              where a.tenant_id = b.tenant_id and a.id = b.id`,
+              where a.tenant_id = b.tenant_id and a.frame_id = b.frame_id and a.id = b.id`,
       values: [config.batchSize],
     })
     return rowCount ?? 0
   })
-  await work('tombstoned', async () => {
-    const { rowCount } = await client.query({
-      text: `with batch as (
-               select a.tenant_id, a.id from public.artifact_refs a
-                -- (a run of a week later comes a moment too early, else)
-                where a.released_at < now() - make_interval(days => $2) + interval '1 hour' and a.deleted_at is null
-                  and exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)
-                  and not ${onHoldSql}
-                order by a.released_at
-                limit $1 for update of a skip locked
-             )
-             update public.artifact_refs a set deleted_at = now(), deleted_reason = 'released: no row points to it'
-               from batch b
-              where a.tenant_id = b.tenant_id and a.id = b.id`,
-      values: [config.batchSize, config.graceDays],
-    })
-    return rowCount ?? 0
-  })
+  await tombstoneUnused(context, client, counts)
   // Taken off the list as they are worked off, so that none is looked at twice.
   await work('released', async () => {
     const { rows } = await client.query<{ taken: number; released: number }>({
       text: `with taken as (
-               delete from unused u where (u.tenant_id, u.id) in (select tenant_id, id from unused limit $1) returning u.tenant_id, u.id
+               delete from unused u where (u.tenant_id, u.id) in (select tenant_id, id from unused limit $1)
+               returning u.tenant_id, u.id, u.frame_id, u.ordinal
              ),
-             released as (
-               update public.artifact_refs a set released_at = now() from taken t
-                where a.tenant_id = t.tenant_id and a.id = t.id and a.released_at is null and a.deleted_at is null
-               returning 1
-             )
+             due as (
+               select t.tenant_id, t.id, t.frame_id, t.ordinal, null::text as r2_key, null::bigint as size_bytes
+                 from taken t
+                where t.ordinal is null
+                   or not exists (select from lighter.frame_exceptions x
+                                   where x.tenant_id = t.tenant_id and x.frame_id = t.frame_id and x.ordinal = t.ordinal
+                                     and (x.released_at is not null or x.deleted_at is not null))
+             ),
+             ${markSql('released', { released_at: 'now()' }, 'x.released_at is null and x.deleted_at is null', 'write')}
              select (select count(*)::int from taken) as taken, (select count(*)::int from released) as released`,
       values: [config.batchSize],
     })
@@ -294,6 +293,40 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
     counts.released = (counts.released ?? 0) + (rows[0]?.released ?? 0) - (rows[0]?.taken ?? 0)
     return rows[0]?.taken ?? 0
   })
+}
+
+/** What has been unused for the whole grace period. */
+async function tombstoneUnused(
+  { config, signal, onProgress }: SweepContext,
+  client: pg.ClientBase,
+  counts: Counts,
+): Promise<void> {
+  const pace = createPace(config.rate, signal)
+  // (a run of a week later comes a moment too early, else)
+  const isDue = `x.released_at < now() - make_interval(days => $1) + interval '1 hour' and x.deleted_at is null`
+  for (let after = beforeAllMarked; !signal.aborted; ) {
+    const { rows } = await client.query<{ n: number; last: MarkedPosition | null }>({
+      text: `with ${markedSql('released_at', isDue, 2, `${dueColumns}, a.entity_type, a.entity_id`)},
+             due as (
+               select * from marked a
+                where exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id) and not ${onHoldSql}
+             ),
+             ${markSql(
+               'tombstoned',
+               { deleted_at: 'now()', deleted_reason: `'released: no row points to it'` },
+               'x.released_at is not null and x.deleted_at is null',
+               'change',
+             )}
+             select count(*)::int as n, ${lastOfPageSql} as last from tombstoned`,
+      values: [config.graceDays, ...positionValues(after), config.batchSize],
+    })
+    const { n, last } = rows[0] ?? { n: 0, last: null }
+    counts.tombstoned = (counts.tombstoned ?? 0) + n
+    onProgress(counts)
+    if (last === null) return
+    after = last
+    await pace(n)
+  }
 }
 
 /** Calls `batch` until it finds fewer than a batch. */
@@ -317,13 +350,13 @@ async function bringBackMarked(context: SweepContext, client: pg.ClientBase, cou
   await inBatches(context, counts)('found_again', async () => {
     const { rowCount } = await client.query({
       text: `with batch as (
-               select a.tenant_id, a.id from public.artifact_refs a
+               select a.tenant_id, a.id, a.frame_id from public.artifact_refs a
                 where a.deleted_at is not null and a.purged_at is null and a.deleted_reason like 'released:%'
                   and ${isMarkedSql}
-                limit $1 for update of a skip locked
+                limit $1
              )
              update public.artifact_refs a set released_at = null, deleted_at = null, deleted_reason = null from batch b
-              where a.tenant_id = b.tenant_id and a.id = b.id`,
+              where a.tenant_id = b.tenant_id and a.frame_id = b.frame_id and a.id = b.id`,
       values: [config.batchSize],
     })
     return rowCount ?? 0

@@ -1,5 +1,13 @@
 // Retention: artifacts past their policy get a tombstone, those whose grace period is over are purged, objects with
 // nothing alive in them leave the bucket.
+import { dueColumns, markSql } from '../catalogue/mark.ts'
+import {
+  beforeAllMarked,
+  lastOfPageSql,
+  type MarkedPosition,
+  markedSql,
+  positionValues,
+} from '../catalogue/marked.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
@@ -13,7 +21,8 @@ import { accountVanished } from './vanished.ts'
  */
 const isReferredToSql = `exists (
   select from public.artifact_refs r
-   where r.tenant_id = a.tenant_id and r.refers_to @> array[a.id] and r.refers_to <> '{}' and r.deleted_at is null)`
+   where r.tenant_id = a.tenant_id and r.frame_refers_to @> array[a.id] and r.frame_refers_to <> '{}'
+     and r.refers_to @> array[a.id] and r.deleted_at is null)`
 
 /** All artifacts of one tenant and kind, and the policy that holds for them. */
 interface Group {
@@ -69,14 +78,16 @@ async function expireByPolicy(
         counts.expired_bytes = (counts.expired_bytes ?? 0) + found.bytes
         continue
       }
-      for (let from = '-infinity'; ; ) {
-        const { artifacts, bytes, last } = await expireBatch(context, group, from)
-        counts.expired = (counts.expired ?? 0) + artifacts
-        counts.expired_bytes = (counts.expired_bytes ?? 0) + bytes
-        context.onProgress(counts)
-        if (artifacts < config.batchSize || last === null || signal.aborted) break
-        from = last
-        await pace(artifacts)
+      for (const table of tables) {
+        for (let from = beginning; !signal.aborted; ) {
+          const { artifacts, bytes, last } = await expirePage(context, group, table, from)
+          counts.expired = (counts.expired ?? 0) + artifacts
+          counts.expired_bytes = (counts.expired_bytes ?? 0) + bytes
+          context.onProgress(counts)
+          if (last === null) break
+          from = last
+          await pace(artifacts)
+        }
       }
     }
     after = groups.at(-1) ?? null
@@ -85,26 +96,17 @@ async function expireByPolicy(
 }
 
 /**
- * The next groups with something alive in them, each found by one look into the index, however many artifacts it has.
- * Here and below `deleted_at is null` is also what makes the index do (artifact_refs_live): tombstones are not in it.
+ * The next groups with something alive in them, each found by one look into either index, however many artifacts it has
+ * (frames_live, loose_artifacts_live: tombstones are not in them).
  */
 async function nextGroups({ pool, config }: SweepContext, after: Group | null): Promise<Group[]> {
   const { rows } = await pool.query<Group>(
     `with recursive groups as (
-       (select a.tenant_id, a.kind
-          from public.artifact_refs a
-         where (a.tenant_id, a.kind) > ($1, $2) and a.deleted_at is null
-         order by a.tenant_id, a.kind
-         limit 1)
+       (${nextGroupSql('$1::uuid', '$2::text')})
        union all
        select n.tenant_id, n.kind
          from groups g
-        cross join lateral (
-          select a.tenant_id, a.kind
-            from public.artifact_refs a
-           where (a.tenant_id, a.kind) > (g.tenant_id, g.kind) and a.deleted_at is null
-           order by a.tenant_id, a.kind
-           limit 1) n
+        cross join lateral (${nextGroupSql('g.tenant_id', 'g.kind')}) n
      ),
      page as (select * from groups limit $3)
      select g.tenant_id as "tenantId", g.kind, p.policy_id as "policyId", p.keep_days as "keepDays", p.policy,
@@ -116,6 +118,17 @@ async function nextGroups({ pool, config }: SweepContext, after: Group | null): 
   )
   return rows
 }
+
+const nextGroupSql = (tenant: string, kind: string) => `
+  select * from (
+    (select f.tenant_id, f.kind from lighter.frames f
+      where (f.tenant_id, f.kind) > (${tenant}, ${kind}) and f.artifacts > 0
+      order by f.tenant_id, f.kind limit 1)
+    union all
+    (select l.tenant_id, l.kind from lighter.loose_artifacts l
+      where (l.tenant_id, l.kind) > (${tenant}, ${kind}) and l.deleted_at is null
+      order by l.tenant_id, l.kind limit 1)) of_either
+   order by tenant_id, kind limit 1`
 
 async function countExpiring({ pool }: SweepContext, group: Group): Promise<Expiring> {
   const { rows } = await pool.query<{ artifacts: number; bytes: number }>(
@@ -136,38 +149,68 @@ async function countExpiring({ pool }: SweepContext, group: Group): Promise<Expi
   }
 }
 
-interface Expired {
-  artifacts: number
-  bytes: number
-  /** Where the next batch begins; null when nothing was found. */
-  last: string | null
+/** Where a page ended, in the order of creation. */
+interface Position {
+  createdAt: string
+  id: string
 }
 
-/**
- * @param from of the batches before: what they left behind, dead versions and what must stay, is not walked past again
- */
-async function expireBatch({ pool, config }: SweepContext, group: Group, from: string): Promise<Expired> {
-  const { rows } = await pool.query<Expired>(
-    `with due as (
-       select a.tenant_id, a.id, a.created_at
-         from public.artifact_refs a
-        where a.tenant_id = $1 and a.kind = $2 and a.created_at < now() - make_interval(days => $3)
-          and a.created_at >= $6::timestamptz
-          and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
-        order by a.created_at
-        limit $4
-          for update of a skip locked
+const beginning: Position = { createdAt: '-infinity', id: '00000000-0000-0000-0000-000000000000' }
+
+interface Expired<P> {
+  artifacts: number
+  bytes: number
+  /** Null when there was nothing more. */
+  last: P | null
+}
+
+/** About so many artifacts are in a frame. */
+const artifactsPerFrame = 16
+
+/** Where artifacts are, what tells that one of them may be alive, and how many of its rows are a batch. */
+const tables = [
+  {
+    name: 'lighter.frames',
+    live: 'x.artifacts > 0',
+    rows: (batchSize: number) => Math.max(1, Math.ceil(batchSize / artifactsPerFrame)),
+  },
+  { name: 'lighter.loose_artifacts', live: 'x.deleted_at is null', rows: (batchSize: number) => batchSize },
+]
+
+/** @param from where the page before ended: what it left behind, and must stay, is not walked past again */
+async function expirePage(
+  { pool, config }: SweepContext,
+  group: Group,
+  table: (typeof tables)[number],
+  from: Position,
+): Promise<Expired<Position>> {
+  const { rows } = await pool.query<Expired<Position>>(
+    `with page as materialized (
+       select x.id, x.created_at from ${table.name} x
+        where x.tenant_id = $1 and x.kind = $2 and x.created_at < now() - make_interval(days => $3) and ${table.live}
+          and (x.created_at, x.id) > ($5::timestamptz, $6::uuid)
+        order by x.created_at, x.id
+        limit $7
      ),
-     expired as (
-       update public.artifact_refs a set deleted_at = now(), deleted_reason = $5
-         from due
-        where a.tenant_id = due.tenant_id and a.id = due.id
-       returning a.size_bytes
-     )
+     due as (
+       select ${dueColumns}
+         from page p join public.artifact_refs a on a.tenant_id = $1 and a.frame_id = p.id
+        where a.kind = $2 and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
+     ),
+     ${markSql('expired', { deleted_at: 'now()', deleted_reason: '$4::text' }, 'x.deleted_at is null', 'write')}
      select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes,
-            (select max(created_at)::text from due) as last
+            (select json_build_object('createdAt', created_at::text, 'id', id)
+               from page order by created_at desc, id desc limit 1) as last
        from expired`,
-    [group.tenantId, group.kind, group.keepDays, config.batchSize, `expired: ${group.policy}`, from],
+    [
+      group.tenantId,
+      group.kind,
+      group.keepDays,
+      `expired: ${group.policy}`,
+      from.createdAt,
+      from.id,
+      table.rows(config.batchSize),
+    ],
   )
   return rows[0] ?? { artifacts: 0, bytes: 0, last: null }
 }
@@ -185,30 +228,22 @@ async function expireByDate(context: SweepContext, counts: Counts): Promise<void
     return
   }
   const pace = createPace(config.rate, signal)
-  for (let from = '-infinity'; !signal.aborted; ) {
-    const { rows } = await pool.query<Expired>(
-      `with due as (
-         select a.tenant_id, a.id, a.expires_at from public.artifact_refs a
-          where a.expires_at < now() and a.expires_at >= $2::timestamptz and a.deleted_at is null
-            and not ${onHoldSql} and not ${isReferredToSql}
-          order by a.expires_at limit $1 for update of a skip locked
-       ),
-       expired as (
-         update public.artifact_refs a set deleted_at = now(), deleted_reason = 'expired: its own date'
-           from due where a.tenant_id = due.tenant_id and a.id = due.id
-         returning a.size_bytes
-       )
-       select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes,
-              (select max(expires_at)::text from due) as last
+  const isDue = 'x.expires_at < now() and x.deleted_at is null'
+  for (let after = beforeAllMarked; !signal.aborted; ) {
+    const { rows } = await pool.query<Expired<MarkedPosition>>(
+      `with ${markedSql('expires_at', isDue, 1, `${dueColumns}, a.entity_type, a.entity_id`)},
+       due as (select * from marked a where not ${onHoldSql} and not ${isReferredToSql}),
+       ${markSql('expired', { deleted_at: 'now()', deleted_reason: `'expired: its own date'` }, isDue, 'change')}
+       select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes, ${lastOfPageSql} as last
          from expired`,
-      [config.batchSize, from],
+      [...positionValues(after), config.batchSize],
     )
     const { artifacts, bytes, last } = rows[0] ?? { artifacts: 0, bytes: 0, last: null }
     counts.expired = (counts.expired ?? 0) + artifacts
     counts.expired_bytes = (counts.expired_bytes ?? 0) + bytes
     context.onProgress(counts)
-    if (artifacts < config.batchSize || last === null) return
-    from = last
+    if (last === null) return
+    after = last
     await pace(artifacts)
   }
 }

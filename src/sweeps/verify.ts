@@ -2,7 +2,7 @@
 // request, and puts on record which are damaged, and which are well again.
 import { setTimeout } from 'node:timers/promises'
 import { messageOf } from '../errors.ts'
-import type { TenantId } from '../ids.ts'
+import { frameOf, type TenantId } from '../ids.ts'
 import { requireOwnership } from '../store/ownership.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { createPace } from './pace.ts'
@@ -150,8 +150,8 @@ async function recordDamage({ pool }: SweepContext, damaged: Finding[]): Promise
     `update public.artifact_refs a
         set damaged_at = now(), damage = d.damage
        from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[]) d(tenant_id, id, r2_key, byte_offset, damage)
-      where a.tenant_id = d.tenant_id and a.id = d.id and a.purged_at is null
-        and a.r2_key = d.r2_key and a.byte_offset is not distinct from d.byte_offset
+      where a.tenant_id = d.tenant_id and a.r2_key = d.r2_key and a.id = d.id and a.purged_at is null
+        and a.byte_offset is not distinct from d.byte_offset
      returning a.id`,
     [
       damaged.map(d => d.artifact.tenantId),
@@ -169,8 +169,12 @@ async function recordHealed({ pool }: SweepContext, healed: Finding[]): Promise<
   if (healed.length === 0) return
   await pool.query(
     `update public.artifact_refs a set damaged_at = null, damage = null
-       from unnest($1::uuid[], $2::uuid[]) d(tenant_id, id)
-      where a.tenant_id = d.tenant_id and a.id = d.id`,
-    [healed.map(h => h.artifact.tenantId), healed.map(h => h.artifact.id)],
+       from unnest($1::uuid[], $2::uuid[], $3::uuid[]) d(tenant_id, id, frame_id)
+      where a.tenant_id = d.tenant_id and a.frame_id = d.frame_id and a.id = d.id`,
+    [
+      healed.map(h => h.artifact.tenantId),
+      healed.map(h => h.artifact.id),
+      healed.map(h => frameOf(h.artifact.id)),
+    ],
   )
 }

@@ -8,7 +8,7 @@ import { lighter } from '../support/black-box.ts'
 import { createEnvironment, useEnvironment } from '../support/environment.ts'
 import { sendRaw } from '../support/raw-http.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
-import { sha256Of, storeByHand } from '../support/stored-artifacts.ts'
+import { sha256Of, storeByHand, storeFrameByHand } from '../support/stored-artifacts.ts'
 
 const environment = await useEnvironment()
 const faulty = await startFaultyStore(environment.env.R2_ENDPOINT ?? '')
@@ -70,16 +70,13 @@ test('an object that would make the reader remember 128 MiB is refused', async (
 })
 
 test('a frame that is longer than what it may hold is not asked for', async () => {
-  const { id } = await storeByHand(environment, tenantId, Buffer.alloc(8 * MiB), {
+  const { id, key } = await storeFrameByHand(environment, tenantId, Buffer.alloc(8 * MiB), {
     ...zstd,
     sizeBytes: 10,
-    byteOffset: 0,
-    byteLength: 8 * MiB,
-    frameOffset: 0,
   })
   const answer = await read(id)
   expect([answer.status, answer.json.code]).toEqual([502, 'artifact_corrupt'])
-  expect(faulty.requests.filter(request => request.path.includes(id))).toEqual([])
+  expect(faulty.requests.filter(request => request.path.includes(key))).toEqual([])
 })
 
 test('a loose object that is longer than its row says is not read to its end', async () => {

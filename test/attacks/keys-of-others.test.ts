@@ -10,7 +10,7 @@ import { startApi } from '../support/api.ts'
 import { lighter, lighterOk } from '../support/black-box.ts'
 import { insertMessage, newConversation, rawMetadata, useEnvironment } from '../support/environment.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
-import { storeByHand } from '../support/stored-artifacts.ts'
+import { storeByHand, storeFrameByHand } from '../support/stored-artifacts.ts'
 import { age, runNow } from '../support/sweep.ts'
 
 const environment = await useEnvironment()
@@ -118,12 +118,7 @@ describe.each(strayKeys)('a key %s that two rows have', (_name, keyFor) => {
       )
     const before = await stored()
     for (let n = 0; n < 2; n++)
-      await storeByHand(environment, mine, null, {
-        key,
-        sizeBytes: secret.length,
-        byteOffset: n,
-        frameOffset: 0,
-      })
+      await storeFrameByHand(environment, mine, null, { key, sizeBytes: secret.length })
     const tombstone = (rows: number) =>
       environment.admin.query(
         `update artifact_refs set deleted_at = now() - interval '400 days'

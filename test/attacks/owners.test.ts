@@ -34,7 +34,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await client.end()
   await environment.admin.query(`
-    alter table artifact_refs owner to current_user;
+    alter table lighter.loose_artifacts owner to current_user;
     drop owned by ${mallory} cascade; drop role ${mallory}`)
 })
 
@@ -116,10 +116,10 @@ test('who may put triggers on an attached table, or owns the function of one, is
   await environment.admin.query('drop table named')
 })
 
-describe('the owner of artifact_refs', () => {
+describe('the owner of the table of loose artifacts', () => {
   const insert = (db: pg.Client) =>
     db.query(
-      `insert into artifact_refs (id, tenant_id, kind, r2_key) values (gen_random_uuid(), gen_random_uuid(), 'agent_trace', $1)`,
+      `insert into lighter.loose_artifacts (id, tenant_id, kind, r2_key) values (gen_random_uuid(), gen_random_uuid(), 'agent_trace', $1)`,
       [`tenants/${randomUUID()}/x`],
     )
 
@@ -127,19 +127,21 @@ describe('the owner of artifact_refs', () => {
     const kindIsUsed = await column<string>(
       environment.admin,
       `select distinct v.oid::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid join pg_class v on v.oid = r.ev_class
-        where d.refobjid = 'artifact_refs'::regclass`,
+        where d.refobjid = 'lighter.loose_artifacts'::regclass`,
     )
-    await environment.admin.query(`grant create on schema public to ${mallory}`)
+    await environment.admin.query(`grant create, usage on schema lighter to ${mallory}`)
     // Reports read the columns, which keeps their types; here they are out of the way.
     await environment.admin.query(
-      `drop view ${kindIsUsed.join(', ')} cascade; alter table artifact_refs owner to ${mallory}`,
+      `drop view ${kindIsUsed.join(', ')} cascade; alter table lighter.loose_artifacts owner to ${mallory}`,
     )
     await client.query(`
       create domain evil.kind as text check (evil.note());
-      alter table artifact_refs no force row level security;
-      alter table artifact_refs alter column content_type type evil.kind;
-      create trigger evil before insert on artifact_refs for each row execute function evil.note_row()`)
-    await client.query(`alter table artifact_refs alter column kind type evil.kind`).catch(() => undefined)
+      alter table lighter.loose_artifacts no force row level security;
+      alter table lighter.loose_artifacts alter column content_type type evil.kind;
+      create trigger evil before insert on lighter.loose_artifacts for each row execute function evil.note_row()`)
+    await client
+      .query(`alter table lighter.loose_artifacts alter column kind type evil.kind`)
+      .catch(() => undefined)
     const before = await value(environment.admin, 'select count(*)::int from lighter.storage_changes')
     await insert(client)
     expect(await ranAs()).toEqual([mallory])
@@ -154,7 +156,7 @@ describe('the owner of artifact_refs', () => {
     })
     expect(await errorOf(store)).toMatchObject({
       code: '42501',
-      message: expect.stringContaining('artifact_refs'),
+      message: expect.stringContaining('lighter.loose_artifacts'),
     })
     expect(await ranAs()).toEqual([mallory])
   })

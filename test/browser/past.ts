@@ -5,11 +5,14 @@ import type { TestEnvironment } from '../support/environment.ts'
 /** How busy the hours of a day are, from midnight (UTC) on. */
 const rhythm = '{2,1,1,1,1,2,4,8,14,19,22,21,18,20,22,21,18,14,10,8,7,6,4,3}'
 
+/** SQL: more of it in later days, as square roots of evenly spread numbers are. */
+const sometime = (id: string) =>
+  `now() - (1 - sqrt(((hashtext(${id}::text)::bigint + 2147483648) % 10000) / 10000.0)) * interval '29 days'`
+
 export async function makePast({ admin }: TestEnvironment): Promise<void> {
   await admin.query(`
-    -- More of it in later days: square roots of evenly spread numbers are.
-    update artifact_refs set created_at =
-      now() - (1 - sqrt(((hashtext(coalesce(entity_id, id)::text)::bigint + 2147483648) % 10000) / 10000.0)) * interval '29 days';
+    update lighter.frames set created_at = ${sometime('coalesce(entities[1], id)')};
+    update lighter.loose_artifacts set created_at = ${sometime('coalesce(entity_id, id)')};
     update lighter.objects o set stored_at = a.at
       from (select r2_key, max(created_at) as at from artifact_refs group by r2_key) a
      where a.r2_key = o.r2_key;

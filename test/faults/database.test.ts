@@ -115,10 +115,10 @@ test('a row on which every daemon dies becomes a dead letter, and takes no other
     grant select on poison to public;
     create function die() returns trigger language plpgsql security definer set search_path = public, lighter as $$
     begin
-      if exists (select from poison p where p.row_id = new.row_id) then perform pg_terminate_backend(pg_backend_pid()); end if;
+      if exists (select from poison p where p.row_id::uuid = any (new.row_uuids)) then perform pg_terminate_backend(pg_backend_pid()); end if;
       return null;
     end $$;
-    create trigger die after insert on artifact_refs for each row execute function die();`)
+    create trigger die after insert on lighter.frames for each row execute function die();`)
   const daemon = await startDaemon(environment, {
     env: { OFFLOAD_LEASE_MS: '1000', OFFLOAD_MAX_ATTEMPTS: '4' },
   })

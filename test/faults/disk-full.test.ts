@@ -64,7 +64,7 @@ test('a full disk costs no row an attempt; work goes on when there is space agai
   const { environment } = await environmentOnOwnServer(await startOwnPostgres())
   onTestFinished(() => environment.close())
   await environment.admin.query(`create tablespace small location '${disk.dir}'`)
-  await environment.admin.query('alter table public.artifact_refs set tablespace small')
+  await environment.admin.query('alter table lighter.frames set tablespace small')
   const lines: Record<string, unknown>[] = []
   const daemon = await startDaemon(environment, {
     env: { OFFLOAD_MAX_ATTEMPTS: '1', OFFLOAD_BATCH_ROWS: '50' },

@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
 import { startApi } from '../support/api.ts'
+import { ageArtifacts } from '../support/artifacts.ts'
 import { attach, createTable, hydratedByCli, lighter, lighterOk, settled } from '../support/black-box.ts'
 import { startDaemon, until, useFreshEnvironment } from '../support/environment.ts'
 
@@ -10,6 +11,9 @@ import { startDaemon, until, useFreshEnvironment } from '../support/environment.
 const slow = { timeout: 180_000 }
 
 const environment = useFreshEnvironment()
+
+/** What artifact_refs is a view of. */
+const tablesOfArtifacts = ['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions']
 
 const document = `{"tool_interactions": [{"text": "${'x'.repeat(2000)}"}]}`
 const [held, premium, standard] = [randomUUID(), randomUUID(), randomUUID()]
@@ -23,8 +27,8 @@ async function yearOldNotes(): Promise<void> {
   const daemon = await startDaemon(environment)
   await settled(environment)
   await daemon.stop()
+  await ageArtifacts(environment.admin, '1 year')
   await environment.admin.query(`
-    update public.artifact_refs set created_at = created_at - interval '1 year';
     update lighter.objects set created_at = created_at - interval '1 year', stored_at = stored_at - interval '1 year';
     delete from lighter.retention_policies;
     insert into lighter.retention_policies (plan, keep_days) values ('standard', 90), ('premium', null);
@@ -78,24 +82,34 @@ test('no sweep and no erasure runs while holds are hidden', slow, async () => {
 
 test('no object counts as empty while the policy of artifact_refs is gone', slow, async () => {
   await yearOldNotes()
-  await environment.admin.query('drop policy lighter_daemon on public.artifact_refs')
-  for (const name of ['retention', 'orphans', 'verify'])
-    await expectRefusal(['sweep', name], 'artifact_refs', /lighter migrate/)
+  for (const table of tablesOfArtifacts) {
+    await environment.admin.query(`drop policy lighter_daemon on ${table}`)
+    for (const name of ['retention', 'orphans', 'verify'])
+      await expectRefusal(['sweep', name], table, /lighter migrate/)
+    await environment.admin.query(
+      `create policy lighter_daemon on ${table} for all to lighter_daemon using (true) with check (true)`,
+    )
+  }
 })
 
-test('an unseen deletion is not caught up with: what waits to be deleted stays while artifacts are hidden', async () => {
-  await yearOldNotes()
-  await lighterOk(environment, ['sweep', 'retention'])
-  await environment.admin.query(`
-    update public.artifact_refs set deleted_at = deleted_at - interval '1 year' where deleted_at is not null;
-    create policy business_hours on public.artifact_refs as restrictive for select using (false)`)
-  await expectRefusal(['sweep', 'retention'], 'artifact_refs', /business_hours/)
-  await expectRefusal(
-    ['sweep', 'orphans', '--deep', '--delete-unknown'],
-    'artifact_refs',
-    /except lighter_daemon/,
-  )
-})
+test(
+  'an unseen deletion is not caught up with: what waits to be deleted stays while artifacts are hidden',
+  slow,
+  async () => {
+    await yearOldNotes()
+    await lighterOk(environment, ['sweep', 'retention'])
+    await environment.admin.query(`
+    update public.artifact_refs set deleted_at = deleted_at - interval '1 year' where deleted_at is not null`)
+    for (const table of tablesOfArtifacts) {
+      await environment.admin.query(
+        `create policy business_hours on ${table} as restrictive for select using (false)`,
+      )
+      await expectRefusal(['sweep', 'retention'], table, /business_hours/)
+      await expectRefusal(['sweep', 'orphans', '--deep', '--delete-unknown'], table, /except lighter_daemon/)
+      await environment.admin.query(`drop policy business_hours on ${table}`)
+    }
+  },
+)
 
 test('start refuses, doctor fails and readyz says so while rows of ours are hidden', async () => {
   await yearOldNotes()

@@ -28,7 +28,7 @@ test('every table of ours has a primary key', async () => {
     await column(
       environment.admin,
       `select c.oid::regclass::text from pg_class c
-        where c.relkind in ('r', 'p') and (c.relnamespace = 'lighter'::regnamespace or c.oid = 'artifact_refs'::regclass)
+        where c.relkind in ('r', 'p') and c.relnamespace = 'lighter'::regnamespace
           and not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)`,
     ),
   ).toEqual([])

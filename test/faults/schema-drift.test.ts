@@ -30,15 +30,19 @@ test(
 )
 
 test(
-  'the original migration, run once more, breaks no pack for good: migrate drops its unique index',
+  'the original migration, run once more, changes nothing, and migrate drops its unique index',
   slow,
   async () => {
     await ensureSupabaseRoles(environment.admin)
-    // As such migrations are written, so that they can be run again.
+    // As such migrations are written, so that they can be run again. On a view it fails, and changes nothing.
+    const again = originalArtifactRefs
+      .replaceAll('create table', 'create table if not exists')
+      .replaceAll('index artifact', 'index if not exists artifact')
+    await expect(change(again)).rejects.toMatchObject({ code: '42809' })
+    expect(await objects()).toMatchObject({ status: 'ok' })
+    // Somebody helps it along.
     await change(
-      originalArtifactRefs
-        .replaceAll('create table', 'create table if not exists')
-        .replaceAll('index artifact', 'index if not exists artifact'),
+      'create unique index artifact_refs_tenant_key on lighter.loose_artifacts (tenant_id, r2_key)',
     )
     expect(await objects()).toMatchObject({
       status: 'fail',
@@ -69,7 +73,10 @@ test(
     alter table lighter.tenants alter column legal_hold drop not null, alter column legal_hold drop default, drop column plan cascade;
     drop view lighter.moved_rows;
     create or replace function lighter.as_uuid(value text) returns uuid language sql as 'select null::uuid';
-    drop policy lighter_daemon on public.artifact_refs;
+    drop policy lighter_daemon on lighter.loose_artifacts;
+    drop policy lighter_tenant_only on lighter.frames;
+    drop trigger lighter_write on public.artifact_refs;
+    alter view public.artifact_refs reset (security_invoker);
     drop trigger if exists account_objects on lighter.objects;
     revoke select on lighter.legal_holds from lighter_daemon;
     grant select on lighter.tenants to public;
@@ -82,7 +89,10 @@ test(
       'column lighter.tenants.plan is missing',
       'view lighter.moved_rows is missing',
       'function lighter.as_uuid(value text) differs',
-      'public.artifact_refs: lighter_daemon is missing',
+      'lighter.loose_artifacts: lighter_daemon is missing',
+      'lighter.frames: lighter_tenant_only is missing',
+      'public.artifact_refs: lighter_write is missing',
+      'view public.artifact_refs differs',
       'lighter.legal_holds to lighter_daemon',
       'grant table lighter.tenants to public was not given',
       'row-level security lighter.jobs differs',
@@ -127,21 +137,21 @@ test(
 )
 
 test(
-  'what on artifact_refs contradicts packs is named with the statement that removes it',
+  'what on the table of loose artifacts contradicts what we write is named with the statement that removes it',
   slow,
   async () => {
     await change(`
-    create unique index one_hash on public.artifact_refs (tenant_id, sha256);
-    alter table public.artifact_refs add column reviewed boolean not null default false;
-    alter table public.artifact_refs alter column reviewed drop default;
-    create rule never as on delete to public.artifact_refs do instead nothing`)
+    create unique index one_hash on lighter.loose_artifacts (tenant_id, sha256);
+    alter table lighter.loose_artifacts add column reviewed boolean not null default false;
+    alter table lighter.loose_artifacts alter column reviewed drop default;
+    create rule never as on delete to lighter.loose_artifacts do instead nothing`)
     const found = await objects()
     expect(found).toMatchObject({ status: 'fail' })
-    expect(found.advice).toContain('drop index public.one_hash;')
+    expect(found.advice).toContain('drop index lighter.one_hash;')
     expect(found.advice).toContain('alter column reviewed drop not null;')
-    expect(found.advice).toContain('drop rule never on public.artifact_refs;')
+    expect(found.advice).toContain('drop rule never on lighter.loose_artifacts;')
     await change(
-      'drop index one_hash; drop rule never on public.artifact_refs; alter table public.artifact_refs alter column reviewed drop not null',
+      'drop index lighter.one_hash; drop rule never on lighter.loose_artifacts; alter table lighter.loose_artifacts alter column reviewed drop not null',
     )
     expect(await objects()).toMatchObject({ status: 'ok' })
   },

@@ -71,11 +71,13 @@ test('rows that come back within the grace period find their payloads, also afte
 }, async () => {
   const { tenant, first } = await tenantWithRows(3)
   await environment.admin.query(
-    `create table kept as select * from public.artifact_refs where tenant_id = '${tenant}'`,
+    `create table kept as select * from lighter.frames where tenant_id = '${tenant}'`,
   )
   await forget(tenant)
   await sweep()
-  await environment.admin.query('insert into public.artifact_refs select * from kept')
+  await environment.admin.query(
+    'insert into lighter.frames select * from kept on conflict (tenant_id, id) do update set voids = excluded.voids',
+  )
   await pastGrace()
   expect(await hydratedByCli(environment, 'notes', String(first))).toBe(note(first))
   // And if they are deleted again, they go for good.
@@ -95,9 +97,9 @@ test('erase counts and takes objects whose rows are gone', async () => {
   expect(await keysOf(tenant)).toEqual([])
 })
 
-test('artifact_refs that was truncated leaves an empty bucket', async () => {
+test('artifacts whose tables were truncated leave an empty bucket', async () => {
   const { tenant } = await tenantWithRows(2)
-  await environment.admin.query('truncate public.artifact_refs')
+  await environment.admin.query('truncate lighter.frames, lighter.loose_artifacts cascade')
   await pastGrace()
   expect(await keysOf(tenant)).toEqual([])
   expect(await bucketKeys(environment)).toEqual([])

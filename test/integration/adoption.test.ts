@@ -108,24 +108,34 @@ describe('an artifact_refs with rows, made by the original migration', () => {
       await column(
         db.pool,
         `select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid
-          where i.indrelid = 'public.artifact_refs'::regclass and c.relname ~ 'kind|_live$' order by 1`,
+          where i.indrelid = 'lighter.loose_artifacts'::regclass and c.relname ~ 'kind|_live$' order by 1`,
       ),
-    ).toEqual(['artifact_refs_live', 'artifact_refs_tenant_kind'])
+    ).toEqual(['artifact_refs_tenant_kind', 'loose_artifacts_live'])
   })
 
-  test('holds many artifacts of one pack', async () => {
-    for (const [key, byteOffset, frameOffset] of [
-      ['pack', 0, 0],
-      ['pack', 0, 40],
-      ['pack', 100, 0],
-      ['loose', null, null],
-    ] as const) {
+  test('holds many artifacts of one object, and of packs none', async () => {
+    for (let n = 0; n < 3; n++) {
       await db.environment.worker.query(
-        `insert into artifact_refs (tenant_id, kind, r2_key, byte_offset, byte_length, frame_offset)
-         values ($1, 'k', $2, $3::bigint, case when $3::bigint is null then null else 100 end, $4)`,
-        [tenants.b, key, byteOffset, frameOffset],
+        `insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'one')`,
+        [tenants.b],
       )
     }
+    for (const place of ['byte_offset', 'byte_length', 'frame_offset']) {
+      const error = await errorOf(
+        db.environment.worker.query(
+          `insert into artifact_refs (tenant_id, kind, r2_key, ${place}) values ($1, 'k', 'pack', 0)`,
+          [tenants.b],
+        ),
+      )
+      expect(error, place).toMatchObject({ code: '23514', hint: expect.stringContaining('Leave them out') })
+    }
+    expect(
+      await column(
+        db.environment.worker,
+        `select count(*)::int from artifact_refs where tenant_id = $1 and kind = 'k' group by r2_key`,
+        [tenants.b],
+      ),
+    ).toEqual([3])
   })
 
   test('lets the daemon read, write, change and delete in every tenant', async () => {
@@ -195,7 +205,7 @@ describe('an artifact_refs with rows, made by the original migration', () => {
 
     test('is not widened by a policy for every role, which narrows nobody else either', async () => {
       await db.pool.query(
-        `create policy "Service role has full access" on artifact_refs using (true) with check (true)`,
+        `create policy "Service role has full access" on lighter.loose_artifacts using (true) with check (true)`,
       )
       try {
         expect(await visible(tenants.a)).toEqual([tenants.a])
@@ -209,7 +219,7 @@ describe('an artifact_refs with rows, made by the original migration', () => {
         await db.environment.admin.query(`drop role ${both}`)
         expect(seen).toEqual(Object.values(tenants).sort())
       } finally {
-        await db.pool.query('drop policy "Service role has full access" on artifact_refs')
+        await db.pool.query('drop policy "Service role has full access" on lighter.loose_artifacts')
       }
     })
 
@@ -217,7 +227,14 @@ describe('an artifact_refs with rows, made by the original migration', () => {
       `insert into artifact_refs (tenant_id, kind, r2_key) values ('${tenants.a}', 'k', 'x')`,
       'update artifact_refs set deleted_at = now()',
       'delete from artifact_refs',
-      'truncate artifact_refs',
+      `insert into lighter.loose_artifacts (tenant_id, kind, r2_key) values ('${tenants.a}', 'k', 'x')`,
+      'update lighter.loose_artifacts set deleted_at = now()',
+      'delete from lighter.loose_artifacts',
+      'truncate lighter.loose_artifacts',
+      'delete from lighter.frames',
+      'update lighter.frames set voids = voids',
+      'delete from lighter.frame_exceptions',
+      'truncate lighter.frames cascade',
       'select * from lighter.jobs',
       'select * from lighter.objects',
       'select * from lighter.storage_by_tenant',
@@ -233,6 +250,8 @@ describe('an artifact_refs with rows, made by the original migration', () => {
       'select count(*) from artifact_refs',
       `insert into artifact_refs (tenant_id, kind, r2_key) values ('${tenants.a}', 'k', 'x')`,
       'delete from artifact_refs',
+      'select count(*) from lighter.loose_artifacts',
+      'select count(*) from lighter.frames',
       `select * from lighter.artifact_list('${tenants.a}')`,
       'select count(*) from lighter.jobs',
     ]) {
@@ -245,42 +264,63 @@ describe('an artifact_refs with rows, made by the original migration', () => {
     const [own] = ids(tenants.a)
     const read = () =>
       db.environment.worker.query('select * from lighter.artifact_get($1, $2)', [tenants.a, own])
-    await db.pool.query(`alter table artifact_refs add column label text default 'mine'`)
-    expect((await read()).rows).toMatchObject([{ id: own, label: 'mine' }])
-    await db.pool.query('alter table artifact_refs drop column label')
+    const { rows: before } = await read()
+    await db.pool.query(`alter table lighter.loose_artifacts add column label text default 'mine'`)
+    // On the table, where it is: the view has the documented columns and ours.
+    expect((await read()).rows).toEqual(before)
+    expect(await value(db.pool, 'select label from lighter.loose_artifacts where id = $1', [own])).toBe(
+      'mine',
+    )
+    const id = await value(db.environment.worker, documentedInsert, [tenants.a, conversation, 'labelled'])
+    expect(await value(db.pool, 'select label from lighter.loose_artifacts where id = $1', [id])).toBe('mine')
+    await db.pool.query('delete from artifact_refs where id = $1', [id])
+    await db.pool.query('alter table lighter.loose_artifacts drop column label')
     expect((await read()).rows).toMatchObject([{ id: own }])
     expect(
       await column(db.environment.worker, 'select id from lighter.artifact_list($1)', [tenants.a]),
     ).toContain(own)
   })
 
-  test('outlives the schema lighter, and can be adopted again', async () => {
-    await db.pool.query('drop schema lighter cascade')
-    await db.pool.query(`insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'between')`, [
+  test('outlives the schema lighter when it is brought back first, and can be adopted again', async () => {
+    const before = await column<string>(db.pool, 'select id from artifact_refs order by id')
+    expect(before).toEqual(expect.arrayContaining(old.map(row => row.id)))
+    await db.pool.query(`
+      drop view public.artifact_refs cascade;
+      alter table lighter.loose_artifacts set schema public;
+      alter table public.loose_artifacts rename to artifact_refs;
+      drop schema lighter cascade`)
+    expect(await column(db.pool, 'select id from artifact_refs order by id')).toEqual(before)
+    await db.pool.query(`insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'n', 'between')`, [
       tenants.a,
     ])
     await db.migrate()
-    const { rows } = await db.environment.worker.query(`select r2_key from lighter.artifact_list($1, 'k')`, [
+    const { rows } = await db.environment.worker.query(`select r2_key from lighter.artifact_list($1, 'n')`, [
       tenants.a,
     ])
     expect(rows).toEqual([{ r2_key: 'between' }])
+    expect(await column(db.pool, `select id from artifact_refs where kind <> 'n' order by id`)).toEqual(
+      before,
+    )
+    expect(await column(db.pool, `select sum(artifacts)::int from lighter.storage_by_kind`)).toEqual([
+      before.length + 1,
+    ])
   })
 
   test('is refused when it has changed hands, to somebody who may not act as our owner', async () => {
     const heir = uniqueRole('heir')
     await db.environment.admin.query(
-      `create role ${heir}; alter table artifact_refs owner to ${heir}; grant ${heir} to ${db.owner}`,
+      `create role ${heir}; alter table lighter.loose_artifacts owner to ${heir}; grant ${heir} to ${db.owner}`,
     )
     await db.pool.query(`update lighter.schema_migrations set checksum = 'old' where name = 'grants.sql'`)
     try {
       expect(await errorOf(db.migrate())).toMatchObject({
         code: 'migration_failed',
         message: expect.stringContaining(`belongs to "${heir}", who may not act as "${db.owner}"`),
-        hint: expect.stringContaining(`alter table public.artifact_refs owner to ${db.owner};`),
+        hint: expect.stringContaining(`alter table lighter.loose_artifacts owner to ${db.owner};`),
       })
     } finally {
       await db.environment.admin.query(
-        `alter table artifact_refs owner to ${db.owner}; alter policy lighter_owner on artifact_refs to ${db.owner}; drop role ${heir}`,
+        `alter table lighter.loose_artifacts owner to ${db.owner}; alter policy lighter_owner on lighter.loose_artifacts to ${db.owner}; drop role ${heir}`,
       )
     }
     await db.migrate()
@@ -363,16 +403,18 @@ describe('an artifact_refs of another make', () => {
     ['a unique constraint', 'add constraint one_each unique (tenant_id, r2_key)'],
     ['the columns the other way round', 'add constraint one_each unique (r2_key, tenant_id)'],
     ['the key alone', 'add constraint one_each unique (r2_key)'],
-  ])('that says "one artifact per object" by %s holds packs all the same', async (_, constraint) => {
-    await db.pool.query('drop index artifact_refs_tenant_key')
-    await db.pool.query(`alter table artifact_refs ${constraint}`)
-    await db.migrate()
-    await db.environment.worker.query(
-      `insert into artifact_refs (tenant_id, kind, r2_key, byte_offset, byte_length, frame_offset)
-       values ($1, 'k', 'pack', 0, 10, 0), ($1, 'k', 'pack', 0, 10, 5)`,
-      [tenants.a],
-    )
-  })
+  ])(
+    'that says "one artifact per object" by %s holds many of one object all the same',
+    async (_, constraint) => {
+      await db.pool.query('drop index artifact_refs_tenant_key')
+      await db.pool.query(`alter table artifact_refs ${constraint}`)
+      await db.migrate()
+      await db.environment.worker.query(
+        `insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'one'), ($1, 'k', 'one')`,
+        [tenants.a],
+      )
+    },
+  )
 
   test('keeps unique indexes that say something else', async () => {
     await db.pool.query('create unique index by_hash on artifact_refs (tenant_id, sha256, r2_key)')
@@ -380,9 +422,9 @@ describe('an artifact_refs of another make', () => {
     await db.migrate()
     const indexes = await column(
       db.pool,
-      `select indexname::text from pg_indexes where tablename = 'artifact_refs'`,
+      `select indexname::text from pg_indexes where schemaname = 'lighter' and tablename = 'loose_artifacts'`,
     )
-    expect(indexes).toEqual(expect.arrayContaining(['by_hash', 'by_name', 'artifact_refs_object']))
+    expect(indexes).toEqual(expect.arrayContaining(['by_hash', 'by_name', 'loose_artifacts_object']))
     expect(indexes).not.toContain('artifact_refs_tenant_key')
   })
 
@@ -425,18 +467,138 @@ describe('an artifact_refs of another make', () => {
     expect(rows).toEqual([{ dated: true }])
   })
 
-  test('with a policy for every role is adopted with a warning that names it', async () => {
-    await db.pool.query('create policy "full access" on artifact_refs using (true)')
+  test('with default values of the application has them for what is inserted by its name, too', async () => {
+    await db.pool.query(`
+      create function next_key() returns text language sql return 'made/' || gen_random_uuid();
+      alter table artifact_refs alter tenant_id set default nullif(current_setting('app.tenant', true), '')::uuid,
+        alter kind set default 'attachment', alter r2_key set default next_key(), alter id drop default`)
+    await db.migrate()
+    const client = await connect(db.url)
+    try {
+      await client.query(`set app.tenant = '${tenants.a}'`)
+      const { rows } = await client.query(
+        'insert into artifact_refs (size_bytes) values (1) returning tenant_id, kind, r2_key, id is not null as identified',
+      )
+      expect(rows).toEqual([
+        {
+          tenant_id: tenants.a,
+          kind: 'attachment',
+          r2_key: expect.stringMatching(/^made\//),
+          identified: true,
+        },
+      ])
+      // As it is with the next migration.
+      await client.query('alter table lighter.loose_artifacts alter kind drop default')
+      await client.query(`update lighter.schema_migrations set checksum = 'old' where name = 'grants.sql'`)
+      await db.migrate()
+      expect((await errorOf(client.query('insert into artifact_refs (size_bytes) values (1)'))).code).toBe(
+        '23502',
+      )
+    } finally {
+      await client.end()
+    }
+  })
+
+  /** What a migration warns of. */
+  const warningsOf = async () => {
     const client = await connect(db.environment.urls.admin)
     try {
       const warnings: string[] = []
       client.on('notice', notice => warnings.push(notice.message ?? ''))
       await client.query(`set role ${db.owner}`)
       await migrate(client)
-      expect(warnings).toEqual([expect.stringContaining('"full access"')])
+      return warnings
     } finally {
       await client.end()
     }
+  }
+
+  test('with a policy for every role is adopted with a warning that names it', async () => {
+    await db.pool.query('create policy "full access" on artifact_refs using (true)')
+    expect(await warningsOf()).toEqual([expect.stringContaining('"full access"')])
+  })
+
+  test('with columns of the application is adopted with a warning that names them', async () => {
+    await db.pool.query(
+      `alter table artifact_refs add column label text default 'mine', add column "Shelf" int, add column expires_at timestamptz`,
+    )
+    await db.pool.query(
+      `insert into artifact_refs (tenant_id, kind, r2_key, label) values ($1, 'k', 'x', 'old')`,
+      [tenants.a],
+    )
+    expect(await warningsOf()).toEqual([expect.stringMatching(/columns .*: label, "Shelf"$/)])
+    // They stay where they are, and what is stored from now on has their defaults.
+    await db.pool.query(`insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'y')`, [
+      tenants.a,
+    ])
+    expect(
+      await column(db.pool, `select r2_key || ' ' || label from lighter.loose_artifacts order by r2_key`),
+    ).toEqual(['x old', 'y mine'])
+    const { fields } = await db.pool.query('select * from artifact_refs')
+    expect(fields.map(field => field.name)).not.toContain('label')
+  })
+
+  test('on which views, functions or foreign keys depend is refused, naming the statements that make it possible', async () => {
+    await db.pool.query(`
+      create view recent as select id, r2_key from artifact_refs where created_at > now() - interval '1 day';
+      create function newest() returns setof artifact_refs language sql as 'select * from artifact_refs order by created_at desc limit 1';
+      create function kind_of(a artifact_refs[]) returns text language sql as 'select a[1].kind';
+      create schema "Reports";
+      create materialized view "Reports"."by kind" as select kind, count(*) from artifact_refs group by kind;
+      create table citations (artifact uuid references artifact_refs, page int);
+      create table "Notes" (id uuid, about uuid, constraint "about what" foreign key (about) references artifact_refs);
+      alter table artifact_refs add column parent uuid references artifact_refs`)
+    const statements = [
+      'alter table public."Notes" drop constraint "about what";',
+      'alter table public.citations drop constraint citations_artifact_fkey;',
+      'drop function public.kind_of(public.artifact_refs[]);',
+      'drop function public.newest();',
+      'drop materialized view "Reports"."by kind";',
+      'drop view public.recent;',
+    ]
+    const before = await state()
+    const error = await errorOf(db.migrate())
+    expect(error).toMatchObject({
+      code: 'migration_failed',
+      message: expect.stringContaining('views, functions or foreign keys depend on public.artifact_refs'),
+    })
+    const [, named = ''] = error.hint?.split(/: (?=alter|drop)/) ?? []
+    expect(
+      named
+        .match(/[^;]+;/g)
+        ?.map(statement => statement.trim())
+        .sort(),
+    ).toEqual(statements)
+    expect(await state()).toEqual(before)
+    expect(
+      await value(db.pool, `select relkind::text from pg_class where oid = 'artifact_refs'::regclass`),
+    ).toBe('r')
+
+    await db.pool.query(named)
+    await db.migrate()
+    // The views can be made again, and the table may refer to itself.
+    await db.pool.query('create view recent as select id, r2_key from artifact_refs')
+    expect(
+      await column(
+        db.pool,
+        `select confrelid::regclass::text from pg_constraint where conrelid = 'lighter.loose_artifacts'::regclass and contype = 'f'`,
+      ),
+    ).toEqual(['lighter.loose_artifacts'])
+  })
+
+  test('that a publication has stays in it, under its new name', async () => {
+    await db.pool.query('create publication changes for table artifact_refs')
+    await db.migrate()
+    expect(
+      await column(
+        db.pool,
+        `select schemaname || '.' || tablename from pg_publication_tables where pubname = 'changes'`,
+      ),
+    ).toEqual(['lighter.loose_artifacts'])
+    await db.environment.worker.query(
+      `insert into artifact_refs (tenant_id, kind, r2_key) values ($1, 'k', 'x')`,
+      [tenants.a],
+    )
   })
 })
 

@@ -5,7 +5,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { migrate } from '../../src/db/migrate.ts'
 import { asTenant } from '../../src/db/tenant.ts'
-import { asTenantId } from '../../src/ids.ts'
+import { asTenantId, newFrameId } from '../../src/ids.ts'
 import { useEnvironment } from '../support/environment.ts'
 import {
   asRole,
@@ -59,6 +59,17 @@ describe('privileges', () => {
       lighter_tenant: 'SELECT',
       lighter_daemon: write,
     },
+    // The tables that it is made of, for the same: a view with its reader's rights.
+    'lighter.loose_artifacts': { service_role: write, lighter_tenant: 'SELECT', lighter_daemon: write },
+    'lighter.frame_exceptions': { service_role: write, lighter_tenant: 'SELECT', lighter_daemon: write },
+    // A delete makes a hole in a frame; what is in it nobody but the daemon says.
+    'lighter.frames': {
+      service_role: 'SELECT UPDATE(voids)',
+      lighter_tenant: 'SELECT',
+      lighter_daemon: write,
+    },
+    // With its owner's rights, for the reports.
+    'lighter.artifacts': readers,
     'lighter.backfills': daemonWrites,
     'lighter.backfills_id_seq': {},
     // Rows of one tenant each, not sums.
@@ -135,6 +146,7 @@ describe('privileges', () => {
   const backEnd = ['service_role', 'lighter_daemon']
   const expectedFunctions: Record<string, string[]> = {
     'account_artifacts()': [],
+    'account_frames()': [],
     'account_objects()': [],
     'api_begin_idempotent(text,text,integer)': ['lighter_tenant'],
     'api_delete_artifact(uuid)': ['lighter_tenant'],
@@ -143,9 +155,11 @@ describe('privileges', () => {
     'api_register_object(text,text,text,text,bigint,integer)': ['lighter_tenant'],
     'api_store_artifact(uuid,text,text,text,uuid,text,text,bigint,text,bigint,text,uuid)': ['lighter_tenant'],
     'api_touch_object(text,text,integer)': ['lighter_tenant'],
+    'artifact(uuid,uuid)': everybody,
     'artifact_get(uuid,uuid)': everybody,
     'artifact_list(uuid,text,text,uuid,integer,timestamp with time zone,uuid)': everybody,
     'artifacts_for_entity(uuid,text,uuid,integer)': everybody,
+    'artifacts_get(uuid,uuid[])': everybody,
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
@@ -162,17 +176,22 @@ describe('privileges', () => {
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': [],
-    'current_tenant()': ['lighter_tenant'],
+    'count_frame()': [],
+    'current_tenant()': everybody,
     'dependent_obstacles(lighter.sources)': ['lighter_daemon'],
     'dependents(lighter.sources)': ['lighter_daemon'],
     'describe_source(regclass,name,jsonb)': [],
     'detach(regclass,name,integer)': [],
     'effective_threshold(lighter.sources)': backEnd,
     'enqueue_1()': [],
+    'entity_frames(uuid,uuid,text,text,integer,timestamp with time zone,uuid)': everybody,
     'envelope_obstacle(lighter.sources)': [],
     'envelope_value_limit(lighter.sources)': backEnd,
     'foreign_keys(regclass)': [],
+    'forget_artifacts(uuid[],uuid[],smallint[])': ['lighter_daemon'],
+    'forget_frames(uuid,integer)': ['lighter_daemon'],
     'forget_tenant(uuid)': ['lighter_daemon'],
+    'frame_of(uuid)': everybody,
     'array_envelope(jsonb,uuid,text)': ['lighter_daemon'],
     'array_pointers(jsonb)': ['lighter_daemon'],
     'array_rest(jsonb)': ['lighter_daemon'],
@@ -186,6 +205,7 @@ describe('privileges', () => {
     'payload_bytes(uuid,uuid[],boolean)': ['lighter_daemon'],
     'pointers_in(jsonb,jsonpath[])': ['lighter_daemon'],
     'policies_hide(oid,"char")': ['lighter_daemon'],
+    'recount_frames()': [],
     'refresh_sources(regclass)': [],
     'remove_source(lighter.sources)': [],
     'require_all_rows(integer[])': ['lighter_daemon'],
@@ -195,7 +215,10 @@ describe('privileges', () => {
     'grant_source(lighter.sources)': [],
     'inheritance_obstacles(lighter.sources)': ['lighter_daemon'],
     'key_obstacles(lighter.sources)': ['lighter_daemon'],
+    'is_frame_id(uuid)': backEnd,
     'is_trusted(oid)': ['lighter_daemon'],
+    // Of the tenant of the transaction, whoever asks.
+    'own_entity_frames(uuid,text,text,integer,timestamp with time zone,uuid)': everybody,
     'owner_obstacles(lighter.sources)': ['lighter_daemon'],
     'trigger_obstacles(lighter.sources)': ['lighter_daemon'],
     'new_obstacle(text,text,text,boolean)': ['lighter_daemon'],
@@ -212,6 +235,7 @@ describe('privileges', () => {
     'source_obstacles(lighter.sources)': ['lighter_daemon'],
     'source_relations(lighter.sources)': ['lighter_daemon'],
     'wake_daemon()': backEnd,
+    'write_artifact()': [],
   }
 
   test('on tables, views and sequences are these and no others', async () => {
@@ -273,6 +297,7 @@ describe('privileges', () => {
     )
     expect(rows.map(row => row.name)).toEqual([
       'account_artifacts',
+      'account_frames',
       'account_objects',
       'api_begin_idempotent',
       'api_delete_artifact',
@@ -281,8 +306,11 @@ describe('privileges', () => {
       'api_register_object',
       'api_store_artifact',
       'api_touch_object',
+      'count_frame',
       'enqueue_1',
       'forget_tenant',
+      'own_entity_frames',
+      'recount_frames',
       'set_threshold',
     ])
     for (const { name, owner, config } of rows) {
@@ -372,19 +400,37 @@ describe('privileges', () => {
     const backEnd = await connect(environment.urls.admin)
     try {
       await backEnd.query('set role service_role')
-      const plant = backEnd.query(`
-        create function pg_temp.tell() returns trigger language plpgsql as
-          $$ begin raise exception 'ran as %', current_user; end $$;
-        create trigger planted before update on public.artifact_refs for each row execute function pg_temp.tell()`)
-      const fire = plant.then(() =>
-        asTenant(environment.worker, asTenantId(mine), db =>
-          db.query('select lighter.api_delete_artifact($1)', [id]),
-        ),
-      )
-      const { code, message } = await errorOf(fire)
-      expect([code, message]).toEqual(['42501', expect.stringContaining('permission denied')])
+      await backEnd.query(`create function pg_temp.tell() returns trigger language plpgsql as
+        $$ begin raise exception 'ran as %', current_user; end $$`)
+      for (const planted of [
+        'before update on lighter.loose_artifacts',
+        'before update on lighter.frames',
+        'before insert or update on lighter.frame_exceptions',
+        'instead of update on public.artifact_refs',
+      ]) {
+        const plant = backEnd.query(
+          `create trigger planted ${planted} for each row execute function pg_temp.tell()`,
+        )
+        const fire = plant.then(() =>
+          asTenant(environment.worker, asTenantId(mine), db =>
+            db.query('select lighter.api_delete_artifact($1)', [id]),
+          ),
+        )
+        const { code, message } = await errorOf(fire)
+        expect([planted, code, message]).toEqual([
+          planted,
+          '42501',
+          expect.stringContaining('permission denied'),
+        ])
+      }
     } finally {
-      await admin.query('drop trigger if exists planted on public.artifact_refs')
+      for (const name of [
+        'public.artifact_refs',
+        'lighter.loose_artifacts',
+        'lighter.frames',
+        'lighter.frame_exceptions',
+      ])
+        await admin.query(`drop trigger if exists planted on ${name}`)
       await backEnd.end()
       await admin.query('delete from artifact_refs where id = $1', [id])
     }
@@ -406,9 +452,20 @@ describe('a session of lighter_tenant', () => {
       await admin.query(
         `insert into artifact_refs (tenant_id, kind, r2_key, entity_type, entity_id, source_id, row_id)
          select $1::uuid, 'agent_trace', 'tenants/' || $1::uuid || '/agent_trace/' || n, 'run', $1::uuid, 1, n
-           from generate_series(1, 50) n`,
+           from generate_series(1, 40) n`,
         [tenant],
       )
+      await admin.query(
+        `insert into lighter.frames (tenant_id, id, kind, r2_key, byte_offset, byte_length, source_id, entity_type,
+                                     sizes, places, hashes, row_texts, entities, entity_places)
+         values ($1, $2, 'agent_trace', 'tenants/' || $1::uuid || '/agent_trace/pack', 0, 100, 1, 'run',
+                 array_fill(7, array[10]), array_fill(0, array[10]), array_fill('\\x00'::bytea, array[10]),
+                 array_fill('m'::text, array[10]), array[$1::uuid], array_fill(1::smallint, array[10]))`,
+        [tenant, newFrameId()],
+      )
+      await admin.query(`update artifact_refs set released_at = now() where tenant_id = $1 and ordinal = 3`, [
+        tenant,
+      ])
     }
   })
   afterAll(async () => {
@@ -451,21 +508,30 @@ describe('a session of lighter_tenant', () => {
     `select * from lighter.artifact_list('${theirs}', of_entity => '${theirs}')`,
     `select * from lighter.artifacts_for_entity('${theirs}', 'run', '${theirs}')`,
     `select * from lighter.offloaded_rows('${theirs}', 'run', '${theirs}')`,
+    `select * from unnest(lighter.entity_frames('${theirs}', '${theirs}'))`,
+    `select * from unnest(lighter.own_entity_frames('${theirs}'))`,
     `table artifact_refs except select * from artifact_refs where tenant_id = '${mine}'`,
   ])('finds nothing of another tenant by %s', async sql => {
     expect((await as(mine, () => session.query(sql))).rows).toEqual([])
   })
 
   test('finds nothing of another tenant by the pointers that it knows', async () => {
-    const id = await value<string>(admin, 'select id from artifact_refs where tenant_id = $1 limit 1', [
-      theirs,
-    ])
-    for (const sql of [
-      `select * from lighter.artifact_get('${theirs}', $1)`,
-      `select * from lighter.artifacts_of('${theirs}', jsonb_build_object('x_ref', $1::uuid))`,
-      `select * from lighter.artifacts_of('${mine}', jsonb_build_object('x_ref', $1::uuid))`,
-    ]) {
-      expect((await as(mine, () => session.query(sql, [id]))).rows).toEqual([])
+    const ids = await column<string>(
+      admin,
+      'select min(id::text) from artifact_refs where tenant_id = $1 group by ordinal is null',
+      [theirs],
+    )
+    expect(ids).toHaveLength(2)
+    for (const id of ids) {
+      for (const sql of [
+        `select * from lighter.artifact_get('${theirs}', $1)`,
+        `select * from lighter.artifacts_get('${theirs}', array[$1::uuid])`,
+        `select * from lighter.artifact_get('${mine}', $1)`,
+        `select * from lighter.artifacts_of('${theirs}', jsonb_build_object('x_ref', $1::uuid))`,
+        `select * from lighter.artifacts_of('${mine}', jsonb_build_object('x_ref', $1::uuid))`,
+      ]) {
+        expect((await as(mine, () => session.query(sql, [id]))).rows).toEqual([])
+      }
     }
   })
 
@@ -482,7 +548,18 @@ describe('a session of lighter_tenant', () => {
       )
     })
     session.off('notice', listener)
-    expect(seen).toHaveLength(50)
+    const rowIds: string[] = []
+    const other = (notice: { message?: string | undefined }) => rowIds.push(notice.message ?? '')
+    session.on('notice', other)
+    await as(mine, async () => {
+      await session.query(`create function pg_temp.tell(row_id text, tenant uuid) returns boolean language plpgsql cost 0.0000001 as
+        $$ begin raise notice '%', tenant; return true; end $$`)
+      await session.query('select id from public.artifact_refs where pg_temp.tell(row_id, tenant_id)')
+    })
+    session.off('notice', other)
+    expect(rowIds).toEqual(Array.from({ length: 50 }, () => mine))
+    // Of the ten in a frame it is asked once, of the frame.
+    expect(seen).toHaveLength(41)
     expect(seen.filter(key => !key.startsWith(`tenants/${mine}/`))).toEqual([])
   })
 
@@ -498,24 +575,37 @@ describe('a session of lighter_tenant', () => {
       `insert into artifact_refs (tenant_id, kind, r2_key) values ('${mine}', 'k', 'x')`,
       'update artifact_refs set kind = kind',
       'delete from artifact_refs',
-      'truncate artifact_refs',
       'select * from artifact_refs for update',
       'select * from artifact_refs for key share',
       'lock table artifact_refs in access exclusive mode',
-      `merge into artifact_refs a using (values (1)) v on true when matched then delete`,
       `copy artifact_refs from stdin`,
       `copy (select 1) to '/tmp/x'`,
       `copy artifact_refs to program 'true'`,
-      'alter table artifact_refs disable row level security',
-      'alter table artifact_refs no force row level security',
-      'drop policy lighter_tenant on artifact_refs',
-      'create policy mine on artifact_refs for all to public using (true)',
+      'alter view artifact_refs set (security_invoker = false)',
+      'create or replace rule r as on delete to artifact_refs do instead nothing',
+      ...['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions'].flatMap(table => [
+        `update ${table} set tenant_id = tenant_id`,
+        `delete from ${table}`,
+        `truncate ${table} cascade`,
+        `select * from ${table} for update`,
+        `select * from ${table} for key share`,
+        `lock table ${table} in access exclusive mode`,
+        `merge into ${table} a using (values (1)) v on true when matched then delete`,
+        `copy ${table} from stdin`,
+        `copy ${table} to program 'true'`,
+        `alter table ${table} disable row level security`,
+        `alter table ${table} no force row level security`,
+        `drop policy lighter_tenant on ${table}`,
+        `create policy mine on ${table} for all to public using (true)`,
+        `create trigger t before insert on ${table} for each row execute function suppress_redundant_updates_trigger()`,
+        `create index on ${table} (tenant_id)`,
+      ]),
+      `insert into lighter.loose_artifacts (tenant_id, kind, r2_key) values ('${mine}', 'k', 'x')`,
+      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal) values ('${mine}', '${mine}', 0)`,
       'create table public.mine (x int)',
       'create table lighter.mine (x int)',
       'create function lighter.mine() returns int language sql return 1',
       'create or replace function lighter.current_tenant() returns uuid language sql return null',
-      'create trigger t before insert on artifact_refs for each row execute function suppress_redundant_updates_trigger()',
-      'create index on artifact_refs (kind)',
       'set session_replication_role = replica',
       `select pg_read_file('/etc/passwd')`,
       `select lo_import('/etc/passwd')`,
@@ -530,21 +620,28 @@ describe('a session of lighter_tenant', () => {
     expect((await errorOf(hidden)).code).toBe('42501')
   })
 
-  test('can read no table and no view of schema lighter', async () => {
+  test('can read no table and no view of schema lighter, but for the three that artifact_refs is made of', async () => {
     const relations = await column<string>(
       admin,
       `select format('lighter.%I', relname) from pg_class
         where relnamespace = 'lighter'::regnamespace and relkind in ('r', 'v', 'm', 'S')`,
     )
     expect(relations.length).toBeGreaterThan(15)
+    const readable = ['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions']
     for (const relation of relations) {
-      expect([relation, await codeOf(mine, `select * from ${relation}`)]).toEqual([relation, '42501'])
+      if (readable.includes(relation)) {
+        const { rows } = await as(mine, () => session.query(`select * from ${relation}`))
+        expect(rows.length, relation).toBeGreaterThan(0)
+        expect(new Set(rows.map(row => row.tenant_id)), relation).toEqual(new Set([mine]))
+        expect((await as(null, () => session.query(`select * from ${relation}`))).rows).toEqual([])
+      } else expect([relation, await codeOf(mine, `select * from ${relation}`)]).toEqual([relation, '42501'])
       expect([relation, await codeOf(mine, `delete from ${relation}`)]).toEqual([
         relation,
         // Sequences and views with joins say so in words of their own, before rights are asked after.
         expect.stringMatching(/^(42501|55000|42809)$/),
       ])
     }
+    expect(relations).toEqual(expect.arrayContaining(readable))
   })
 
   test('can call nothing of ours but what is for it', async () => {

@@ -1,9 +1,12 @@
-// Compaction: dead bytes leave the bucket, small objects become large ones, and no reader ever notices.
+// Compaction: dead bytes leave the bucket, small packs become large ones, and no reader ever notices.
 import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { fetchPayloads } from '../../src/artifacts/fetch.ts'
 import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
+import { lookupArtifacts } from '../../src/catalogue/lookup.ts'
 import type { Daemon } from '../../src/daemon.ts'
+import { asArtifactId, asTenantId } from '../../src/ids.ts'
 import { loadSources } from '../../src/source/sources.ts'
 import { sweepCompaction } from '../../src/sweeps/compaction.ts'
 import {
@@ -13,6 +16,7 @@ import {
   startDaemon,
   useFreshEnvironment,
 } from '../support/environment.ts'
+import { column } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
 const environment = useFreshEnvironment()
@@ -47,6 +51,29 @@ async function expectAllHydrate(ids: string[]) {
   const errors = results.filter(result => result.error !== null)
   expect(errors).toEqual([])
   expect(results).toHaveLength(ids.length)
+}
+
+/** By id, what is read of each artifact of the tenant that is not purged; an error where it can't be read. */
+async function payloadsOf(tenantId: string): Promise<Map<string, string | Error>> {
+  const ids = await column<string>(
+    environment.admin,
+    'select id from artifact_refs where tenant_id = $1 and purged_at is null',
+    [tenantId],
+  )
+  const artifacts = await lookupArtifacts(environment.worker, asTenantId(tenantId), ids.map(asArtifactId))
+  expect(artifacts.size).toBe(ids.length)
+  const payloads = await fetchPayloads(environment.store, [...artifacts.values()])
+  return new Map(
+    [...payloads].map(([{ id }, payload]) => [id, payload instanceof Error ? payload : payload.toString()]),
+  )
+}
+
+/** All that is in the bucket. Of packs that are not compressed. */
+async function bucketText(): Promise<string> {
+  const bodies = await Promise.all(
+    (await bucketKeys(environment)).map(async key => (await environment.store.get(key)).body.toString()),
+  )
+  return bodies.join('')
 }
 
 async function purge(tenantId: string, share: number) {
@@ -105,7 +132,7 @@ test('a pack that is mostly alive waits until its bytes can be gone by the erasu
   expect(counts.artifacts_moved).toBe(90)
 })
 
-test('small objects of one tenant, kind and day become one pack', async () => {
+test('small packs of one tenant, kind and day become one, and their artifacts keep their ids and payloads', async () => {
   const { conversationId, tenantId } = await newConversation(environment)
   const ids: string[] = []
   for (let n = 0; n < 12; n++) {
@@ -114,14 +141,19 @@ test('small objects of one tenant, kind and day become one pack', async () => {
   }
   const before = await bucketKeys(environment)
   expect(before.length).toBe(12)
+  expect(before.every(key => key.endsWith('.jsonl.zst'))).toBe(true)
+  const payloads = await payloadsOf(tenantId)
+  expect(payloads.size).toBe(12)
   expect((await runNow(environment, 'compaction')).counts).toMatchObject({ objects_folded: 0 })
   await age(environment, '2 hours')
   const { counts } = await runNow(environment, 'compaction')
   expect(counts).toMatchObject({ objects_folded: 12, objects_written: 1, artifacts_moved: 12 })
+  expect(await payloadsOf(tenantId)).toEqual(payloads)
   await expectAllHydrate(ids)
   await age(environment, '8 days')
   await runNow(environment, 'orphans')
   expect((await bucketKeys(environment)).length).toBe(1)
+  expect(await payloadsOf(tenantId)).toEqual(payloads)
   await expectAllHydrate(ids)
   const { rows } = await environment.admin.query(
     `select count(distinct r2_key)::int as packs from artifact_refs where tenant_id = $1`,
@@ -130,8 +162,8 @@ test('small objects of one tenant, kind and day become one pack', async () => {
   expect(rows).toEqual([{ packs: 1 }])
 })
 
-/** Each in an object of its own. */
-async function looseMessages(count: number) {
+/** Each in a pack of its own. */
+async function loneMessages(count: number) {
   const { conversationId } = await newConversation(environment)
   const ids: string[] = []
   for (let n = 0; n < count; n++) {
@@ -142,22 +174,22 @@ async function looseMessages(count: number) {
   return ids
 }
 
-test.each([1, 7, 9])('small objects are folded with SWEEP_BATCH_SIZE=%d too', async batchSize => {
-  const ids = await looseMessages(18)
+test.each([1, 7, 9])('small packs are folded with SWEEP_BATCH_SIZE=%d too', async batchSize => {
+  const ids = await loneMessages(18)
   const { counts } = await runNow(environment, 'compaction', { config: { batchSize } })
   const packs = Math.floor(18 / Math.max(batchSize, 8))
   expect(counts).toMatchObject({ objects_folded: packs * Math.max(batchSize, 8), objects_written: packs })
   await expectAllHydrate(ids)
 })
 
-test('a small object that is damaged is left out, and keeps no others from being folded', async () => {
-  const ids = await looseMessages(12)
+test('a small pack that is damaged is left out, and keeps no others from being folded', async () => {
+  const ids = await loneMessages(12)
   const { rows } = await environment.admin.query<{ key: string; size: number; row: string }>(
     `select a.r2_key as key, o.byte_length::int as size, a.row_id as row
        from artifact_refs a join lighter.objects o using (tenant_id, r2_key) order by a.id limit 2`,
   )
   for (const { key, size } of rows)
-    await environment.store.put(key, Buffer.alloc(size), { contentType: 'application/json' })
+    await environment.store.put(key, Buffer.alloc(size), { contentType: 'application/x-ndjson' })
   const { counts } = await runNow(environment, 'compaction')
   expect(counts).toMatchObject({ objects_folded: 10, objects_written: 1, artifacts_moved: 10, failed: 2 })
   const damaged = new Set(rows.map(row => row.row))
@@ -272,4 +304,74 @@ test('a new pack whose artifacts were all purged while it was being written is n
     [tenantId],
   )
   expect(rows).toEqual([{ n: 0 }])
+})
+
+test('artifacts that are deleted while their frame is written anew are gone, and no others; then their bytes go too', async () => {
+  await daemon.stop()
+  environment.env.OFFLOAD_CODEC = 'none'
+  daemon = await startDaemon(environment)
+  const { tenantId } = await messages(60)
+  await purge(tenantId, 0.7)
+  const before = await payloadsOf(tenantId)
+  expect(before.size).toBe(18)
+  const deleted = [...before.keys()].filter((_, n) => n % 3 === 0)
+  const expected = new Map([...before].filter(([id]) => !deleted.includes(id)))
+  let written = 0
+  const { counts } = await runNow(environment, 'compaction', {
+    sweep: context =>
+      sweepCompaction({
+        ...context,
+        store: {
+          ...context.store,
+          put: async (...put) => {
+            written++
+            const { rowCount } = await environment.admin.query(
+              'delete from artifact_refs where tenant_id = $1 and id = any ($2)',
+              [tenantId, deleted],
+            )
+            expect(rowCount).toBe(written === 1 ? deleted.length : 0)
+            return context.store.put(...put)
+          },
+        },
+      }),
+  })
+  expect(written).toBeGreaterThan(0)
+  expect(counts).toMatchObject({ objects_written: written, artifacts_moved: expected.size })
+  expect(await payloadsOf(tenantId)).toEqual(expected)
+  // What was written with them is written once more without them, by the erasure deadline.
+  await age(environment, '24 days')
+  await runNow(environment, 'compaction')
+  await age(environment, '8 days')
+  await runNow(environment, 'orphans')
+  expect(await payloadsOf(tenantId)).toEqual(expected)
+  const text = await bucketText()
+  for (const [id, payload] of before)
+    expect([id, text.includes(String(payload))]).toEqual([id, expected.has(id)])
+})
+
+test('of what was purged nothing is in the new pack, which says so, and the rest hydrates', async () => {
+  await daemon.stop()
+  environment.env.OFFLOAD_CODEC = 'none'
+  daemon = await startDaemon(environment)
+  const { tenantId } = await messages(60)
+  const all = await payloadsOf(tenantId)
+  await purge(tenantId, 0.7)
+  const alive = await payloadsOf(tenantId)
+  expect(alive.size).toBe(18)
+  const old = await bucketKeys(environment)
+  await runNow(environment, 'compaction')
+  const { rows } = await environment.admin.query<{ id: string; place: string | null; raw: number }>(
+    `select a.id, a.frame_offset as place, f.places[a.ordinal + 1] as raw
+       from artifact_refs a join lighter.frames f on f.id = a.frame_id where a.tenant_id = $1`,
+    [tenantId],
+  )
+  expect(rows).toHaveLength(60)
+  for (const { id, place, raw } of rows) {
+    expect([id, place === null, raw === -1]).toEqual([id, !alive.has(id), !alive.has(id)])
+  }
+  expect(await payloadsOf(tenantId)).toEqual(alive)
+  await environment.store.delete(old)
+  expect(await payloadsOf(tenantId)).toEqual(alive)
+  const text = await bucketText()
+  for (const [id, payload] of all) expect([id, text.includes(String(payload))]).toEqual([id, alive.has(id)])
 })

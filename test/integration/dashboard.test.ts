@@ -6,6 +6,7 @@ import { shownBytes } from '../../src/dashboard/payload.ts'
 import { createSessions, sessionMs } from '../../src/dashboard/session.ts'
 import { readDaemons } from '../../src/reports/daemons.ts'
 import { startApi, type TestApi } from '../support/api.ts'
+import { spoilHashes } from '../support/artifacts.ts'
 import {
   ask,
   cookieOf,
@@ -825,7 +826,7 @@ describe('payloads', () => {
 
   test('that are damaged are an error and never shown', async () => {
     const { id, tenantId, rowId, sourceId } = await offload('{"tool_interactions": [{"DAMAGE": 1}]}')
-    await environment.admin.query(`update artifact_refs set sha256 = repeat('0', 64) where id = $1`, [id])
+    await spoilHashes(environment.admin, 'id = $1', [id])
     for (const what of [
       { tenant_id: tenantId, id },
       { source_id: sourceId, row_id: rowId },

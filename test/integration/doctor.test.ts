@@ -275,8 +275,13 @@ describe('privileges', () => {
       ['schema objects'],
     ],
     [
-      'revoke insert on artifact_refs from lighter_daemon',
-      /^missing: insert on public\.artifact_refs$/,
+      'revoke select on artifact_refs from lighter_daemon',
+      /^missing: select on public\.artifact_refs$/,
+      ['schema objects'],
+    ],
+    [
+      'revoke insert on lighter.loose_artifacts, lighter.frames, lighter.frame_exceptions from lighter_daemon',
+      /^missing: insert on lighter\.frames, insert on lighter\.frame_exceptions, insert on lighter\.loose_artifacts$/,
       ['schema objects'],
     ],
     [

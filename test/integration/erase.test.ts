@@ -11,8 +11,10 @@ import { asTenantId } from '../../src/ids.ts'
 import { type ObjectStore, openStore } from '../../src/store/object-store.ts'
 import type { Counts } from '../../src/sweeps/context.ts'
 import { takeSweepLock } from '../../src/sweeps/lock.ts'
+import { spoilHashes } from '../support/artifacts.ts'
 import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
 import {
+  createSignals,
   drained,
   hydratedMany,
   newConversation,
@@ -25,7 +27,7 @@ import { bucketMismatches } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { openRawS3 } from '../support/raw-s3.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
-import { errorOf } from '../support/sql.ts'
+import { column, errorOf, value } from '../support/sql.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
 const environment = useFreshEnvironment()
@@ -240,7 +242,9 @@ async function neighbours(metadata: (n: number) => string) {
     tenantId: asTenantId(erased.tenantId),
     entity: { type: 'conversation', id: erased.conversationId },
   }
-  return { scope, kept: rows.filter(row => row.conversation === kept.conversationId).map(row => row.id) }
+  const of = ({ conversationId }: { conversationId: string }) =>
+    rows.filter(row => row.conversation === conversationId).map(row => row.id)
+  return { scope, kept: of(kept), erased: of(erased) }
 }
 
 const toolCalls = (n: number) => `{"tool_interactions": [{"n": ${n}}]}`
@@ -325,17 +329,102 @@ test('what was moved out of a pack before the erasure leaves that pack too; othe
   expect(await hydratedMany(environment, kept)).toEqual(whole)
 })
 
+/** Of every frame of the tenant what could tell of a payload, a row or an entity: its arrays, as they are. */
+async function knownOfFrames(tenantId: string): Promise<string> {
+  const known = await column<string>(
+    environment.admin,
+    `select concat_ws(' ', hashes::text, row_uuids::text, row_texts::text, entities::text) from lighter.frames where tenant_id = $1`,
+    [tenantId],
+  )
+  return known.join('\n')
+}
+
+test.each([
+  ['one that the application deleted, and one whose row changed before the commit', 'row_id = $2'],
+  ['all of them, deleted by the application', 'entity_id = $1'],
+  ['all of them, and all others in the pack', 'true'],
+])(
+  'bytes of an entity that are in packs and are no artifacts leave the bucket with it: %s',
+  async (_, deleted) => {
+    const signals = createSignals()
+    await daemon.stop()
+    // So that payloads can be looked for in the bucket.
+    environment.env.OFFLOAD_CODEC = 'none'
+    daemon = await startDaemon(environment, { signal: signals.signal })
+    const text = (n: number) => `payload number ${n}.`
+    const rowOf = (n: number) =>
+      value<string>(environment.admin, 'select id from conversation_messages where metadata::text like $1', [
+        `%${text(n)}%`,
+      ])
+    const hold = signals.holdAt('before-commit')
+    const written = neighbours(n => `{"tool_interactions": [{"text": "${text(n)}"}]}`)
+    await hold.reached
+    const [changed, another] = [await rowOf(7), await rowOf(13)]
+    await environment.app.query(
+      `update conversation_messages set metadata = '{"plain": true}' where id = $1`,
+      [changed],
+    )
+    hold.release()
+    const { scope, kept, erased } = await written
+    const { tenantId, entity } = scope
+    expect(erased).toEqual(expect.arrayContaining([changed, another]))
+    expect(await column(environment.admin, 'select cardinality(voids) from lighter.frames')).toEqual([1])
+
+    const whole = await hydratedMany(environment, kept)
+    const { rows: payloads } = await environment.admin.query<{ row: string; hash: string }>(
+      `select p.row_id as row, encode(p.hash, 'hex') as hash
+         from lighter.frames f cross join lateral unnest(f.hashes, f.row_uuids) p(hash, row_id) where f.tenant_id = $1`,
+      [tenantId],
+    )
+    expect(payloads).toHaveLength(40)
+    const secrets = [
+      entity?.id ?? '',
+      ...payloads.filter(p => erased.includes(p.row)).flatMap(p => [p.row, p.hash]),
+    ]
+    expect(secrets).toHaveLength(41)
+    const known = await knownOfFrames(tenantId)
+    for (const secret of secrets) expect(known).toContain(secret)
+    await environment.admin.query(
+      `delete from artifact_refs where ${deleted} and $1::uuid is not null and $2::text is not null`,
+      [entity?.id, another],
+    )
+
+    expect((await eraseNow(scope)).proof).toMatchObject({
+      complete: true,
+      objects_listed: 0,
+      artifacts: 0,
+      frames: 0,
+      objects_with_bytes: 0,
+    })
+    const bodies = (await keysOf(tenantId)).map(async key =>
+      (await environment.store.get(key)).body.toString(),
+    )
+    const bucket = (await Promise.all(bodies)).join('')
+    for (let n = 1; n < 40; n += 2) expect(bucket).not.toContain(text(n))
+    const left = await knownOfFrames(tenantId)
+    for (const secret of secrets) expect(left).not.toContain(secret)
+    expect(await column(environment.admin, 'select ordinal from lighter.frame_exceptions')).toEqual([])
+    if (deleted === 'true') return
+    for (let n = 0; n < 40; n += 2) expect(bucket).toContain(text(n))
+    for (const { row, hash } of payloads.filter(p => kept.includes(p.row))) {
+      expect(left).toContain(row)
+      expect(left).toContain(hash)
+    }
+    expect(await hydratedMany(environment, kept)).toEqual(whole)
+  },
+)
+
 test('a pack in which others have something damaged stays as it is, and the proof says so', async () => {
   const [tenant] = await twoTenants()
   const [entity] = [...tenant.conversations].sort((a, b) => b[1].length - a[1].length)
   const scope: EraseScope = { ...all(tenant), entity: { type: 'conversation', id: entity?.[0] ?? '' } }
-  const neighbours = await environment.admin.query(
-    `update artifact_refs set sha256 = repeat('0', 64)
-      where tenant_id = $1 and entity_id <> $2
-        and r2_key in (select r2_key from artifact_refs where entity_id = $2)`,
+  const neighbours = await spoilHashes(
+    environment.admin,
+    `a.tenant_id = $1 and a.entity_id <> $2
+      and a.r2_key in (select r2_key from artifact_refs where entity_id = $2)`,
     [tenant.tenantId, entity?.[0]],
   )
-  expect(neighbours.rowCount).toBeGreaterThan(0)
+  expect(neighbours.length).toBeGreaterThan(0)
   const { counts, proof } = await eraseNow(scope)
   expect(counts.packs_not_rewritten).toBeGreaterThan(0)
   expect(proof).toMatchObject({ complete: false, objects_with_bytes: counts.packs_not_rewritten })

@@ -411,8 +411,7 @@ test('a row that leads to another tenant’s object gives neither its bytes nor 
   const id = randomUUID()
   // As an application may write it into a table that it shares with us.
   await environment.admin.query(
-    `insert into artifact_refs (id, tenant_id, kind, r2_key, content_type, byte_offset, frame_offset)
-     values ($1, $2, 'attachment', $3, 'text/plain', null, null)`,
+    `insert into artifact_refs (id, tenant_id, kind, r2_key, content_type) values ($1, $2, 'attachment', $3, 'text/plain')`,
     [id, tenant, other.json.artifact.r2_key],
   )
   for (const suffix of ['', '?raw=1', '/url']) {

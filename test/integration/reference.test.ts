@@ -42,13 +42,13 @@ test('no comment is of a column that an application has described itself', async
   const client = await environment.admin.connect()
   try {
     await client.query('begin')
-    await client.query(`comment on column public.artifact_refs.kind is '${own}'`)
+    await client.query(`comment on column lighter.loose_artifacts.kind is '${own}'`)
     await client.query(
       readFileSync(path.join(import.meta.dirname, '../../sql/views/90_comments.sql'), 'utf8'),
     )
     const { rows } = await client.query<{ meaning: string }>(
-      `select col_description('public.artifact_refs'::regclass, attnum) as meaning from pg_attribute
-        where attrelid = 'public.artifact_refs'::regclass and attname = 'kind'`,
+      `select col_description('lighter.loose_artifacts'::regclass, attnum) as meaning from pg_attribute
+        where attrelid = 'lighter.loose_artifacts'::regclass and attname = 'kind'`,
     )
     expect(rows).toEqual([{ meaning: own }])
   } finally {

@@ -116,7 +116,7 @@ test.each([
     expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
     expect(await hydrated(environment, id)).toBe(before)
     // As stored before it was noted what payloads point to: nothing of the row is released on a guess.
-    await environment.admin.query('update artifact_refs set refers_to = null')
+    await environment.admin.query('update lighter.loose_artifacts set refers_to = null')
     expect((await releaseTwice()).counts).toMatchObject({ released: 0, tombstoned: 0 })
     expect(await hydrated(environment, id)).toBe(before)
     await environment.app.query('delete from conversation_messages where id = $1', [id])

@@ -255,7 +255,7 @@ describe('storage reports are exact', () => {
   })
 
   test('of what the application stores, changes and takes back itself, with days and sizes of its own', async () => {
-    const { tenantId } = await messages(3)
+    const { tenantId } = await messages(5)
     await runNow(environment, 'rollup')
     await environment.admin.query(
       `insert into artifact_refs (tenant_id, kind, r2_key, size_bytes, created_at)
@@ -271,8 +271,18 @@ describe('storage reports are exact', () => {
       `update artifact_refs set deleted_at = null where r2_key = 'own/8'`,
       `update artifact_refs set r2_key = 'own/moved' where r2_key = 'own/10'`,
       `delete from artifact_refs where r2_key in ('own/9', 'own/11')`,
-      `insert into artifact_refs (tenant_id, kind, r2_key, byte_offset, frame_offset) select tenant_id, kind, r2_key, byte_offset, frame_offset from artifact_refs on conflict do nothing`,
-      `truncate artifact_refs`,
+      `insert into artifact_refs (tenant_id, kind, r2_key) select tenant_id, kind, r2_key from artifact_refs`,
+      // One goes and another comes back in one statement: of their frame as many are alive, and not as many bytes.
+      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, deleted_at)
+       select tenant_id, frame_id, ordinal, case place when 1 then now() end
+         from (select *, row_number() over (order by size_bytes) as place from artifact_refs
+                where tenant_id = '${tenantId}' and kind like '%interactions' and ordinal is not null and deleted_at is null) a
+        where place in (1, 2)`,
+      `update lighter.frame_exceptions set deleted_at = case when deleted_at is null then now() end
+        where frame_id in (select frame_id from lighter.frame_exceptions where deleted_at is null)`,
+      `update artifact_refs set deleted_at = now() where id in (select id from artifact_refs where tenant_id = '${tenantId}' and ordinal is not null limit 2)`,
+      `delete from artifact_refs where id in (select id from artifact_refs where tenant_id = '${tenantId}' and ordinal is not null and deleted_at is null limit 1)`,
+      `truncate lighter.loose_artifacts`,
     ]
     for (const change of changes) {
       await environment.admin.query(change)
@@ -295,8 +305,8 @@ describe('storage reports are exact', () => {
       )
     // Two of a statement are more than there is, one taken back is less than there is.
     await environment.admin.query(
-      `insert into artifact_refs (tenant_id, kind, r2_key, size_bytes, byte_offset, byte_length, frame_offset)
-       select $1, 'chat_transcript', 'tenants/' || $1::uuid || '/own', b, n, 1, 0
+      `insert into artifact_refs (tenant_id, kind, r2_key, size_bytes, entity_type)
+       select $1, 'chat_transcript', 'tenants/' || $1::uuid || '/own', b, n
          from unnest($2::bigint[]) with ordinality s(b, n)`,
       [tenantId, [largest, largest, smallest, smallest, '7']],
     )
@@ -325,7 +335,7 @@ describe('storage reports are exact', () => {
     )
     expect(await payloadBytes()).toBe(2 * terabytes + 7)
     await environment.admin.query(
-      `update artifact_refs set deleted_at = now() - interval '8 days' where kind = 'chat_transcript' and byte_offset < 3`,
+      `update artifact_refs set deleted_at = now() - interval '8 days' where kind = 'chat_transcript' and entity_type::int < 3`,
     )
     expect((await runNow(environment, 'retention')).counts).toMatchObject({ purged: 2 })
     await environment.admin.query(
@@ -347,7 +357,7 @@ describe('storage reports are exact', () => {
       await runNow(environment, 'rollup')
     }
     expect(await payloadBytes()).toBe(Number(largest))
-    await environment.admin.query('truncate artifact_refs')
+    await environment.admin.query('truncate lighter.loose_artifacts, lighter.frames cascade')
     await environment.admin.query('select * from lighter.storage_by_kind')
   })
 
@@ -645,6 +655,9 @@ describe('retention_due', () => {
     ).rows
 
   test('is what the next retention sweep lets expire: by policy, by date, without what is on hold', async () => {
+    // Two in a frame, and an age of its own for each frame.
+    await daemon.stop()
+    daemon = await startDaemon(environment, { env: { PACK_MAX_ARTIFACTS: '2' } })
     await expireAfter90Days(environment)
     const [standard, premium, held, partly, short] = await Promise.all(
       Array.from({ length: 5 }, () => messages(6)),
@@ -667,14 +680,15 @@ describe('retention_due', () => {
     )
     expect(await due()).toEqual([])
     await environment.admin.query(
-      `update artifact_refs set created_at = case when tenant_id = $1 then now() - interval '10 days' + id_n * interval '1 h' - interval '3 hours 30 minutes'
-                                                  else now() - interval '85 days' - id_n * interval '1 day' end
-         from (select id as n_id, row_number() over (partition by tenant_id order by id) as id_n from artifact_refs) n where n.n_id = id`,
+      `update lighter.frames set created_at = case when tenant_id = $1 then now() - interval '10 days' + id_n * interval '1 h' - interval '3 hours 30 minutes'
+                                                   else now() - interval '85 days' - id_n * interval '2 days' end
+         from (select id as n_id, row_number() over (partition by tenant_id order by kind, id) as id_n from lighter.frames) n where n.n_id = id`,
       [short.tenantId],
     )
+    // One of a frame, and not the other.
     await environment.admin.query(
       `update artifact_refs set expires_at = now() - interval '1 hour'
-        where id in (select id from artifact_refs where tenant_id = any ($1) and created_at > now() - interval '88 days')`,
+        where id in (select id from artifact_refs where tenant_id = any ($1) and created_at > now() - interval '90 days' and ordinal = 0)`,
       [[standard.tenantId, premium.tenantId]],
     )
     for (const rolledUp of [false, true]) {
@@ -686,10 +700,10 @@ describe('retention_due', () => {
           found.filter(f => f.tenant_id === short.tenantId),
           f => f.artifacts,
         ),
-      ).toBe(3)
+      ).toBe(5)
     }
     // What a live payload lies on waits for it, and is due all the same: not here.
-    await environment.admin.query(`update artifact_refs set refers_to = '{}'`)
+    await environment.admin.query(`update lighter.frames set refers_from = '{}', refers_to = '{}'`)
     const before = await due()
     await runNow(environment, 'retention')
     const { rows: expired } = await environment.admin.query(
@@ -798,6 +812,10 @@ describe('who may see them', () => {
     })
     for (const forbidden of [
       'select * from public.artifact_refs',
+      'select * from lighter.artifacts',
+      'select * from lighter.frames',
+      'select * from lighter.frame_exceptions',
+      'select * from lighter.loose_artifacts',
       'select * from lighter.jobs',
       'select * from lighter.moved_row_records',
       'select * from lighter.objects',
@@ -822,7 +840,8 @@ describe('who may see them', () => {
   })
 
   test('a tenant, and an application, sees none of them', async () => {
-    expect(await readable('lighter_tenant')).toEqual([])
+    // What public.artifact_refs is made of, by row-level security: of one tenant.
+    expect(await readable('lighter_tenant')).toEqual(['frame_exceptions', 'frames', 'loose_artifacts'])
     expect(await readable('example_app')).toEqual([])
   })
 
@@ -846,8 +865,9 @@ describe('who may see them', () => {
 
   test('the triggers write what their caller may not', async () => {
     const role = uniqueRole('writer')
-    await environment.admin.query(`create role ${role}; grant insert on artifact_refs to ${role};
-      create policy writer on artifact_refs for insert to ${role} with check (true)`)
+    await environment.admin.query(`create role ${role}; grant usage on schema lighter to ${role};
+      grant insert on artifact_refs, lighter.loose_artifacts to ${role}; grant execute on function lighter.is_frame_id(uuid) to ${role};
+      create policy writer on lighter.loose_artifacts for insert to ${role} with check (true)`)
     try {
       await asRole(environment.admin, role, db =>
         db.query(
@@ -862,7 +882,7 @@ describe('who may see them', () => {
       ).toBe(1)
     } finally {
       await environment.admin.query(
-        `drop policy writer on artifact_refs; drop owned by ${role}; drop role ${role}`,
+        `drop policy writer on lighter.loose_artifacts; drop owned by ${role}; drop role ${role}`,
       )
     }
   })

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import type { SignalPoint } from '../../src/offload/signals.ts'
 import { batchesOf } from '../../src/restore/restore.ts'
+import { spoilHashes } from '../support/artifacts.ts'
 import {
   asJsonbText,
   createSignals,
@@ -317,10 +318,7 @@ test('rows whose artifact is damaged or gone are reported and stay whole; the ot
   for (let i = 0; i < 30; i++) ids.push(await insertMessage(environment, conversationId, heavy(`${i}`)))
   await drained(environment)
   // The bytes of one, the tombstone of another.
-  await environment.admin.query(
-    `update artifact_refs set sha256 = repeat('0', 64) where row_id = $1 and field is null`,
-    [ids[3]],
-  )
+  await spoilHashes(environment.admin, 'a.row_id = $1 and a.field is null', [ids[3]])
   await environment.admin.query(
     `update artifact_refs set deleted_at = now() where row_id = $1 and field is not null`,
     [ids[5]],

@@ -1,5 +1,5 @@
-// What docs/scaling.md says: which keys lack the tenant, that artifact_refs may be partitioned, that a replica is enough to
-// hydrate, and what it costs.
+// What docs/scaling.md says: which keys lack the tenant, that loose artifacts may be partitioned, that a replica is enough
+// to hydrate, and what it costs.
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { migrate } from '../../src/db/migrate.ts'
@@ -57,7 +57,7 @@ describe('a database', () => {
                 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum) as columns
         from pg_index i join pg_class c on c.oid = i.indrelid
        where i.indisunique
-         and (c.relnamespace = 'lighter'::regnamespace or c.oid = 'public.artifact_refs'::regclass)
+         and c.relnamespace = 'lighter'::regnamespace
          and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname in ('tenant_id', 'row_id'))`)
     const without = rows.filter(row => !row.columns.split(', ').includes('tenant_id'))
     expect(rows.length).toBeGreaterThan(without.length)
@@ -109,22 +109,26 @@ test('artifact_refs in partitions by tenant is adopted, and works', async () => 
       `create policy app on conversations to example_app using (true) with check (true);
        create policy app on conversation_messages to example_app using (true) with check (true)`,
     )
-    const daemon = await startDaemon(environment)
     const written = new Map<string, string | null>()
-    for (let i = 0; i < 12; i++) {
-      const { conversationId } = await newConversation(environment)
-      const text = JSON.stringify({ tool_interactions: [{ i }], long: 'x'.repeat(i * 1000) })
-      written.set(
-        await insertMessage(environment, conversationId, text),
-        await asJsonbText(environment, text),
-      )
+    // Into frames, and into the partitions.
+    for (const OFFLOAD_PACKING of ['on', 'off']) {
+      const daemon = await startDaemon(environment, { env: { OFFLOAD_PACKING } })
+      for (let i = 0; i < 12; i++) {
+        const { conversationId } = await newConversation(environment)
+        const text = JSON.stringify({ tool_interactions: [{ i }], long: 'x'.repeat(i * 1000) })
+        written.set(
+          await insertMessage(environment, conversationId, text),
+          await asJsonbText(environment, text),
+        )
+      }
+      await drained(environment)
+      await daemon.stop(10_000)
     }
-    await drained(environment)
-    await daemon.stop(10_000)
     for (const [id, text] of written) expect(await hydrated(environment, id)).toBe(text)
     expect(
-      await value(environment.admin, 'select count(distinct tableoid)::int from artifact_refs'),
+      await value(environment.admin, 'select count(distinct tableoid)::int from lighter.loose_artifacts'),
     ).toBeGreaterThan(1)
+    expect(await value(environment.admin, 'select count(*)::int from lighter.frames')).toBeGreaterThan(0)
     // Each partition is as closed as the whole.
     expect(
       await column(
@@ -165,8 +169,10 @@ describe('the cost', () => {
   })
 
   test('pays for itself from the sizes that are said', () => {
-    for (const [puts, bytes] of tableOf('PUTs a row | pays for itself above, bytes of payload')) {
-      const row = numberOf(puts) * 4.5e-6 + ((3 * 665) / 1e9) * 0.125
+    const table = tableOf('PUTs a row | bytes in Postgres a row | pays for itself above, bytes of payload')
+    expect(table.map(([, inPostgres]) => numberOf(inPostgres))).toEqual(given.get('bytes in Postgres a row'))
+    for (const [puts, inPostgres, bytes] of table) {
+      const row = numberOf(puts) * 4.5e-6 + ((3 * numberOf(inPostgres)) / 1e9) * 0.125
       expect(numberOf(bytes)).toBe(Math.round(row / ((3 * 0.42 * 0.125) / 1e9)))
     }
   })

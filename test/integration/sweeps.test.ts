@@ -180,7 +180,8 @@ describe('retention', () => {
   })
 
   test('runs in batches, stops in the middle, and the next run goes on', async () => {
-    await messages(30)
+    // Frames of their own: a page is one at least.
+    for (let n = 0; n < 5; n++) await messages(6)
     await age(environment, '100 days')
     const stop = new AbortController()
     let batches = 0
@@ -222,17 +223,17 @@ describe('retention', () => {
     await insert(40, 'entity_type, entity_id', `'conversation', '${held.conversationId}'`)
     await insert(90, 'entity_type, entity_id', `'conversation', '${conversationId}'`)
     await age(environment, '1 hour')
-    await environment.admin.query('vacuum analyze artifact_refs')
+    await environment.admin.query('vacuum analyze lighter.loose_artifacts')
     const seen = () =>
       value<number>(
         environment.admin,
         `select coalesce(sum(idx_tup_read), 0)::int from pg_stat_user_indexes
-          where relid = 'public.artifact_refs'::regclass and indexrelid not in (select indexrelid from pg_index where indisprimary)`,
+          where relid = 'lighter.loose_artifacts'::regclass and indexrelid not in (select indexrelid from pg_index where indisprimary)`,
       )
     const scans = () =>
       value<number>(
         environment.admin,
-        `select idx_scan::int from pg_stat_user_indexes where indexrelname = 'artifact_refs_live'`,
+        `select idx_scan::int from pg_stat_user_indexes where indexrelname = 'loose_artifacts_live'`,
       )
     const [seenBefore, scansBefore] = [await seen(), await scans()]
     const { counts } = await runNow(environment, 'retention', {
@@ -250,16 +251,21 @@ describe('retention', () => {
       await column(
         environment.admin,
         `select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
-          where i.indrelid = 'public.artifact_refs'::regclass
-            -- not in those of what is deleted, damaged, has a date of its own or lies on others
-            and (i.indpred is null or c.relname = 'artifact_refs_live')
+          where i.indrelid in ('lighter.loose_artifacts'::regclass, 'lighter.frames'::regclass)
+            -- not in those of what is deleted, damaged, empty, has a date of its own or lies on others
+            and (i.indpred is null or c.relname in ('loose_artifacts_live', 'frames_live'))
           order by 1`,
       ),
     ).toEqual([
-      'artifact_refs_live',
-      'artifact_refs_object',
-      'artifact_refs_pkey',
+      'frames_entities',
+      'frames_id',
+      'frames_live',
+      'frames_object',
+      'frames_pkey',
       'idx_artifact_refs_entity',
+      'loose_artifacts_live',
+      'loose_artifacts_object',
+      'loose_artifacts_pkey',
     ])
   })
 

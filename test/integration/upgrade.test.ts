@@ -31,7 +31,9 @@ beforeAll(async () => {
     `-- lock the attached tables first
      alter table lighter.jobs add column of_next integer;
      alter table lighter.objects add column of_next integer not null default 0;
-     alter table public.artifact_refs add column of_next text;
+     alter table lighter.loose_artifacts add column of_next text;
+     alter table lighter.frames add column of_next text;
+     alter table lighter.frame_exceptions add column of_next text;
      create index of_next on lighter.objects (of_next);
 `,
   )

@@ -8,6 +8,7 @@ import { openStore } from '../../src/store/object-store.ts'
 import type { Counts } from '../../src/sweeps/context.ts'
 import { type DamagedArtifact, sweepVerify, type VerifyOptions } from '../../src/sweeps/verify.ts'
 import { sampleArtifacts } from '../../src/sweeps/verify-choose.ts'
+import { spoilHashes } from '../support/artifacts.ts'
 import { artifactCount, type TenantData, writeConversations } from '../support/conversations.ts'
 import {
   drained,
@@ -142,16 +143,16 @@ test('a pass that is interrupted goes on where it was and reports the whole; --r
   const [tenant] = await writeConversations(environment, { messages: 600, tenants: 1 })
   if (tenant === undefined) throw new Error('no tenant')
   const all = await artifactCount(environment, tenant.tenantId)
-  const { rows } = await environment.admin.query<{ id: string }>(
-    `update artifact_refs set sha256 = repeat('0', 64)
-      where id = (select id from artifact_refs order by tenant_id, id limit 1) returning id`,
+  const spoilt = await spoilHashes(
+    environment.admin,
+    'a.id = (select id from artifact_refs order by tenant_id, id limit 1)',
   )
   const first = await verify({ batchSize: 20, stopAfter: 2 })
   expect(first).toMatchObject({ outcome: 'stopped', counts: { checked: 40, damaged: 1 } })
   // What was seen before is not read again, but is part of the outcome.
   const second = await verify({ batchSize: 20 })
   expect(second).toMatchObject({ outcome: 'done', counts: { checked: all, damaged: 1 } })
-  expect(second.damaged.map(d => d.id)).toEqual(rows.map(r => r.id))
+  expect(second.damaged.map(d => d.id)).toEqual(spoilt)
   expect((await environment.admin.query('select from lighter.sweep_cursors')).rowCount).toBe(0)
 
   await verify({ batchSize: 20, stopAfter: 1 })
@@ -213,9 +214,11 @@ test('the scheduled sample is random, of the size that was asked for, and leaves
   const sampled = await runNow(environment, 'verify', { config: { verifySample: 30 } })
   expect(sampled.counts).toMatchObject({ checked: 30, damaged: 0 })
   // More than there are is all there are, but for the purged.
+  const purged = await spoilHashes(environment.admin, 'a.id in (select id from artifact_refs limit 5)')
+  expect(purged).toHaveLength(5)
   await environment.admin.query(
-    `update artifact_refs set deleted_at = now(), purged_at = now(), sha256 = 'x'
-      where id in (select id from artifact_refs limit 5)`,
+    'update artifact_refs set deleted_at = now(), purged_at = now() where id = any ($1)',
+    [purged],
   )
   expect((await runNow(environment, 'verify', { config: { verifySample: 100_000 } })).counts).toMatchObject({
     checked: all - 5,
@@ -233,7 +236,7 @@ test('the sample of a large table reads some of its pages, not all of them', asy
   const read = () =>
     value<number>(
       environment.admin,
-      `select seq_tup_read::int from pg_stat_user_tables where relid = 'public.artifact_refs'::regclass`,
+      `select seq_tup_read::int from pg_stat_user_tables where relid = 'lighter.loose_artifacts'::regclass`,
     )
   const pool = createPool(environment.urls.daemon, 1, () => undefined)
   const config = { ...environment.config().sweeps, verifySample: 20 }
@@ -262,16 +265,15 @@ test('long payloads are streamed, and the command says what is damaged', async (
     damaged: [],
   })
 
-  const { rows } = await environment.admin.query<{ id: string }>(
-    `update artifact_refs set sha256 = repeat('0', 64) where size_bytes > 8000000 returning id`,
-  )
+  const [spoilt] = await spoilHashes(environment.admin, 'a.size_bytes > 8000000')
+  expect(spoilt).toBeDefined()
   const bad = await runCli(['sweep', 'verify', '--all', '--tenant', tenantId.toUpperCase()], { env })
   expect(bad.code).toBe(1)
-  expect(bad.stdout).toContain(rows[0]?.id)
+  expect(bad.stdout).toContain(spoilt)
   expect(bad.stdout).toContain('artifact_corrupt')
   const json = await runCli(['sweep', 'verify', '--all', '--json'], { env })
   expect(JSON.parse(json.stdout)).toMatchObject({
-    damaged: [{ tenant_id: tenantId, id: rows[0]?.id, kind: 'assistant_message_metadata' }],
+    damaged: [{ tenant_id: tenantId, id: spoilt, kind: 'assistant_message_metadata' }],
   })
   const misplaced = await runCli(['sweep', 'verify', '--tenant', tenantId], { env })
   expect(misplaced.code).toBe(1)

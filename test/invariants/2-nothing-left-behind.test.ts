@@ -130,10 +130,18 @@ test('all sweeps at full rate among writers and readers: every row is right, and
     while (performance.now() < until) {
       await new Promise(resolve => setTimeout(resolve, 700))
       // Old enough to be released and folded. Retention's ninety days are not reached.
-      await environment.admin.query(
-        `update artifact_refs set created_at = created_at - interval '2 hours', released_at = released_at - interval '2 hours'
-          where id in (select id from artifact_refs where created_at > now() - interval '30 days' for update skip locked)`,
-      )
+      for (const table of ['lighter.frames', 'lighter.loose_artifacts']) {
+        await environment.admin.query(
+          `update ${table} set created_at = created_at - interval '2 hours'
+            where id in (select id from ${table} where created_at > now() - interval '30 days' for update skip locked)`,
+        )
+      }
+      for (const table of ['lighter.frame_exceptions', 'lighter.loose_artifacts']) {
+        await environment.admin.query(
+          `update ${table} set released_at = released_at - interval '2 hours'
+            where ctid = any (array(select ctid from ${table} where released_at > now() - interval '30 days' for update skip locked))`,
+        )
+      }
       await environment.admin.query(
         `update lighter.objects set stored_at = stored_at - interval '2 hours'
           where r2_key in (select r2_key from lighter.objects

@@ -1,5 +1,6 @@
 // Artifacts as whoever has the service role may write them: an object in the bucket, and a row that says anything of it.
 import { createHash, randomUUID } from 'node:crypto'
+import { newFrameId } from '../../src/ids.ts'
 import type { TestEnvironment } from './environment.ts'
 
 export interface ArtifactRow {
@@ -8,9 +9,6 @@ export interface ArtifactRow {
   contentEncoding?: string | null
   sizeBytes?: number | null
   sha256?: string | null
-  byteOffset?: number | null
-  byteLength?: number | null
-  frameOffset?: number | null
   /** As one that came off a row. */
   sourceId?: number | null
 }
@@ -31,20 +29,41 @@ export async function storeByHand(
   const { sizeBytes = bytes?.length ?? null, sha256 = bytes === null ? null : sha256Of(bytes) } = row
   await environment.admin.query(
     `insert into artifact_refs (id, tenant_id, kind, r2_key, content_type, size_bytes, sha256, content_encoding,
-                                byte_offset, byte_length, frame_offset, source_id)
-     values ($1, $2, 'attachment', $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+                                source_id)
+     values ($1, $2, 'attachment', $3, $4, $5, $6, $7, $8)`,
+    [id, tenantId, key, contentType, sizeBytes, sha256, row.contentEncoding ?? null, row.sourceId ?? null],
+  )
+  return { id, key }
+}
+
+/** A frame of one artifact, of which the row says anything; without bytes nothing is stored. */
+export async function storeFrameByHand(
+  environment: TestEnvironment,
+  tenantId: string,
+  bytes: Buffer | null,
+  row: {
+    key?: string
+    byteLength?: number
+    contentEncoding?: string | null
+    sizeBytes?: number
+    sha256?: string
+  } = {},
+): Promise<{ id: string; key: string }> {
+  const id = newFrameId()
+  const key = row.key ?? keyOf(environment, tenantId, id)
+  if (bytes !== null) await environment.store.put(key, bytes, { contentType: 'application/x-ndjson' })
+  await environment.admin.query(
+    `insert into lighter.frames (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, sizes, places,
+                                 hashes, row_texts, entities)
+     values ($1, $2, 'attachment', $3, 0, $4, $5, 1, array[$6::int], array[0], array[decode($7, 'hex')], array['1'], '{}')`,
     [
-      id,
       tenantId,
+      id,
       key,
-      contentType,
-      sizeBytes,
-      sha256,
+      row.byteLength ?? bytes?.length ?? 1,
       row.contentEncoding ?? null,
-      row.byteOffset ?? null,
-      row.byteLength ?? null,
-      row.frameOffset ?? null,
-      row.sourceId ?? null,
+      row.sizeBytes ?? bytes?.length ?? 1,
+      row.sha256 ?? sha256Of(bytes ?? ''),
     ],
   )
   return { id, key }

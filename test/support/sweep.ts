@@ -5,6 +5,7 @@ import { createPool } from '../../src/db/pool.ts'
 import { sweeps } from '../../src/sweeps/all.ts'
 import type { Sweep } from '../../src/sweeps/context.ts'
 import { runSweep, type SweepOutcome } from '../../src/sweeps/run.ts'
+import { ageArtifacts } from './artifacts.ts'
 import type { TestEnvironment } from './environment.ts'
 
 export async function runNow(
@@ -49,10 +50,14 @@ export async function runNow(
 /** Lets time pass: everything of the tenant's, and of the queue of deletions, becomes older by so much. */
 export async function age(environment: TestEnvironment, interval: string): Promise<void> {
   await environment.admin.query(
-    `update public.artifact_refs
-        set created_at = created_at - $1::interval, deleted_at = deleted_at - $1::interval, purged_at = purged_at - $1::interval`,
+    `update lighter.frame_exceptions set deleted_at = deleted_at - $1::interval, purged_at = purged_at - $1::interval`,
     [interval],
   )
+  await environment.admin.query(
+    `update lighter.loose_artifacts set deleted_at = deleted_at - $1::interval, purged_at = purged_at - $1::interval`,
+    [interval],
+  )
+  await ageArtifacts(environment.admin, interval)
   await environment.admin.query(
     `update lighter.objects
         set created_at = created_at - $1::interval, stored_at = stored_at - $1::interval, lease_until = lease_until - $1::interval,

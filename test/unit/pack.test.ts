@@ -3,8 +3,9 @@ import { createHash } from 'node:crypto'
 import { gunzipSync, zstdDecompressSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import type { Codec, PackConfig } from '../../src/config.ts'
-import { asTenantId, newArtifactId } from '../../src/ids.ts'
-import { buildObjects, frameTextBytes, type PackItem } from '../../src/offload/pack.ts'
+import { artifactInFrame, asTenantId, newArtifactId } from '../../src/ids.ts'
+import { buildObjects, type Location, type PackItem } from '../../src/offload/pack.ts'
+import { framePayloads, frameTextBytes } from '../../src/store/pack-format.ts'
 
 const config = (changes: Partial<PackConfig> = {}): PackConfig => ({
   packing: true,
@@ -24,7 +25,26 @@ function items(count: number, textOf: (n: number) => string, kind = 'kind'): Pac
     kind,
     artifactId: newArtifactId(),
     bytes: Buffer.from(textOf(n)),
+    origin: {
+      sourceId: 1,
+      rowId: `${n}`,
+      uuidKey: false,
+      field: null,
+      entityType: null,
+      entityId: null,
+      refersTo: [],
+    },
   }))
+}
+
+/** Where in the object, and in its frame. */
+function placeOf(location: Location | undefined) {
+  const frame = location?.frame
+  return {
+    byteOffset: frame?.byteOffset ?? -1,
+    byteLength: frame?.byteLength ?? -1,
+    frameOffset: frame?.payloads[location?.ordinal ?? -1]?.place ?? -1,
+  }
 }
 
 const text = (n: number) => `{"n": ${n}, "text": "${'é'.repeat(n % 700)}"}`
@@ -47,9 +67,13 @@ describe.for<Codec>(['zstd', 'gzip', 'none'])('a pack (%s)', codec => {
         if (location === undefined) continue
         found++
         expect([item.tenantId, item.kind]).toEqual([object.tenantId, object.kind])
-        const start = location.byteOffset ?? -1
-        const frame = decode[codec](object.body.subarray(start, start + (location.byteLength ?? 0)))
-        const at = location.frameOffset ?? -1
+        const { byteOffset, byteLength, frameOffset: at } = placeOf(location)
+        const frame = decode[codec](object.body.subarray(byteOffset, byteOffset + byteLength))
+        expect(location.frame).toMatchObject({ tenantId: item.tenantId, kind: item.kind, key: object.key })
+        expect(location.frame?.payloads[location.ordinal]?.origin).toBe(item.origin)
+        expect(location.frame && artifactInFrame(location.frame.id, location.ordinal)).toBe(
+          location.artifactId,
+        )
         expect(frame.subarray(at, at + location.sizeBytes)).toEqual(item.bytes)
         expect(location.sha256).toBe(createHash('sha256').update(item.bytes).digest('hex'))
         expect(frame.length).toBeLessThanOrEqual(frameTextBytes)
@@ -63,7 +87,7 @@ describe.for<Codec>(['zstd', 'gzip', 'none'])('a pack (%s)', codec => {
     const [object, ...others] = await buildObjects(all, config({ codec }), '', now)
     expect(others).toEqual([])
     const frames = new Map(
-      [...(object?.locations.values() ?? [])].map(l => [l.byteOffset ?? 0, l.byteLength ?? 0]),
+      [...(object?.locations.values() ?? [])].map(placeOf).map(p => [p.byteOffset, p.byteLength]),
     )
     expect(frames.size).toBeGreaterThan(1)
     const whole = [...frames].map(([start, length]) =>
@@ -94,15 +118,15 @@ test('a payload longer than a frame has a frame of its own', async () => {
   const all = sizes.map(size => ({ ...(items(1, () => `"${'y'.repeat(size)}"`)[0] as PackItem) }))
   const [object] = await buildObjects(all, config(), '', now)
   const locations = all.map(item => object?.locations.get(item.artifactId))
-  expect(locations.map(l => l?.frameOffset)).toEqual([0, 0, 0])
-  expect(new Set(locations.map(l => l?.byteOffset)).size).toBe(3)
+  expect(locations.map(l => placeOf(l).frameOffset)).toEqual([0, 0, 0])
+  expect(new Set(locations.map(l => placeOf(l).byteOffset)).size).toBe(3)
 })
 
-test('one artifact alone is a loose object, compressed only if that makes it smaller', async () => {
+test('without packs each artifact is a loose object, compressed only if that makes it smaller', async () => {
   const loose = async (body: string, changes: Partial<PackConfig> = {}) => {
     const [object] = await buildObjects(
       items(1, () => body),
-      config(changes),
+      config({ ...changes, packing: false }),
       '',
       now,
     )
@@ -118,4 +142,19 @@ test('one artifact alone is a loose object, compressed only if that makes it sma
   const plain = await loose(`"${'z'.repeat(5000)}"`, { codec: 'none' })
   expect(plain).toMatchObject({ contentEncoding: null })
   expect(plain?.body.length).toBe(5002)
+})
+
+test('a frame has payloads of one source and field, and so many at most', async () => {
+  const all = items(2 * framePayloads + 2, () => '[]').map((item, n) => ({
+    ...item,
+    tenantId: tenants[0] ?? item.tenantId,
+    origin: { ...item.origin, field: n % 2 === 0 ? 'tool_interactions' : null },
+  }))
+  const [object] = await buildObjects(all, config({ maxPackArtifacts: 10_000 }), '', now)
+  const frames = new Set([...(object?.locations.values() ?? [])].map(l => l.frame))
+  expect([...frames].map(frame => frame?.payloads.length)).toEqual([framePayloads, 1, framePayloads, 1])
+  for (const frame of frames) {
+    expect(new Set(frame?.payloads.map(p => p.origin.field)).size).toBe(1)
+    expect(frame?.id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{8}0000$/)
+  }
 })

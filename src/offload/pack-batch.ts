@@ -1,0 +1,107 @@
+// Step 3 for a batch: first the fields, then the documents. The artifact of a payload in a frame is known once the
+// frame is full, and a document has the pointer to its field: until then, the id that the plan has made up stands there.
+import type { PackConfig } from '../config.ts'
+import { RowError } from '../errors.ts'
+import type { ArtifactId } from '../ids.ts'
+import { type BuiltObject, buildObjects, type PackItem } from './pack.ts'
+import type { FieldPayload, PlannedRow } from './plan.ts'
+
+export interface PackedBatch {
+  built: BuiltObject[]
+  /** Rows whose documents do not have the pointer exactly once. */
+  refused: { row: PlannedRow; error: RowError }[]
+}
+
+/** Builds the objects of all rows, and gives their payloads the ids of their artifacts. The text is let go. */
+export async function packBatch(
+  rows: PlannedRow[],
+  config: PackConfig,
+  prefix: string,
+): Promise<PackedBatch> {
+  const fields = await packPhase(rows, 1, config, prefix)
+  const fieldIds = idsIn(fields)
+  const refused: PackedBatch['refused'] = []
+  const whole = rows.filter(row => {
+    const field = row.payloads.find(p => p.phase === 1)
+    const document = row.payloads.find(p => p.phase === 2)
+    if (field === undefined) return true
+    const id = idIn(fieldIds, field)
+    if (document === undefined || replacePointer(document, field.artifactId, id)) {
+      field.artifactId = id
+      return true
+    }
+    refused.push({
+      row,
+      error: new RowError(
+        'pointer_not_found',
+        'the document does not have the pointer to its field exactly once',
+      ),
+    })
+    return false
+  })
+  const documents = await packPhase(whole, 2, config, prefix)
+  const documentIds = idsIn(documents)
+  for (const row of whole) {
+    for (const payload of row.payloads)
+      if (payload.phase === 2) payload.artifactId = idIn(documentIds, payload)
+  }
+  for (const row of rows) for (const payload of row.payloads) payload.bytes = null
+  return { built: [...fields, ...documents].map(nameByArtifact), refused }
+}
+
+function packPhase(
+  rows: PlannedRow[],
+  phase: 1 | 2,
+  config: PackConfig,
+  prefix: string,
+): Promise<BuiltObject[]> {
+  const items = rows.flatMap(row =>
+    row.payloads.flatMap(p => (p.phase === phase && p.bytes !== null ? [itemOf(row, p, p.bytes)] : [])),
+  )
+  return buildObjects(items, config, prefix, new Date())
+}
+
+function itemOf(row: PlannedRow, payload: FieldPayload, bytes: Buffer): PackItem {
+  if (row.tenantId === null) throw new Error('a row without a tenant can not be packed')
+  return {
+    tenantId: row.tenantId,
+    kind: payload.kind,
+    artifactId: payload.artifactId,
+    bytes,
+    origin: {
+      sourceId: row.source.id,
+      rowId: row.job.rowId,
+      uuidKey: row.source.keyType === 'uuid',
+      field: payload.field,
+      entityType: row.source.entityType,
+      entityId: row.entityId,
+      refersTo: payload.refersTo,
+    },
+  }
+}
+
+const idsIn = (objects: BuiltObject[]) =>
+  new Map(objects.flatMap(o => [...o.locations].map(([name, location]) => [name, location.artifactId])))
+
+function idIn(ids: Map<ArtifactId, ArtifactId>, { artifactId }: FieldPayload): ArtifactId {
+  const id = ids.get(artifactId)
+  if (id === undefined) throw new Error(`payload ${artifactId} was not packed`)
+  return id
+}
+
+/** In the text, and in what is known of it. @returns false when the text has the pointer not exactly once */
+function replacePointer(document: FieldPayload, old: ArtifactId, id: ArtifactId): boolean {
+  const at = document.bytes?.indexOf(old) ?? -1
+  if (at === -1 || document.bytes?.indexOf(old, at + 1) !== -1) return false
+  document.bytes.write(id, at, 'latin1')
+  document.refersTo = document.refersTo.map(each => (each === old ? id : each))
+  return true
+}
+
+/** From here on the artifacts have their names. */
+function nameByArtifact(object: BuiltObject): BuiltObject {
+  return {
+    ...object,
+    locations: new Map([...object.locations.values()].map(location => [location.artifactId, location])),
+  }
+}
