@@ -21,7 +21,7 @@ export interface MovedRows {
   all: boolean
 }
 
-/** So many pages of frames are read, and that part of the loose artifacts: all of a table of 8 MB, else chosen at random. */
+/** So many pages of either table are read: all of a table of 8 MB, else chosen at random. */
 const samplePages = 1000
 const mostArtifacts = 100_000
 const mostRows = 1000
@@ -31,12 +31,13 @@ const mostRows = 1000
  * release sweep has named: that one sees every row. What was put right since is not among them.
  */
 export async function findMovedRows(db: Queryable): Promise<MovedRows> {
-  const percent = await samplePercent(db, 'lighter.frames', samplePages)
-  const found: MovedRows = { rows: [], lookedAt: 0, all: percent === 100 }
+  const frames = await samplePercent(db, 'lighter.frames', samplePages)
+  const loose = await samplePercent(db, 'lighter.loose_artifacts', samplePages)
+  const found: MovedRows = { rows: [], lookedAt: 0, all: frames === 100 && loose === 100 }
   for (const source of (await loadSources(db)).values()) {
     const { rows } = await db.query<MovedRow & { lookedAt: number }>({
       text: findSql(source),
-      values: [percent, [source.id, ...source.formerIds]],
+      values: [frames, [source.id, ...source.formerIds], loose],
     })
     found.lookedAt += rows[0]?.lookedAt ?? 0
     if (rows[0]?.lookedAt === mostArtifacts) found.all = false
@@ -56,7 +57,7 @@ function findSql(source: Source): string {
       select a.row_id, a.tenant_id as artifact_tenant_id, a.id as artifact_id
         from (select id from lighter.frames tablesample system ($1::float4)
               union all
-              select id from lighter.loose_artifacts tablesample system ($1::float4)) s
+              select id from lighter.loose_artifacts tablesample system ($3::float4)) s
         join public.artifact_refs a on a.frame_id = s.id
        where a.source_id = any ($2::int[]) and a.row_id is not null and a.purged_at is null
        limit ${mostArtifacts}
