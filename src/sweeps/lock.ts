@@ -95,7 +95,11 @@ async function take(client: pg.Client, name: string, tag: string): Promise<strin
      select $1, $2, pg_backend_pid(), (select oid from pg_roles where rolname = session_user), $3
          on conflict (name) do update
         set tag = excluded.tag, pid = excluded.pid, login = excluded.login, place = excluded.place, since = clock_timestamp()
-      where not exists (select from lighter.held_locks h where h.name = l.name and h.tag = l.tag)`,
+      -- As lighter.held_locks, of the row as it is by now: the view would read the one that was there when the statement
+      -- began, and a lock that somebody has taken since would seem to be free.
+      where not exists (select from pg_stat_activity a
+                         where a.pid = l.pid and a.usesysid = l.login and a.application_name = l.tag
+                           and a.datname = current_database())`,
     [name, tag, `${hostname()}:${process.pid}`],
   )
   if (rowCount === 1) return null

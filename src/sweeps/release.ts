@@ -16,6 +16,7 @@ import {
   positionValues,
 } from '../catalogue/marked.ts'
 import { requireAllRows } from '../db/all-rows.ts'
+import { retryConflicts } from '../db/pool.ts'
 import { beginSql, connectSession } from '../db/prepared.ts'
 import { SteadyClient } from '../db/settings.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
@@ -305,8 +306,9 @@ async function tombstoneUnused(
   // (a run of a week later comes a moment too early, else)
   const isDue = `x.released_at < now() - make_interval(days => $1) + interval '1 hour' and x.deleted_at is null`
   for (let after = beforeAllMarked; !signal.aborted; ) {
-    const { rows } = await client.query<{ n: number; last: MarkedPosition | null }>({
-      text: `with ${markedSql('released_at', isDue, 2, `${dueColumns}, a.entity_type, a.entity_id`)},
+    const { rows } = await retryConflicts(() =>
+      client.query<{ n: number; last: MarkedPosition | null }>({
+        text: `with ${markedSql('released_at', isDue, 2, `${dueColumns}, a.entity_type, a.entity_id`)},
              due as (
                select * from marked a
                 where exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id) and not ${onHoldSql}
@@ -318,8 +320,9 @@ async function tombstoneUnused(
                'change',
              )}
              select count(*)::int as n, ${lastOfPageSql} as last from tombstoned`,
-      values: [config.graceDays, ...positionValues(after), config.batchSize],
-    })
+        values: [config.graceDays, ...positionValues(after), config.batchSize],
+      }),
+    )
     const { n, last } = rows[0] ?? { n: 0, last: null }
     counts.tombstoned = (counts.tombstoned ?? 0) + n
     onProgress(counts)
@@ -335,7 +338,7 @@ function inBatches({ config, signal, onProgress }: SweepContext, counts: Counts)
   return async (name: string, batch: () => Promise<number>) => {
     for (;;) {
       if (signal.aborted) return
-      const n = await batch()
+      const n = await retryConflicts(batch)
       counts[name] = (counts[name] ?? 0) + n
       onProgress(counts)
       if (n < config.batchSize) return

@@ -93,4 +93,5 @@ test('killed again and again, the work still gets done', async () => {
   await drained(environment)
   await next.stop()
   await expectExact(environment, written)
-})
+  // Ten daemons, one after the other.
+}, 180_000)
