@@ -27,9 +27,9 @@ const bugs: Bug[] = [
   },
   {
     what: 'a compaction deletes the old objects before it has moved what is in them',
-    file: 'src/sweeps/compaction.ts',
-    right: '  const moved = await move(context, old, built,',
-    wrong: '  await store.delete(old.map(o => o.key))\n  const moved = await move(context, old, built,',
+    file: 'src/sweeps/rewrite.ts',
+    right: '  const moved = await move(context, old, packs)',
+    wrong: '  await store.delete(old.map(o => o.key))\n  const moved = await move(context, old, packs)',
     finds: 'lost',
   },
   {
