@@ -1,6 +1,7 @@
 // Artifacts of the scope, from readable to gone, and the objects that hold them. Each step works in batches and can
 // be run again: an artifact keeps its row until its object is on its way out, so that none is lost sight of.
 import { setTimeout } from 'node:timers/promises'
+import { isKeptSql } from '../catalogue/in-object.ts'
 import { dueColumns, markSql } from '../catalogue/mark.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
@@ -103,8 +104,7 @@ async function takeUnused(db: Queryable, tenantId: TenantId, keys: string[]): Pr
               set state = 'deleting', delete_after = now(), lease_until = null, live_artifacts = 0, live_bytes = 0
             where o.tenant_id = $1 and o.r2_key = any ($2::text[]) and o.state in ('uploading', 'stored')
               and ${seesAllRowsSql}
-              and not exists (select from public.artifact_refs a
-                               where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
+              and not ${isKeptSql('o')}`,
     values: [tenantId, keys],
   })
   return rowCount ?? 0

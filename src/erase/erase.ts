@@ -1,5 +1,6 @@
 // Erasure on request (a customer leaves, a person asks to be forgotten): everything of a tenant, or of one of its
 // entities, goes at once, bytes included, and a proof is left. The application's own rows are not touched.
+import { isNamedSql } from '../catalogue/in-object.ts'
 import type { Queryable } from '../db/pool.ts'
 import { tenantPrefix } from '../store/keys.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
@@ -87,7 +88,7 @@ async function deleteUnknown(context: SweepContext, { tenantId }: EraseScope, co
       `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, artifact_count, delete_after)
        select $1, k.key, 'unknown', 'deleting', 'application/octet-stream', 1, now()
          from unnest($2::text[]) k(key)
-        where not exists (select from public.artifact_refs a where a.tenant_id = $1 and a.r2_key = k.key)
+        where not ${isNamedSql('$1', 'k.key')}
            on conflict (tenant_id, r2_key) do nothing`,
       [tenantId, keys],
     )

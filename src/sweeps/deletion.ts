@@ -1,6 +1,7 @@
 // Objects on their way out. An object leaves in two passes: it is deleted, and, when every request for it that may
 // still be under way has ended, deleted again; only then its row goes. So a PUT that timed out and lands late, or a
 // delete whose answer was lost, leaves nothing behind that is not on record.
+import { isKeptSql } from '../catalogue/in-object.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { DeleteError, StoreError } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
@@ -58,9 +59,7 @@ async function dueObjects(
         and ${isTenantKeySql('$2::text', 'o.tenant_id', 'o.r2_key')}
         -- The last line of defence: whatever went wrong before, what somebody can read is not deleted.
         and ${seesAllRowsSql}
-        and not exists (
-          select from public.artifact_refs a
-           where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)
+        and not ${isKeptSql('o')}
       order by delete_after
       limit $1`,
     [Math.min(batchObjects, config.batchSize), store.prefix, ...(tenantId === null ? [] : [tenantId])],

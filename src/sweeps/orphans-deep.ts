@@ -2,6 +2,7 @@
 // keys. Finds what the account can't tell: objects that it does not know (written by something else, or after the
 // backup was taken from which this database was restored), and objects that it says are stored and that are gone.
 import pLimit from 'p-limit'
+import { isNamedSql } from '../catalogue/in-object.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { isTenantKey } from '../store/keys.ts'
 import { requireOwnership } from '../store/ownership.ts'
@@ -193,7 +194,7 @@ async function notKnown({ pool, store }: SweepContext, listed: Listed[]): Promis
       -- An error where rows may be hidden: then all would be unknown, and deleted.
       where not ${seesAllRowsSql}
          or exists (select from lighter.objects o where o.tenant_id = k.tenant_id and o.r2_key = k.key)
-         or exists (select from public.artifact_refs a where a.tenant_id = k.tenant_id and a.r2_key = k.key)`,
+         or ${isNamedSql('k.tenant_id', 'k.key')}`,
     [listed.map(o => o.key.slice(start, start + 36)), listed.map(o => o.key)],
   )
   const known = new Set(rows.map(row => row.key))

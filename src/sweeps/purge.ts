@@ -1,5 +1,6 @@
 // The end of artifacts that have a tombstone: once the grace period is over they are purged, and an object in which
 // nothing is left alive goes. What lives in the same pack stays where it is, until the pack is rewritten.
+import { keptInSql } from '../catalogue/in-object.ts'
 import { dueColumns, markSql } from '../catalogue/mark.ts'
 import {
   beforeAllMarked,
@@ -127,7 +128,12 @@ export async function countLive(
      select distinct on (k.tenant_id, k.r2_key) k.tenant_id, k.r2_key, a.kind, 'stored',
             coalesce(a.content_type, 'application/octet-stream'), a.content_encoding, 1, a.created_at
        from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
-       join public.artifact_refs a on a.tenant_id = k.tenant_id and a.r2_key = k.r2_key
+      cross join lateral (
+        (select f.kind, 'application/x-ndjson' as content_type, null as content_encoding, f.created_at
+           from lighter.frames f where f.tenant_id = k.tenant_id and f.r2_key = k.r2_key limit 1)
+        union all
+        (select l.kind, l.content_type, l.content_encoding, l.created_at
+           from lighter.loose_artifacts l where l.tenant_id = k.tenant_id and l.r2_key = k.r2_key limit 1)) a
          on conflict (tenant_id, r2_key) do nothing`,
     parameters,
   )
@@ -142,13 +148,9 @@ export async function countLive(
            for update of o
       ),
       counted as (
-        select l.tenant_id, l.r2_key, count(a.id)::int as artifacts,
-                 -- (the application may have written any number)
-                 least(greatest(sum(a.size_bytes), 0), 9223372036854775807)::bigint as bytes
-          from locked l
-          left join public.artifact_refs a
-            on a.tenant_id = l.tenant_id and a.r2_key = l.r2_key and a.purged_at is null
-         group by l.tenant_id, l.r2_key
+        select o.tenant_id, o.r2_key, kept.n as artifacts, kept.bytes
+          from locked o
+         cross join lateral ${keptInSql('o')} kept
       ),
       updated as (
         update lighter.objects o

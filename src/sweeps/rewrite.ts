@@ -1,5 +1,6 @@
 // Packs are written anew from what is alive in them: each frame keeps its id and its ordinals, so that no pointer changes.
 import { defaultFetchOptions, fetchPayloads } from '../artifacts/fetch.ts'
+import { isKeptSql } from '../catalogue/in-object.ts'
 import type { Artifact } from '../catalogue/lookup.ts'
 import { maxPayloadBytes, type PackConfig } from '../config.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
@@ -308,8 +309,7 @@ async function move(context: SweepContext, old: OldObject[], packs: NewPack[]): 
            set state = 'deleting', live_artifacts = 0, live_bytes = 0, delete_after = now() + $3 * interval '1 ms'
           from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
          where o.tenant_id = k.tenant_id and o.r2_key = k.r2_key and o.state = 'stored' and ${seesAllRowsSql}
-           and not exists (select from public.artifact_refs a
-                            where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null)`,
+           and not ${isKeptSql('o')}`,
       values: [old.map(o => o.tenantId), old.map(o => o.key), keptMs],
     })
     return moved.reduce((sum, m) => sum + m.n, 0)

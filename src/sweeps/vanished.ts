@@ -4,6 +4,7 @@
 // Every object is looked at, page by page; what is taken is looked at again under its lock. An object in which nothing
 // is left goes after the grace period, and stays if its rows come back before. One that has lost a part is noted as
 // partly dead, so that the compaction sweep rewrites it.
+import { keptInSql } from '../catalogue/in-object.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -63,9 +64,7 @@ async function look(
                and live.n < coalesce(o.live_artifacts, o.artifact_count) as lost,
              o.state = 'deleting' and o.first_deleted_at is null and live.n > 0 as back
         from page o
-       cross join lateral (
-         select count(*) as n from public.artifact_refs a
-          where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null) live
+       cross join lateral ${keptInSql('o')} live
        order by o.tenant_id, o.r2_key`,
     values: [after.tenantId, after.key, limit],
   })
@@ -88,14 +87,11 @@ async function note(
     const { rows } = await db.query<{ emptied: number; partly: number }>({
       text: `
         with counted as (
-          select o.tenant_id, o.r2_key, o.artifact_count, o.live_artifacts, count(a.id)::int as artifacts,
-                 least(coalesce(sum(greatest(a.size_bytes, 0)), 0), 9223372036854775807)::bigint as bytes
+          select o.tenant_id, o.r2_key, o.artifact_count, o.live_artifacts, live.n as artifacts, live.bytes
             from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
             join lighter.objects o using (tenant_id, r2_key)
-            left join public.artifact_refs a
-              on a.tenant_id = o.tenant_id and a.r2_key = o.r2_key and a.purged_at is null
+           cross join lateral ${keptInSql('o')} live
            where o.state = 'stored' and ${seesAllRowsSql}
-           group by o.tenant_id, o.r2_key
         ),
         noted as (
           update lighter.objects o
@@ -128,10 +124,7 @@ async function takeBack(db: Queryable, back: Looked[]): Promise<number> {
              live_artifacts = live.n, live_bytes = live.bytes,
              dead_since = case when live.n < o.artifact_count then coalesce(o.dead_since, now()) end
         from unnest($1::uuid[], $2::text[]) k(tenant_id, r2_key)
-       cross join lateral (
-         select count(*)::int as n, least(coalesce(sum(greatest(a.size_bytes, 0)), 0), 9223372036854775807)::bigint as bytes
-           from public.artifact_refs a
-          where a.tenant_id = k.tenant_id and a.r2_key = k.r2_key and a.purged_at is null) live
+       cross join lateral ${keptInSql('k')} live
        where o.tenant_id = k.tenant_id and o.r2_key = k.r2_key
          and o.state = 'deleting' and o.first_deleted_at is null and live.n > 0`,
     values: [back.map(o => o.tenantId), back.map(o => o.key)],
