@@ -48,9 +48,9 @@ export function markedSql(column: string, where: string, first: number, columns:
     -- Each frame is opened once.
     marked as (
       select ${columns}
-        from (select distinct p.tenant_id, p.frame_id from page p) f
+        from (select p.tenant_id, p.frame_id, array_agg(p.ordinal) as ordinals from page p group by p.tenant_id, p.frame_id) f
         join public.artifact_refs a on a.tenant_id = f.tenant_id and a.frame_id = f.frame_id
-        join page k on k.tenant_id = a.tenant_id and k.frame_id = a.frame_id and k.ordinal = coalesce(a.ordinal, -1)
+       where coalesce(a.ordinal, -1) = any (f.ordinals)
     )`
 }
 
