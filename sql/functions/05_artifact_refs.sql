@@ -282,6 +282,8 @@ as $$
 declare
   forgotten integer;
 begin
+  -- An object that is hidden is not gone.
+  perform lighter.require_all_rows('{}');
   delete from lighter.frames f
    using (select g.tenant_id, g.id from lighter.frames g
            where g.artifacts = 0 and g.deleted_artifacts = 0 and (of_tenant is null or g.tenant_id = of_tenant)

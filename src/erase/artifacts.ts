@@ -288,7 +288,7 @@ async function forgetVoids({ pool, config, signal }: SweepContext, scope: EraseS
            from lighter.frames f
           cross join lateral unnest(f.entity_places, f.places) with ordinality p(entity, place, n)
           where f.tenant_id = $1 and f.entity_type = $2 and f.entities @> array[$3::uuid]
-            and f.entities[p.entity] = $3::uuid and (p.n - 1)::smallint = any (f.voids)
+            and f.entities[p.entity] = $3::uuid and (p.n - 1)::smallint = any (f.voids) and ${seesAllRowsSql}
             and (p.place = -1
                  or not exists (select from lighter.objects o
                                  where o.tenant_id = f.tenant_id and o.r2_key = f.r2_key and o.state <> 'deleting'))

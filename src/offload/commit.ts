@@ -242,7 +242,8 @@ async function recordOutcome(
   )
   const inObject = Map.groupBy(artifacts, a => a.location.key)
   const used = new Set(inObject.keys())
-  const { rows } = await db.query<{ stored: number; latencies: string | null }>({
+  const frames = committedFrames(artifacts.map(a => a.location))
+  const { rows } = await db.query<{ stored: number; frames: number; latencies: string | null }>({
     text: `
       with jobs as materialized (
         -- In one order in all statements that wait for job rows, so that two of them can't deadlock.
@@ -273,9 +274,12 @@ async function recordOutcome(
             $40::text[], $41::text[], $42::text[])
             as f(tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, entity_type, sizes, places,
                  hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
-            -- Of a batch that is committed in parts: what either part has is no void.
+            -- Of a batch that is committed in parts: what either part has is no void. Not where a compaction has moved the
+            -- frame in between: it has left the bytes of voids behind.
             on conflict (tenant_id, id) do update
            set voids = array(select unnest(old.voids) intersect select unnest(excluded.voids))
+         where old.r2_key = excluded.r2_key
+        returning 1
       ),
       objects as (
         update lighter.objects o
@@ -330,7 +334,7 @@ async function recordOutcome(
           from jobs d
          where j.source_id = d.source_id and j.row_id = d.row_id and not d.done
       )
-      select count(*)::int as stored,
+      select count(*)::int as stored, (select count(*)::int from frames) as frames,
              (select string_agg(concat_ws(' ', live::int, bucket, jobs), ',') from latency) as latencies
         from objects where used`,
     prepare: committed.length + changed.length <= preparedRows,
@@ -346,7 +350,7 @@ async function recordOutcome(
       arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
       arrayText([...committed.map(() => true), ...changed.map(() => false)]),
       arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
-      ...frameColumns(committedFrames(artifacts.map(a => a.location))),
+      ...frameColumns(frames),
       arrayText(objects.map(o => o.tenantId)),
       arrayText(objects.map(o => o.key)),
       arrayText([...committed.map(row => row.outcome === 'gone'), ...changed.map(() => false)]),
@@ -355,6 +359,13 @@ async function recordOutcome(
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about
   // to be: a pointer to one must not be committed. The row lock that the update took settles who was first.
   const stored = rows[0]?.stored ?? 0
+  if (rows[0]?.frames !== frames.length) {
+    throw new StoreError(
+      'object_swept',
+      'a compaction has moved a frame between two commits of its batch: the rest of its rows are offloaded anew',
+      { retryable: true },
+    )
+  }
   if (stored !== used.size) {
     throw new StoreError(
       'object_swept',
