@@ -58,7 +58,8 @@ export async function benchSweeps(quick: boolean): Promise<{ report: BenchReport
     figures['bucket.after_bytes'] = await bucketBytes(database)
     await database.admin.query(
       `update lighter.frames set created_at = now() - interval '1 year';
-       update lighter.loose_artifacts set created_at = now() - interval '1 year'`,
+       update lighter.loose_artifacts set created_at = now() - interval '1 year';
+       update lighter.retention_policies set keep_days = 90`,
     )
     await measure('retention', 'expiry', 'expiry by policy', 'expired')
     await database.drop()

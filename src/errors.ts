@@ -65,6 +65,10 @@ export class ArtifactError extends LighterError {}
 /** The bucket prefix belongs to another installation, or this database is a copy. */
 export class OwnershipError extends LighterError {}
 
+export function asError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown))
+}
+
 /** The message of whatever was thrown. */
 export function messageOf(error: unknown): string {
   // A host with several addresses fails with one error for each, and without a message of its own.

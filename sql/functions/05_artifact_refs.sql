@@ -52,7 +52,7 @@ declare
     from lighter.frames f
    cross join lateral %s
            as p(size, frame_offset, hash, row_uuid, row_text, entity_place, place)
-    left join lighter.frame_exceptions x on x.tenant_id = f.tenant_id and x.frame_id = f.id and x.ordinal = p.place - 1
+    left join lighter.frame_exceptions x on x.tenant_id = f.tenant_id and x.frame_id = f.id and (p.place - 1)::smallint = any (x.ordinals)
    where (p.place - 1)::smallint <> all (f.voids) %s
   union all
   select l.id, l.tenant_id, l.kind, l.entity_type, l.entity_id, l.r2_key, l.content_type, l.size_bytes, l.sha256, l.created_by,
@@ -177,7 +177,10 @@ begin
     return null;
   end if;
   if tg_op = 'DELETE' then
-    delete from lighter.frame_exceptions x where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = place;
+    update lighter.frame_exceptions x set ordinals = array_remove(x.ordinals, place)
+     where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and place = any (x.ordinals) and cardinality(x.ordinals) > 1;
+    delete from lighter.frame_exceptions x
+     where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinals = array[place];
     update lighter.frames f set voids = f.voids || place where f.tenant_id = old.tenant_id and f.id = old.frame_id;
     return old;
   end if;
@@ -192,22 +195,34 @@ begin
             hint = 'Only expires_at, released_at, deleted_at, deleted_reason, purged_at, damaged_at and damage can.';
   end if;
   select x.* into given from lighter.frame_exceptions x
-   where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = place;
+   where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and place = any (x.ordinals);
   if (given.deleted_at, given.purged_at, given.released_at, given.damaged_at)
      is distinct from (old.deleted_at, old.purged_at, old.released_at, old.damaged_at) then
     return null;
   end if;
-  if num_nonnulls(new.expires_at, new.released_at, new.deleted_at, new.deleted_reason, new.purged_at, new.damaged_at, new.damage) = 0 then
-    delete from lighter.frame_exceptions x where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = place;
-  else
-    insert into lighter.frame_exceptions as x (tenant_id, frame_id, ordinal, expires_at, released_at, deleted_at, deleted_reason,
-        purged_at, damaged_at, damage)
-    values (old.tenant_id, old.frame_id, place, new.expires_at, new.released_at, new.deleted_at, new.deleted_reason,
-        new.purged_at, new.damaged_at, new.damage)
-        on conflict (tenant_id, frame_id, ordinal) do update
-       set (expires_at, released_at, deleted_at, deleted_reason, purged_at, damaged_at, damage)
-         = (excluded.expires_at, excluded.released_at, excluded.deleted_at, excluded.deleted_reason, excluded.purged_at,
-            excluded.damaged_at, excluded.damage);
+  -- Out of those that it was alike, and to those that it is alike from now on.
+  if cardinality(given.ordinals) > 1 then
+    update lighter.frame_exceptions x set ordinals = array_remove(x.ordinals, place)
+     where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = given.ordinal;
+  elsif given.ordinals is not null then
+    delete from lighter.frame_exceptions x
+     where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = given.ordinal;
+  end if;
+  if num_nonnulls(new.expires_at, new.released_at, new.deleted_at, new.deleted_reason, new.purged_at, new.damaged_at, new.damage) > 0 then
+    update lighter.frame_exceptions x set ordinals = array(select unnest(x.ordinals || place) order by 1)
+     where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = (
+       select s.ordinal from lighter.frame_exceptions s
+        where s.tenant_id = old.tenant_id and s.frame_id = old.frame_id
+          and (s.expires_at, s.released_at, s.deleted_at, s.deleted_reason, s.purged_at, s.damaged_at, s.damage)
+              is not distinct from
+              (new.expires_at, new.released_at, new.deleted_at, new.deleted_reason, new.purged_at, new.damaged_at, new.damage)
+        order by s.ordinal limit 1);
+    if not found then
+      insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals, expires_at, released_at, deleted_at, deleted_reason,
+          purged_at, damaged_at, damage)
+      values (old.tenant_id, old.frame_id, array[place], new.expires_at, new.released_at, new.deleted_at, new.deleted_reason,
+          new.purged_at, new.damaged_at, new.damage);
+    end if;
   end if;
   return new;
 end
@@ -241,7 +256,7 @@ begin
       join lighter.frames g on g.tenant_id = d.tenant_id and g.id = d.frame_id
      where d.ordinal = any (g.voids)
         or exists (select from lighter.frame_exceptions x
-                    where x.tenant_id = d.tenant_id and x.frame_id = d.frame_id and x.ordinal = d.ordinal and x.purged_at is not null)
+                    where x.tenant_id = d.tenant_id and x.frame_id = d.frame_id and d.ordinal = any (x.ordinals) and x.purged_at is not null)
      group by d.tenant_id, d.frame_id
   )
   update lighter.frames f
@@ -264,10 +279,24 @@ begin
                             where r.ordinal <> all (d.ordinals) order by r.n)
     from due d
    where f.tenant_id = d.tenant_id and f.id = d.frame_id;
-  delete from lighter.frame_exceptions x
-   using unnest(tenants, frames, ordinals) d(tenant_id, frame_id, ordinal)
-   where x.tenant_id = d.tenant_id and x.frame_id = d.frame_id and x.ordinal = d.ordinal and x.purged_at is not null;
-  get diagnostics of_frames = row_count;
+  with gone as materialized (
+    select x.tenant_id, x.frame_id, x.ordinal, cardinality(x.ordinals) as n,
+           array(select o from unnest(x.ordinals) o where o <> all (d.ordinals) order by o) as rest
+      from (select d.tenant_id, d.frame_id, array_agg(d.ordinal) as ordinals
+              from unnest(tenants, frames, ordinals) d(tenant_id, frame_id, ordinal)
+             where d.ordinal is not null group by d.tenant_id, d.frame_id) d
+      join lighter.frame_exceptions x on x.tenant_id = d.tenant_id and x.frame_id = d.frame_id and x.ordinals && d.ordinals
+     where x.purged_at is not null
+  ),
+  shrunk as (
+    update lighter.frame_exceptions x set ordinals = g.rest from gone g
+     where x.tenant_id = g.tenant_id and x.frame_id = g.frame_id and x.ordinal = g.ordinal and g.rest <> '{}'
+  ),
+  deleted as (
+    delete from lighter.frame_exceptions x using gone g
+     where x.tenant_id = g.tenant_id and x.frame_id = g.frame_id and x.ordinal = g.ordinal and g.rest = '{}'
+  )
+  select coalesce(sum(g.n - cardinality(g.rest)), 0) into of_frames from gone g;
   return forgotten + of_frames;
 end
 $$;

@@ -6,11 +6,29 @@ create or replace function lighter.pointers_in(doc jsonb, paths jsonpath[]) retu
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  path jsonpath;
+  found jsonb;
+  ids uuid[] := '{}';
+  id uuid;
 begin
-  return array(
-    select distinct lighter.as_uuid(v #>> '{}')
-      from unnest(paths) path cross join jsonb_path_query(doc, path) v
-     where lighter.as_uuid(v #>> '{}') is not null);
+  foreach path in array paths loop
+    found := jsonb_path_query_array(doc, path);
+    -- Of few, as nearly always, expressions alone take a fifth of the time of a query.
+    if jsonb_array_length(found) > 20 then
+      return array(
+        select distinct lighter.as_uuid(v #>> '{}')
+          from unnest(paths) each_path cross join jsonb_path_query(doc, each_path) v
+         where lighter.as_uuid(v #>> '{}') is not null);
+    end if;
+    for i in 0 .. jsonb_array_length(found) - 1 loop
+      id := lighter.as_uuid(found ->> i);
+      if id <> all (ids) then
+        ids := ids || id;
+      end if;
+    end loop;
+  end loop;
+  return ids;
 exception when statement_too_complex then
   -- Nested deeper than a path can follow (some 10,000 levels). Its text tells of at least as many pointers.
   return array(

@@ -39,7 +39,7 @@ begin
      where f.entities[p.entity_place] = of_entity
        and (p.place - 1)::smallint <> all (f.voids)
        and (select x.deleted_at from lighter.frame_exceptions x
-             where x.tenant_id = tenant and x.frame_id = e.id and x.ordinal = (p.place - 1)::smallint) is null
+             where x.tenant_id = tenant and x.frame_id = e.id and (p.place - 1)::smallint = any (x.ordinals)) is null
      limit rows_wanted);
 end
 $$;

@@ -88,18 +88,33 @@ comment on function lighter.account_artifacts() is 'Trigger of lighter.loose_art
 revoke all on function lighter.account_artifacts() from public;
 
 -- A frame has the sums of its artifacts, kept here whoever writes: from its arrays and from lighter.frame_exceptions.
+-- Without a search_path, so that it becomes a part of the statement that calls it.
+create or replace function lighter.frame_sums(
+  of_tenant uuid, frame uuid, sizes integer[], voids smallint[],
+  out artifacts bigint, out payload_bytes bigint, out deleted_artifacts bigint, out deleted_bytes bigint
+) returns setof record
+language sql stable
+begin atomic
+  select every.n - coalesce(dead.n, 0), every.bytes - coalesce(dead.bytes, 0), coalesce(dead.kept, 0), coalesce(dead.kept_bytes, 0)
+    from (select count(*) as n, coalesce(sum(p.size), 0)::bigint as bytes
+            from unnest(sizes) with ordinality p(size, place)
+           where voids = '{}' or (p.place - 1)::smallint <> all (voids)) every
+   cross join (select count(*) as n, sum(sizes[o + 1])::bigint as bytes,
+                      count(*) filter (where x.purged_at is null) as kept, (sum(sizes[o + 1]) filter (where x.purged_at is null))::bigint as kept_bytes
+                 from lighter.frame_exceptions x cross join lateral unnest(x.ordinals) o
+                where x.tenant_id = of_tenant and x.frame_id = frame and x.deleted_at is not null and o <> all (voids)) dead;
+end;
+comment on function lighter.frame_sums(uuid, uuid, integer[], smallint[]) is
+  'Of a frame: its live artifacts, and those with a tombstone whose grace period is not over, with the bytes of either.';
+revoke all on function lighter.frame_sums(uuid, uuid, integer[], smallint[]) from public;
+
 create or replace function lighter.count_frame() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  select count(*) filter (where x.deleted_at is null), coalesce(sum(p.size) filter (where x.deleted_at is null), 0),
-         count(*) filter (where x.deleted_at is not null and x.purged_at is null),
-         coalesce(sum(p.size) filter (where x.deleted_at is not null and x.purged_at is null), 0)
-    into new.artifacts, new.payload_bytes, new.deleted_artifacts, new.deleted_bytes
-    from unnest(new.sizes) with ordinality p(size, place)
-    left join lighter.frame_exceptions x on x.tenant_id = new.tenant_id and x.frame_id = new.id and x.ordinal = p.place - 1
-   where (p.place - 1)::smallint <> all (new.voids);
+  select s.* into new.artifacts, new.payload_bytes, new.deleted_artifacts, new.deleted_bytes
+    from lighter.frame_sums(new.tenant_id, new.id, new.sizes, new.voids) s;
   return new;
 end
 $$;
@@ -107,7 +122,7 @@ comment on function lighter.count_frame() is 'Trigger of lighter.frames: the sum
 revoke all on function lighter.count_frame() from public;
 
 -- The frames are locked first, in one order, and counted in a second statement: that one sees what was committed by
--- whoever held a lock.
+-- whoever held a lock. What only was released, or is damaged, changes no sum.
 create or replace function lighter.recount_frames() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -116,28 +131,32 @@ declare
   tenants uuid[];
   ids uuid[];
 begin
-  if tg_op = 'DELETE' then
-    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids from (select distinct tenant_id, frame_id from removed) c;
+  if tg_op = 'INSERT' then
+    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids
+      from (select distinct a.tenant_id, a.frame_id from added a where a.deleted_at is not null) c;
+  elsif tg_op = 'DELETE' then
+    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids
+      from (select distinct r.tenant_id, r.frame_id from removed r where r.deleted_at is not null) c;
   else
-    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids from (select distinct tenant_id, frame_id from added) c;
+    select array_agg(c.tenant_id), array_agg(c.frame_id) into tenants, ids
+      from (select distinct s.tenant_id, s.frame_id
+              from (select a.tenant_id, a.frame_id, a.ordinals, a.purged_at is null as is_kept from added a where a.deleted_at is not null
+                    union all
+                    select r.tenant_id, r.frame_id, r.ordinals, r.purged_at is null from removed r where r.deleted_at is not null) s
+             group by s.tenant_id, s.frame_id, s.ordinals, s.is_kept
+            having count(*) % 2 = 1) c;
+  end if;
+  if tenants is null then
+    return null;
   end if;
   perform from lighter.frames f join unnest(tenants, ids) c(tenant_id, id) using (tenant_id, id)
     order by f.tenant_id, f.id for no key update of f;
-  -- count_frame counts; what only was released, or is damaged, changes no sum.
-  update lighter.frames f set voids = f.voids
+  update lighter.frames f
+     set artifacts = s.artifacts, payload_bytes = s.payload_bytes, deleted_artifacts = s.deleted_artifacts, deleted_bytes = s.deleted_bytes
     from unnest(tenants, ids) c(tenant_id, id)
-   cross join lateral (
-     select count(*) filter (where x.deleted_at is null) as live,
-            coalesce(sum(p.size) filter (where x.deleted_at is null), 0) as bytes,
-            count(*) filter (where x.deleted_at is not null and x.purged_at is null) as deleted,
-            coalesce(sum(p.size) filter (where x.deleted_at is not null and x.purged_at is null), 0) as deleted_bytes
-       from lighter.frames g
-      cross join lateral unnest(g.sizes) with ordinality p(size, place)
-       left join lighter.frame_exceptions x on x.tenant_id = g.tenant_id and x.frame_id = g.id and x.ordinal = p.place - 1
-      where g.tenant_id = c.tenant_id and g.id = c.id and (p.place - 1)::smallint <> all (g.voids)) n
-   where f.tenant_id = c.tenant_id and f.id = c.id
-     and (f.artifacts, f.payload_bytes, f.deleted_artifacts, f.deleted_bytes)
-         is distinct from (n.live, n.bytes, n.deleted, n.deleted_bytes);
+    join lighter.frames g on g.tenant_id = c.tenant_id and g.id = c.id
+   cross join lateral lighter.frame_sums(g.tenant_id, g.id, g.sizes, g.voids) s
+   where f.tenant_id = c.tenant_id and f.id = c.id;
   return null;
 end
 $$;
@@ -234,7 +253,7 @@ begin
       for each statement execute function lighter.account_artifacts();
   end if;
   if not exists (select from pg_trigger where tgrelid = 'lighter.frames'::regclass and tgname = 'lighter_account_insert') then
-    create trigger lighter_count before insert or update on lighter.frames
+    create trigger lighter_count before insert or update of tenant_id, id, sizes, voids on lighter.frames
       for each row execute function lighter.count_frame();
     create trigger lighter_account_insert after insert on lighter.frames
       referencing new table as added for each statement execute function lighter.account_frames();
@@ -247,7 +266,7 @@ begin
     create trigger lighter_recount_insert after insert on lighter.frame_exceptions
       referencing new table as added for each statement execute function lighter.recount_frames();
     create trigger lighter_recount_update after update on lighter.frame_exceptions
-      referencing new table as added for each statement execute function lighter.recount_frames();
+      referencing old table as removed new table as added for each statement execute function lighter.recount_frames();
     create trigger lighter_recount_delete after delete on lighter.frame_exceptions
       referencing old table as removed for each statement execute function lighter.recount_frames();
   end if;

@@ -316,11 +316,13 @@ comment on column lighter.frames.payload_bytes is 'Their uncompressed bytes.';
 comment on column lighter.frames.deleted_artifacts is 'Artifacts with a tombstone whose grace period is not over.';
 comment on column lighter.frames.deleted_bytes is 'Their uncompressed bytes.';
 
--- What holds for one artifact of a frame and not for the others.
+-- What holds for some artifacts of a frame and not for the others. A row is the ordinals that are in the same state: what
+-- a sweep does to many of a frame at once is one row. Of a frame no ordinal is in two. Whoever writes has the frame's lock.
 create table lighter.frame_exceptions (
   tenant_id uuid not null,
   frame_id uuid not null,
-  ordinal smallint not null check (ordinal >= 0),
+  ordinals smallint[] not null check (cardinality(ordinals) > 0 and 0 <= all (ordinals)),
+  ordinal smallint not null generated always as (ordinals[1]) stored,
   expires_at timestamptz,
   released_at timestamptz,
   deleted_at timestamptz,
@@ -337,5 +339,6 @@ create index frame_exceptions_expiring on lighter.frame_exceptions (expires_at) 
 create index frame_exceptions_released on lighter.frame_exceptions (released_at) where released_at is not null and deleted_at is null;
 create index frame_exceptions_damaged on lighter.frame_exceptions (tenant_id, frame_id) where damaged_at is not null;
 comment on table lighter.frame_exceptions is
-  'Artifacts of lighter.frames that are deleted, unreferenced, damaged, or expire on a date of their own. The columns are those of public.artifact_refs.';
-comment on column lighter.frame_exceptions.ordinal is 'Which artifact of the frame, counted from 0.';
+  'Artifacts of lighter.frames that are deleted, unreferenced, damaged, or expire on a date of their own: a row for all of a frame that are in the same state. The columns are those of public.artifact_refs.';
+comment on column lighter.frame_exceptions.ordinals is 'Which artifacts of the frame, counted from 0.';
+comment on column lighter.frame_exceptions.ordinal is 'The first of them.';

@@ -30,8 +30,12 @@ const longestStreamBytes = 5 * 1024 ** 3
 
 export const defaultFetchOptions: FetchOptions = { concurrency: 16, maxPayloadBytes }
 
+/** Frames of a pack that are read in one request: so long at most, with so much between them that nobody wants. */
+const longestSpanBytes = 1024 * 1024
+const longestGapBytes = 64 * 1024
+
 /**
- * Fetches payloads, one ranged read per frame however many of the artifacts are in it.
+ * Fetches payloads, one ranged read for the frames of a pack that lie near each other.
  * @returns for each artifact its bytes, or the error that stands in their place
  */
 export async function fetchPayloads(
@@ -41,31 +45,105 @@ export async function fetchPayloads(
 ): Promise<Map<Artifact, Buffer | LighterError>> {
   const results = new Map<Artifact, Buffer | LighterError>()
   const limit = pLimit(options.concurrency)
-  const frames = Map.groupBy(artifacts, a => `${a.key}@${a.byteOffset ?? ''}`)
+  const places = Map.groupBy(artifacts, a => `${a.key}@${a.byteOffset ?? ''}`)
+  const readable = await Promise.all(
+    [...places.values()].map(group => limit(() => refuse(store, group, options, results))),
+  )
   await Promise.all(
-    [...frames.values()].map(group =>
-      limit(async () => {
-        const readable: Artifact[] = []
-        for (const artifact of group) {
-          const refusal =
-            refusalOf(store, artifact, options.maxPayloadBytes) ??
-            (await overBudget(store, artifact, options.budget).catch(error => readError(error, artifact)))
-          if (refusal === null) readable.push(artifact)
-          else results.set(artifact, refusal)
-        }
-        const [first] = readable
-        if (first === undefined) return
-        try {
-          const frame = await readFrame(store, first, readable, options.maxPayloadBytes)
-          for (const artifact of readable) results.set(artifact, cutAndVerify(artifact, frame))
-        } catch (error) {
-          const failure = readError(error, first)
-          for (const artifact of readable) results.set(artifact, failure)
-        }
-      }),
+    spansOf(readable.filter(group => group.length > 0)).map(span =>
+      limit(() => readSpan(store, span, options.maxPayloadBytes, results)),
     ),
   )
   return results
+}
+
+/** @returns those of the artifacts that may be read; the others have their errors in `results` */
+async function refuse(
+  store: ObjectStore,
+  group: Artifact[],
+  { maxPayloadBytes, budget }: FetchOptions,
+  results: Map<Artifact, Buffer | LighterError>,
+): Promise<Artifact[]> {
+  const readable: Artifact[] = []
+  for (const artifact of group) {
+    const refusal =
+      refusalOf(store, artifact, maxPayloadBytes) ??
+      (await overBudget(store, artifact, budget).catch(error => readError(error, artifact)))
+    if (refusal === null) readable.push(artifact)
+    else results.set(artifact, refusal)
+  }
+  return readable
+}
+
+/** Artifacts by the frame that they are in, or one that is loose; of several frames all are of one pack, in their order. */
+type Span = Artifact[][]
+
+function spansOf(frames: Artifact[][]): Span[] {
+  const spans: Span[] = []
+  for (const ofKey of Map.groupBy(frames, ([first]) => first?.key).values()) {
+    let start = 0
+    let end = Number.NEGATIVE_INFINITY
+    for (const frame of ofKey.sort((a, b) => offsetOf(a) - offsetOf(b))) {
+      const offset = offsetOf(frame)
+      const frameEnd = offset + (frame[0]?.byteLength ?? 0)
+      if (offset >= end && offset - end <= longestGapBytes && frameEnd - start <= longestSpanBytes) {
+        spans.at(-1)?.push(frame)
+      } else {
+        spans.push([frame])
+        start = offset
+      }
+      end = frameEnd
+    }
+  }
+  return spans
+}
+
+const offsetOf = ([first]: Artifact[]): number => first?.byteOffset ?? 0
+
+async function readSpan(
+  store: ObjectStore,
+  span: Span,
+  maxPayloadBytes: number,
+  results: Map<Artifact, Buffer | LighterError>,
+): Promise<void> {
+  let bytes: Map<Artifact[], Buffer> | null = null
+  try {
+    if (span.length > 1) bytes = await readTogether(store, span)
+  } catch (error) {
+    for (const artifact of span.flat()) results.set(artifact, readError(error, artifact))
+    return
+  }
+  for (const frame of span) {
+    const [first] = frame
+    if (first === undefined) continue
+    try {
+      const text = await readFrame(store, first, frame, maxPayloadBytes, bytes?.get(frame) ?? null)
+      for (const artifact of frame) results.set(artifact, cutAndVerify(artifact, text))
+    } catch (error) {
+      const failure = readError(error, first)
+      for (const artifact of frame) results.set(artifact, failure)
+    }
+  }
+}
+
+/** The bytes of each frame. Null: of an object that is missing, or has not all of them, each tells for itself. */
+async function readTogether(store: ObjectStore, span: Span): Promise<Map<Artifact[], Buffer> | null> {
+  const [[first] = []] = span
+  const last = span.at(-1)?.[0]
+  if (first === undefined || last === undefined) return null
+  const start = first.byteOffset ?? 0
+  const length = (last.byteOffset ?? 0) + (last.byteLength ?? 0) - start
+  const { body } = await store.get(first.key, { offset: start, length }).catch(error => {
+    if (error instanceof StoreError && !error.retryable) return { body: null }
+    throw error
+  })
+  if (body?.length !== length) return null
+  return new Map(
+    span.map(frame => {
+      const offset = offsetOf(frame) - start
+      return [frame, body.subarray(offset, offset + (frame[0]?.byteLength ?? 0))]
+    }),
+  )
 }
 
 export interface StreamOptions {
@@ -213,12 +291,16 @@ async function overBudget(
   return null
 }
 
-/** The decompressed frame (or whole loose object) that holds the artifacts. */
+/**
+ * The decompressed frame (or whole loose object) that holds the artifacts.
+ * @param read its bytes in the pack, where they were read with those of others
+ */
 async function readFrame(
   store: ObjectStore,
   first: Artifact,
   all: Artifact[],
   maxPayloadBytes: number,
+  read: Buffer | null = null,
 ): Promise<Buffer> {
   const { byteOffset, byteLength } = first
   if (byteOffset === null || byteLength === null) {
@@ -231,7 +313,7 @@ async function readFrame(
   const maxBytes = Math.max(frameTextBytes, ...all.map(a => payloadBytesAtMost(a, maxPayloadBytes) + 1))
   if (byteLength > storedBytesAtMost(first.contentEncoding, maxBytes))
     throw corrupt(first, `a frame of ${byteLength} bytes can hold no more than ${maxBytes}`)
-  const { body } = await store.get(first.key, { offset: byteOffset, length: byteLength })
+  const body = read ?? (await store.get(first.key, { offset: byteOffset, length: byteLength })).body
   if (body.length !== byteLength) throw corrupt(first, `${body.length} bytes instead of ${byteLength}`)
   return decodeFrame(first.contentEncoding, body, maxBytes)
 }

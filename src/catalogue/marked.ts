@@ -1,11 +1,11 @@
 // Pages of artifacts by a date of their state, oldest first, in the order of the dates' indexes: a sweep that passes by what
-// it must leave alone does not come across it again.
+// it must leave alone does not come across it again. Of a frame all artifacts of one state are in one page.
 
 export interface MarkedPosition {
   at: string
   tenantId: string
   frameId: string
-  /** -1: a loose artifact. */
+  /** The first of an exception; -1: a loose artifact. */
   ordinal: number
 }
 
@@ -24,6 +24,13 @@ export const positionValues = (position: MarkedPosition): unknown[] => [
 ]
 
 /**
+ * SQL, for `cross join lateral`: the artifacts of a frame, or the one that is loose. One look for each, whatever the
+ * planner takes the number of them for: it knows little of what is in arrays.
+ */
+export const inFrameSql = (tenant: string, frame: string): string => `(
+  select * from public.artifact_refs r where r.tenant_id = ${tenant} and r.frame_id = ${frame} offset 0)`
+
+/**
  * SQL: common table expressions `page`, the next artifacts behind a position, and `marked`, with them the columns of
  * public.artifact_refs as far as `columns` says.
  * @param where SQL, of the row `x`: a loose artifact, or an exception; it has a date in `column`
@@ -35,22 +42,21 @@ export function markedSql(column: string, where: string, first: number, columns:
   return `
     page as materialized (
       select * from (
-        (select x.tenant_id, x.frame_id, x.ordinal::int as ordinal, x.${column} as at from lighter.frame_exceptions x
+        (select x.tenant_id, x.frame_id, x.ordinal::int as ordinal, x.ordinals, x.${column} as at from lighter.frame_exceptions x
           where ${where} and (x.${column}, x.tenant_id, x.frame_id, x.ordinal::int) > ${after}
           order by x.${column}, x.tenant_id, x.frame_id, x.ordinal::int limit ${limit})
         union all
-        (select x.tenant_id, x.id, -1, x.${column} from lighter.loose_artifacts x
+        (select x.tenant_id, x.id, -1, null, x.${column} from lighter.loose_artifacts x
           where ${where} and (x.${column}, x.tenant_id, x.id, -1) > ${after}
           order by x.${column}, x.tenant_id, x.id limit ${limit})) of_either
        order by at, tenant_id, frame_id, ordinal
        limit ${limit}
     ),
-    -- Each frame is opened once.
     marked as (
       select ${columns}
-        from (select p.tenant_id, p.frame_id, array_agg(p.ordinal) as ordinals from page p group by p.tenant_id, p.frame_id) f
-        join public.artifact_refs a on a.tenant_id = f.tenant_id and a.frame_id = f.frame_id
-       where coalesce(a.ordinal, -1) = any (f.ordinals)
+        from page p
+       cross join lateral ${inFrameSql('p.tenant_id', 'p.frame_id')} a
+       where a.ordinal is null or a.ordinal = any (p.ordinals)
     )`
 }
 

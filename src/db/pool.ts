@@ -1,7 +1,7 @@
 // Connections to Postgres: a bounded pool, and transactions on it. No setting outlives its transaction, and names
 // of statements are for proven sessions, so that a pooler in transaction mode may stand in between.
 import pg from 'pg'
-import { isDatabaseOutage, isTransactionConflict } from '../errors.ts'
+import { asError, isDatabaseOutage, isTransactionConflict } from '../errors.ts'
 import {
   beginSql,
   isProvenSession,
@@ -136,10 +136,6 @@ async function inTransaction<T>(
   } finally {
     client.release(broken)
   }
-}
-
-function asError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown))
 }
 
 /**

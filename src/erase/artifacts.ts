@@ -1,8 +1,8 @@
 // Artifacts of the scope, from readable to gone, and the objects that hold them. Each step works in batches and can
 // be run again: an artifact keeps its row until its object is on its way out, so that none is lost sight of.
 import { setTimeout } from 'node:timers/promises'
+import { changeArtifacts, dueSql, erased, sumOf, type Together } from '../catalogue/change.ts'
 import { isKeptSql } from '../catalogue/in-object.ts'
-import { dueColumns, markSql } from '../catalogue/mark.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { LighterError, messageOf } from '../errors.ts'
@@ -10,16 +10,7 @@ import type { TenantId } from '../ids.ts'
 import { isTenantKeySql } from '../store/keys.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
 import { createPace } from '../sweeps/pace.ts'
-import {
-  countLive,
-  forgetFrames,
-  forgetSql,
-  objectsOf,
-  onHoldSql,
-  type Purged,
-  purgedSql,
-  sumOf,
-} from '../sweeps/purge.ts'
+import { countLive, forgetFrames, forgetSql, objectsOf, onHoldSql } from '../sweeps/purge.ts'
 import { type OldObject, rewriteObjects } from '../sweeps/rewrite.ts'
 import { type EraseScope, inScope, refuseIfOnHold } from './scope.ts'
 
@@ -51,23 +42,23 @@ async function purgeBatch(
   const where = inScope(scope)
   return inTransactionWithRetry(pool, async db => {
     await refuseIfOnHold(db, scope)
-    const { rows } = await db.query<{ purged: Purged[]; last: string | null }>({
+    const { rows } = await db.query<{ due: Together[]; last: string | null }>({
       text: `
         with due as (
-          select ${dueColumns}
+          select a.tenant_id, a.frame_id, a.ordinal, a.r2_key
             from public.artifact_refs a
            where ${where.sql} and a.purged_at is null and a.r2_key >= $${where.next}
              and ${isTenantKeySql(`$${where.next + 1}::text`, 'a.tenant_id', 'a.r2_key')} and not ${onHoldSql}
            order by a.r2_key
            limit $${where.next + 2}
-        ),
-        ${markSql('purged', { purged_at: 'now()', deleted_at: 'now()', deleted_reason: `'erased'` }, 'x.purged_at is null', 'write', 'wait')}
-        select (select coalesce(json_agg(p), '[]') from (${purgedSql}) p) as purged, (select max(r2_key) from due) as last`,
+        )
+        select ${dueSql} as due, (select max(r2_key) from due) as last`,
       values: [...where.values, after, store.prefix, config.batchSize],
     })
-    const { purged = [], last = null } = rows[0] ?? {}
-    const { n, bytes } = sumOf(purged)
-    if (n > 0) await countLive(db, await objectsOf(db, purged), 0)
+    const { due = [], last = null } = rows[0] ?? {}
+    const gone = await changeArtifacts(db, due, erased, 'wait')
+    const { n, bytes } = sumOf(gone)
+    if (n > 0) await countLive(db, await objectsOf(db, gone), 0)
     return { purged: n, bytes, last }
   })
 }

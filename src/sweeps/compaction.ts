@@ -4,15 +4,20 @@
 //
 // Readers are never broken: the new place of the artifacts is committed first, and the old object stays for longer
 // than the longest read.
+import pLimit from 'p-limit'
 import type { PackConfig } from '../config.ts'
-import { LighterError, messageOf } from '../errors.ts'
+import { asError, LighterError, messageOf } from '../errors.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 import { createPace } from './pace.ts'
-import { foldAtLeast, type OldObject, rewriteObjects } from './rewrite.ts'
+import { type OldObject, rewriteObjects } from './rewrite.ts'
 
 /** An object is small if this many of it would fit into one pack. */
 const smallFraction = 8
+/** Packs that are written at the same time: much of it is waiting for the store. */
+const writtenAtOnce = 2
+/** Fewer small packs of one tenant, kind and day are not worth a PUT. */
+const foldAtLeast = 8
 /** How far back days are looked at for objects to fold; what was not folded by then never is. */
 const foldDays = 3
 
@@ -26,16 +31,19 @@ export async function sweepCompaction(context: SweepContext): Promise<Counts> {
     bytes_freed: 0,
   }
   const pace = createPace(context.config.rate, context.signal)
-  const work = async (old: OldObject[], count: string) => {
+  const giveUp = (objects: string[], error: LighterError) => {
+    counts.failed = (counts.failed ?? 0) + objects.length
+    context.log.warn({ objects, error: messageOf(error) }, 'objects can not be compacted')
+  }
+  const work = async (old: OldObject[], count: string, atLeast: number) => {
     if (context.dryRun) {
       counts[count] = (counts[count] ?? 0) + old.length
       return
     }
     try {
-      const { rewritten, moved, written, writtenBytes } = await rewriteObjects(context, old)
+      const { rewritten, left, moved, written, writtenBytes } = await rewriteObjects(context, old, atLeast)
       counts[count] = (counts[count] ?? 0) + rewritten.length
-      const left = old.length - rewritten.length
-      if (left > 0) counts.failed = (counts.failed ?? 0) + left
+      for (const [key, error] of left) giveUp([key], error)
       counts.artifacts_moved = (counts.artifacts_moved ?? 0) + moved
       counts.objects_written = (counts.objects_written ?? 0) + written
       const bytes = rewritten.reduce((sum, o) => sum + o.byteLength, 0)
@@ -44,29 +52,40 @@ export async function sweepCompaction(context: SweepContext): Promise<Counts> {
     } catch (error) {
       // One damaged object must not keep all others from being compacted; the verify sweep reports what it is.
       if (!(error instanceof LighterError) || error.retryable) throw error
-      counts.failed = (counts.failed ?? 0) + old.length
-      context.log.warn(
-        { objects: old.map(o => o.key), error: messageOf(error) },
-        'an object can not be compacted',
+      giveUp(
+        old.map(o => o.key),
+        error,
       )
     }
     context.onProgress(counts)
   }
 
+  // None is under way any more when the sweep ends, whatever ended it.
+  const limit = pLimit(writtenAtOnce)
+  let failure: Error | null = null
+  const fail = (error: unknown) => {
+    failure ??= asError(error)
+  }
   let after: OldObject | null = null
   while (!context.signal.aborted) {
     const due = await halfDead(context, after)
-    for (const old of due) {
-      if (context.signal.aborted) break
-      await work([old], 'objects_rewritten')
-    }
+    await Promise.all(
+      groupsOf(due, old => `${old.tenantId} ${old.kind}`, pack.maxPackBytes, context.config.batchSize).map(
+        group =>
+          limit(async () => {
+            if (context.signal.aborted || failure !== null) return
+            await work(group, 'objects_rewritten', 1).catch(fail)
+          }),
+      ),
+    )
+    if (failure !== null) throw failure
     after = due.at(-1) ?? null
     if (after === null) break
   }
   if (pack.packing) {
-    for await (const group of smallObjects(context, pack)) {
+    for (const group of await smallObjects(context, pack)) {
       if (context.signal.aborted) break
-      await work(group, 'objects_folded')
+      await work(group, 'objects_folded', foldAtLeast)
     }
   }
   if (!context.dryRun) await deleteDueObjects(context, counts)
@@ -101,7 +120,7 @@ async function halfDead({ pool, config }: SweepContext, after: OldObject | null)
 }
 
 /** Groups of small packs that fit into one together. */
-async function* smallObjects({ pool, config }: SweepContext, pack: PackConfig): AsyncGenerator<OldObject[]> {
+async function smallObjects({ pool, config }: SweepContext, pack: PackConfig): Promise<OldObject[][]> {
   const { rows } = await pool.query<OldObject & { day: string }>(
     `with small as (
        select o.tenant_id, o.r2_key, o.kind, (o.stored_at at time zone 'UTC')::date as day, o.stored_at,
@@ -129,19 +148,36 @@ async function* smallObjects({ pool, config }: SweepContext, pack: PackConfig): 
   )
   // Of a batch that is smaller than what is worth folding nothing would ever be.
   const most = Math.max(config.batchSize, foldAtLeast)
-  let group: OldObject[] = []
-  let bytes = 0
+  return groupsOf(rows, row => `${row.tenantId} ${row.kind} ${row.day}`, pack.maxPackBytes, most).filter(
+    group => group.length >= foldAtLeast,
+  )
+}
+
+/** Objects of one name, as they come, that fit into one pack together. */
+function groupsOf<T extends OldObject>(
+  objects: T[],
+  nameOf: (object: T) => string,
+  maxBytes: number,
+  most: number,
+): T[][] {
+  const groups: T[][] = []
   let name = ''
-  for (const row of rows) {
-    const itsName = `${row.tenantId} ${row.kind} ${row.day}`
-    if (itsName !== name || bytes + row.liveBytes > pack.maxPackBytes || group.length >= most) {
-      if (group.length >= foldAtLeast) yield group
-      group = []
+  let bytes = 0
+  for (const object of objects) {
+    const group = groups.at(-1)
+    if (
+      group === undefined ||
+      nameOf(object) !== name ||
+      bytes + object.liveBytes > maxBytes ||
+      group.length >= most
+    ) {
+      groups.push([object])
+      name = nameOf(object)
       bytes = 0
-      name = itsName
+    } else {
+      group.push(object)
     }
-    group.push(row)
-    bytes += row.liveBytes
+    bytes += object.liveBytes
   }
-  if (group.length >= foldAtLeast) yield group
+  return groups
 }

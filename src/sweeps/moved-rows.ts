@@ -12,7 +12,7 @@ const namedRows = 1000
 export const noTenantSql = `'${randomUUID()}'::uuid`
 
 /**
- * Within the snapshot of a release sweep, once the table `marked` has every pointer with the tenant of whoever
+ * Within the snapshot of a release sweep, once the table `pointed_to` has every pointer with the tenant of whoever
  * reads by it: fills the temporary table `moved_rows`.
  * Rows are looked through again only where such pointers were found.
  * @returns how many pointers lead to another tenant's artifacts, and to none of their own
@@ -24,8 +24,10 @@ export async function findMovedRows(client: pg.ClientBase, sources: Source[]): P
       primary key (source_id, row_id));
     create temporary table strayed as
     select m.id, m.tenant_id, a.tenant_id as artifact_tenant_id
-      from marked m
-      join public.artifact_refs a on a.frame_id = m.frame_id and a.id = m.id and a.tenant_id <> m.tenant_id
+      from (select m.*, f.tenant_id as owner_id from pointed_to m join lighter.frames f on f.id = m.frame_id and f.tenant_id <> m.tenant_id
+            union all
+            select m.*, l.tenant_id from pointed_to m join lighter.loose_artifacts l on l.id = m.id and l.tenant_id <> m.tenant_id) m
+      join public.artifact_refs a on a.tenant_id = m.owner_id and a.frame_id = m.frame_id and a.id = m.id
      where a.purged_at is null
        and not exists (select from public.artifact_refs o where o.tenant_id = m.tenant_id and o.frame_id = m.frame_id and o.id = m.id)`)
   const { rows } = await client.query<{ n: number }>('select count(*)::int as n from strayed')

@@ -1,7 +1,15 @@
 // The end of artifacts that have a tombstone: once the grace period is over they are purged, and an object in which
 // nothing is left alive goes. What lives in the same pack stays where it is, until the pack is rewritten.
+import {
+  type Changed,
+  changeArtifacts,
+  dueSql,
+  isPurgeableSql,
+  purged,
+  sumOf,
+  type Together,
+} from '../catalogue/change.ts'
 import { keptInSql } from '../catalogue/in-object.ts'
-import { dueColumns, markSql } from '../catalogue/mark.ts'
 import {
   beforeAllMarked,
   lastOfPageSql,
@@ -60,44 +68,25 @@ async function purgePage(
 ): Promise<{ purged: number; bytes: number; objects: number; last: MarkedPosition | null }> {
   const { pool, config } = context
   return inTransactionWithRetry(pool, async db => {
-    const isDue = 'x.deleted_at < now() - make_interval(days => $1) and x.purged_at is null'
-    const { rows } = await db.query<{ purged: Purged[]; last: MarkedPosition | null }>({
+    const { rows } = await db.query<{ due: Together[]; last: MarkedPosition | null }>({
       text: `
-        with ${markedSql('deleted_at', isDue, 2, `${dueColumns}, a.entity_type, a.entity_id`)},
-        due as (select * from marked a where not ${onHoldSql}),
-        ${markSql('purged', { purged_at: 'now()' }, isDue, 'change')}
-        select (select coalesce(json_agg(p), '[]') from (${purgedSql}) p) as purged, ${lastOfPageSql} as last`,
+        with ${markedSql('deleted_at', isPurgeableSql('$1'), 2, 'a.tenant_id, a.frame_id, a.ordinal, a.entity_type, a.entity_id')},
+        due as (select * from marked a where not ${onHoldSql})
+        select ${dueSql} as due, ${lastOfPageSql} as last`,
       values: [config.graceDays, ...positionValues(after), config.batchSize],
     })
-    const { purged = [], last = null } = rows[0] ?? {}
-    const { n, bytes } = sumOf(purged)
-    const objects = n === 0 ? 0 : await countLive(db, await objectsOf(db, purged), config.deleteDelayMs)
+    const { due = [], last = null } = rows[0] ?? {}
+    const gone = await changeArtifacts(db, due, purged(config.graceDays))
+    const { n, bytes } = sumOf(gone)
+    const objects = n === 0 ? 0 : await countLive(db, await objectsOf(db, gone), config.deleteDelayMs)
     return { purged: n, bytes, objects, last }
   })
 }
 
-/** What was purged, by frame: those of a frame are in one object. */
-export interface Purged {
-  tenantId: string
-  frameId: string
-  n: number
-  bytes: number
-}
-
-/** Of the common table expression `purged`. */
-export const purgedSql = `
-  select tenant_id as "tenantId", frame_id as "frameId", count(*)::int as n, coalesce(sum(size_bytes), 0)::float8 as bytes
-    from purged group by tenant_id, frame_id`
-
-export const sumOf = (purged: Purged[]) => ({
-  n: purged.reduce((sum, p) => sum + p.n, 0),
-  bytes: purged.reduce((sum, p) => sum + p.bytes, 0),
-})
-
 /** In which objects they are. By a statement of its own: a compaction may have moved them just before. */
 export async function objectsOf(
   db: Queryable,
-  purged: Purged[],
+  gone: Changed[],
 ): Promise<{ tenantId: string; key: string }[]> {
   const { rows } = await db.query<{ tenantId: string; key: string }>({
     text: `select distinct a.tenant_id as "tenantId", a.r2_key as key
@@ -106,7 +95,7 @@ export async function objectsOf(
               select f.tenant_id, f.r2_key from lighter.frames f where f.tenant_id = p.tenant_id and f.id = p.frame_id
               union all
               select l.tenant_id, l.r2_key from lighter.loose_artifacts l where l.tenant_id = p.tenant_id and l.id = p.frame_id) a`,
-    values: [purged.map(p => p.tenantId), purged.map(p => p.frameId)],
+    values: [gone.map(p => p.tenantId), gone.map(p => p.frameId)],
   })
   return rows
 }

@@ -6,8 +6,18 @@
 // then finds it still unused does it get a tombstone: a pointer that somebody held in hand meanwhile is found again.
 import type pg from 'pg'
 import { fetchPayloads } from '../artifacts/fetch.ts'
+import {
+  type Change,
+  changeArtifacts,
+  dueSql,
+  foundAgain,
+  isUnusedSql,
+  released,
+  sumOf,
+  type Together,
+  tombstoned,
+} from '../catalogue/change.ts'
 import { lookupArtifacts } from '../catalogue/lookup.ts'
-import { dueColumns, markSql } from '../catalogue/mark.ts'
 import {
   beforeAllMarked,
   lastOfPageSql,
@@ -16,7 +26,7 @@ import {
   positionValues,
 } from '../catalogue/marked.ts'
 import { requireAllRows } from '../db/all-rows.ts'
-import { retryConflicts } from '../db/pool.ts'
+import { inTransactionWithRetry } from '../db/pool.ts'
 import { beginSql, connectSession } from '../db/prepared.ts'
 import { SteadyClient } from '../db/settings.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
@@ -73,17 +83,20 @@ async function findUnused(
   counts: Counts,
 ): Promise<MissingPart[]> {
   await client.query(
-    `${beginSql(client, 'isolation level repeatable read')}; set local statement_timeout = 0`,
+    `${beginSql(client, 'isolation level repeatable read')}; set local statement_timeout = 0; set local enable_seqscan = on`,
   )
   const sources = [...(await loadSources(client)).values()]
   // What can't be seen can't be told from what is not there.
   await requireAllRows(client, null)
   await client.query(`
     -- with the tenant on whose behalf the pointer is followed
-    create temporary table marked (
-      id uuid not null, tenant_id uuid not null, frame_id uuid generated always as (lighter.frame_of(id)) stored, primary key (id, tenant_id));
+    create temporary table pointed_to (
+      id uuid not null, tenant_id uuid not null, frame_id uuid generated always as (lighter.frame_of(id)) stored,
+      round int not null default 0, primary key (id, tenant_id));
+    -- Of a frame many, or a loose one.
     create temporary table unused (
-      tenant_id uuid not null, id uuid not null, frame_id uuid not null, ordinal smallint, primary key (tenant_id, id))`)
+      place bigint generated always as identity primary key, tenant_id uuid not null, frame_id uuid not null, ordinals smallint[],
+      unique (tenant_id, frame_id))`)
   for (const source of sources) {
     if (context.signal.aborted) break
     const { rowCount } = await markPointers(client, source)
@@ -95,10 +108,13 @@ async function findUnused(
     await client.query('rollback')
     return []
   }
-  while ((await markReferredTo(client)) > 0) context.onProgress(counts)
+  // What it holds is known to the planner from here on.
+  await client.query('analyze pointed_to')
+  let round = 0
+  while ((await markReferredTo(client, round)) > 0) round++
   counts.moved = await findMovedRows(client, sources)
-  for (const source of counts.moved === 0 ? [] : sources) await markMoved(client, source)
-  while ((await markReferredTo(client)) > 0) context.onProgress(counts)
+  for (const source of counts.moved === 0 ? [] : sources) await markMoved(client, source, round)
+  while ((await markReferredTo(client, round)) > 0) round++
   await findUnknown(client)
   // By another session, whose snapshot is new: the tables were locked one by one, and a partition that was detached
   // before its table's turn came has not been looked at.
@@ -108,17 +124,25 @@ async function findUnused(
     return missing
   }
   // Of sources that are attached, or were and are again: the rows of others can't be looked at, and may point to theirs.
-  const { rowCount } = await client.query({
-    text: `insert into unused
-           select a.tenant_id, a.id, a.frame_id, a.ordinal from public.artifact_refs a
-            where (a.source_id = any ($1::int[])
-                   or a.source_id in (select f.id from lighter.former_sources f where f.rows_deleted))
-              and a.deleted_at is null and a.created_at < now() - $2::interval
-              and not ${isMarkedSql}
-              and not exists (select from unknown k where k.tenant_id = a.tenant_id)`,
+  const { rows } = await client.query<{ n: number }>({
+    text: `with unused_now as materialized (
+             select a.tenant_id, a.frame_id, a.ordinal from public.artifact_refs a
+              where (a.source_id = any ($1::int[])
+                     or a.source_id in (select f.id from lighter.former_sources f where f.rows_deleted))
+                and a.deleted_at is null and a.created_at < now() - $2::interval
+                and not ${isMarkedSql}
+                and not exists (select from unknown k where k.tenant_id = a.tenant_id)
+           ),
+           kept as (
+             insert into unused (tenant_id, frame_id, ordinals)
+             select u.tenant_id, u.frame_id, array_agg(u.ordinal order by u.ordinal) filter (where u.ordinal is not null)
+               from unused_now u group by u.tenant_id, u.frame_id order by u.tenant_id, u.frame_id
+           )
+           select count(*)::int as n from unused_now`,
     values: [sources.flatMap(s => [s.id, ...s.formerIds]), minimumAge],
   })
-  counts.unused = rowCount ?? 0
+  counts.unused = rows[0]?.n ?? 0
+  await client.query('analyze unused')
   // All tables are locked by now: what is seen is what was seen.
   await requireAllRows(client, null)
   await client.query('commit')
@@ -127,7 +151,7 @@ async function findUnused(
 
 function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryResult> {
   return client.query(`
-    insert into marked (id, tenant_id)
+    insert into pointed_to (id, tenant_id)
     select distinct ptr.id, coalesce(${tenantSql(source)}, ${noTenantSql})
       from ${fromTreeSql(source)}
      cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
@@ -138,24 +162,24 @@ function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryRe
  * SQL: artifact `a` is pointed to by a row of its own tenant. What rows of another tenant name does not count: they
  * can't read it, and must not be able to keep it. A row without a tenant is nobody's, and counts for all.
  */
-const isMarkedSql = `exists (select from marked m where m.id = a.id and m.tenant_id in (a.tenant_id, ${noTenantSql}))`
+const isMarkedSql = `exists (select from pointed_to m where m.id = a.id and m.tenant_id in (a.tenant_id, ${noTenantSql}))`
 
 /**
  * A row that was moved to another tenant keeps the payload that came off that very row: it can be moved back, or be
  * restored there. Others can't name an artifact into this, since the artifact names the row.
  */
-async function markMoved(client: pg.ClientBase, source: Source): Promise<void> {
+async function markMoved(client: pg.ClientBase, source: Source, round: number): Promise<void> {
   await client.query({
     text: `
-      insert into marked (id, tenant_id)
-      select distinct a.id, a.tenant_id
+      insert into pointed_to (id, tenant_id, round)
+      select distinct a.id, a.tenant_id, $2::int
         from public.artifact_refs a
         join ${fromTreeSql(source)} on ${rowOfArtifactSql(source)}
        where a.source_id = any ($1::int[]) and a.row_id is not null
          and exists (select from strayed s where s.id = a.id)
          and a.id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
           on conflict do nothing`,
-    values: [[source.id, ...source.formerIds]],
+    values: [[source.id, ...source.formerIds], round],
   })
 }
 
@@ -166,15 +190,29 @@ function rowOfArtifactSql(source: Source): string {
   return `${key} = case when a.row_id ~ '^-?[0-9]{1,18}$' then a.row_id::bigint end`
 }
 
-/** One step along payloads that point to others. @returns how many were new */
-async function markReferredTo(client: pg.ClientBase): Promise<number> {
-  const { rowCount } = await client.query(`
-    insert into marked (id, tenant_id)
-    select distinct r.id, m.tenant_id
-      from marked m
-      join public.artifact_refs a on a.frame_id = m.frame_id and a.id = m.id and a.frame_refers_to <> '{}'
-     cross join lateral unnest(a.refers_to) as r(id)
-        on conflict do nothing`)
+/** SQL: its ordinal, of the id of an artifact in a frame. */
+const ordinalSql = (id: string) => `get_byte(uuid_send(${id}), 14) * 256 + get_byte(uuid_send(${id}), 15)`
+
+/** One step along payloads that point to others, from those that were new in `round`. @returns how many are new now */
+async function markReferredTo(client: pg.ClientBase, round: number): Promise<number> {
+  const { rowCount } = await client.query({
+    text: `
+      insert into pointed_to (id, tenant_id, round)
+      select distinct n.id, n.tenant_id, $1::int + 1
+        from (select r.id, m.tenant_id
+                from pointed_to m
+                join lighter.frames f on f.id = m.frame_id and f.refers_to <> '{}'
+               cross join lateral unnest(f.refers_from, f.refers_to) r(ordinal, id)
+               where m.round = $1::int and r.ordinal = ${ordinalSql('m.id')} and r.ordinal <> all (f.voids)
+              union all
+              select r.id, m.tenant_id
+                from pointed_to m
+                join lighter.loose_artifacts l on l.id = m.id and l.refers_to <> '{}'
+               cross join lateral unnest(l.refers_to) r(id)
+               where m.round = $1::int) n
+          on conflict do nothing`,
+    values: [round],
+  })
   return rowCount ?? 0
 }
 
@@ -234,20 +272,22 @@ function pointersIn(payload: Buffer): string[] {
   return [...new Set(Array.from(text.matchAll(member), ([, id = '']) => id.toLowerCase()))]
 }
 
+/** SQL: artifact `a` is in the temporary table `unused`. */
+const isInUnusedSql = `exists (
+  select from unused u
+   where u.tenant_id = a.tenant_id and u.frame_id = a.frame_id and (u.ordinals is null or a.ordinal = any (u.ordinals)))`
+
 /** Brings `released_at` up to date, and puts tombstones on what has been unused for the whole grace period. */
 async function settle(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
-  const { config } = context
   if (context.dryRun) {
     const { rows } = await client.query<{ released: number; tombstoned: number; again: number }>({
-      text: `select (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, frame_id, id)
-                      where a.released_at is null) as released,
-                    (select count(*)::int from unused u join public.artifact_refs a using (tenant_id, frame_id, id)
-                      where a.released_at < now() - make_interval(days => $1) + interval '1 hour'
-                        and not ${onHoldSql}) as tombstoned,
+      text: `select (select count(*)::int from public.artifact_refs a where a.released_at is null and ${isInUnusedSql}) as released,
                     (select count(*)::int from public.artifact_refs a
-                      where a.released_at is not null and a.deleted_at is null
-                        and not exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)) as again`,
-      values: [config.graceDays],
+                      where a.released_at < now() - make_interval(days => $1) + interval '1 hour'
+                        and ${isInUnusedSql} and not ${onHoldSql}) as tombstoned,
+                    (select count(*)::int from public.artifact_refs a
+                      where a.released_at is not null and a.deleted_at is null and not ${isInUnusedSql}) as again`,
+      values: [context.config.graceDays],
     })
     counts.released = rows[0]?.released ?? 0
     counts.tombstoned = rows[0]?.tombstoned ?? 0
@@ -255,76 +295,51 @@ async function settle(context: SweepContext, client: pg.ClientBase, counts: Coun
     return
   }
   await bringBackMarked(context, client, counts)
-  const work = inBatches(context, counts)
-  await work('found_again', async () => {
-    const { rowCount } = await client.query({
-      text: `with batch as (
-               select a.tenant_id, a.id, a.frame_id from public.artifact_refs a
-                where a.released_at is not null and a.deleted_at is null
-                  and not exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id)
-                limit $1
-             )
-             update public.artifact_refs a set released_at = null from batch b
-              where a.tenant_id = b.tenant_id and a.frame_id = b.frame_id and a.id = b.id`,
-      values: [config.batchSize],
-    })
-    return rowCount ?? 0
+  await changeMarked(context, client, counts, 'found_again', {
+    column: 'released_at',
+    where: 'x.released_at is not null and x.deleted_at is null',
+    which: `not ${isInUnusedSql}`,
+    change: foundAgain,
   })
-  await tombstoneUnused(context, client, counts)
-  // Taken off the list as they are worked off, so that none is looked at twice.
-  await work('released', async () => {
-    const { rows } = await client.query<{ taken: number; released: number }>({
-      text: `with taken as (
-               delete from unused u where (u.tenant_id, u.id) in (select tenant_id, id from unused limit $1)
-               returning u.tenant_id, u.id, u.frame_id, u.ordinal
-             ),
-             due as (
-               select t.tenant_id, t.id, t.frame_id, t.ordinal, null::text as r2_key, null::bigint as size_bytes
-                 from taken t
-                where t.ordinal is null
-                   or not exists (select from lighter.frame_exceptions x
-                                   where x.tenant_id = t.tenant_id and x.frame_id = t.frame_id and x.ordinal = t.ordinal
-                                     and (x.released_at is not null or x.deleted_at is not null))
-             ),
-             ${markSql('released', { released_at: 'now()' }, 'x.released_at is null and x.deleted_at is null', 'write')}
-             select (select count(*)::int from taken) as taken, (select count(*)::int from released) as released`,
-      values: [config.batchSize],
-    })
-    // Those that were known already are not news.
-    counts.released = (counts.released ?? 0) + (rows[0]?.released ?? 0) - (rows[0]?.taken ?? 0)
-    return rows[0]?.taken ?? 0
+  await changeMarked(context, client, counts, 'tombstoned', {
+    column: 'released_at',
+    where: isUnusedSql('$6'),
+    which: `${isInUnusedSql} and not ${onHoldSql}`,
+    change: tombstoned(context.config.graceDays),
+    values: [context.config.graceDays],
+  })
+  await releaseUnused(context, client, counts)
+}
+
+/** What has a tombstone of ours, and a pointer to it: as long as it is not purged, the pointer that came back is right. */
+async function bringBackMarked(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
+  await changeMarked(context, client, counts, 'found_again', {
+    column: 'deleted_at',
+    where: `x.deleted_at is not null and x.purged_at is null and x.deleted_reason like 'released:%'`,
+    which: isMarkedSql,
+    change: foundAgain,
   })
 }
 
-/** What has been unused for the whole grace period. */
-async function tombstoneUnused(
-  { config, signal, onProgress }: SweepContext,
+/** Changes all artifacts that have a date in `column`, and of which `where` (of the row `x`) and `which` (of the artifact `a`) hold. */
+async function changeMarked(
+  { config, pool, signal, onProgress }: SweepContext,
   client: pg.ClientBase,
   counts: Counts,
+  count: string,
+  what: { column: string; where: string; which: string; change: Change; values?: unknown[] },
 ): Promise<void> {
   const pace = createPace(config.rate, signal)
-  // (a run of a week later comes a moment too early, else)
-  const isDue = `x.released_at < now() - make_interval(days => $1) + interval '1 hour' and x.deleted_at is null`
   for (let after = beforeAllMarked; !signal.aborted; ) {
-    const { rows } = await retryConflicts(() =>
-      client.query<{ n: number; last: MarkedPosition | null }>({
-        text: `with ${markedSql('released_at', isDue, 2, `${dueColumns}, a.entity_type, a.entity_id`)},
-             due as (
-               select * from marked a
-                where exists (select from unused u where u.tenant_id = a.tenant_id and u.id = a.id) and not ${onHoldSql}
-             ),
-             ${markSql(
-               'tombstoned',
-               { deleted_at: 'now()', deleted_reason: `'released: no row points to it'` },
-               'x.released_at is not null and x.deleted_at is null',
-               'change',
-             )}
-             select count(*)::int as n, ${lastOfPageSql} as last from tombstoned`,
-        values: [config.graceDays, ...positionValues(after), config.batchSize],
-      }),
-    )
-    const { n, last } = rows[0] ?? { n: 0, last: null }
-    counts.tombstoned = (counts.tombstoned ?? 0) + n
+    const { rows } = await client.query<{ due: Together[]; last: MarkedPosition | null }>({
+      text: `with ${markedSql(what.column, what.where, 1, 'a.tenant_id, a.id, a.frame_id, a.ordinal, a.entity_type, a.entity_id')},
+             due as (select * from marked a where ${what.which})
+             select ${dueSql} as due, ${lastOfPageSql} as last`,
+      values: [...positionValues(after), config.batchSize, ...(what.values ?? [])],
+    })
+    const { due = [], last = null } = rows[0] ?? {}
+    const { n } = sumOf(await inTransactionWithRetry(pool, db => changeArtifacts(db, due, what.change)))
+    counts[count] = (counts[count] ?? 0) + n
     onProgress(counts)
     if (last === null) return
     after = last
@@ -332,36 +347,25 @@ async function tombstoneUnused(
   }
 }
 
-/** Calls `batch` until it finds fewer than a batch. */
-function inBatches({ config, signal, onProgress }: SweepContext, counts: Counts) {
+/** Those that were known already are not news. */
+async function releaseUnused(
+  { config, pool, signal, onProgress }: SweepContext,
+  client: pg.ClientBase,
+  counts: Counts,
+): Promise<void> {
   const pace = createPace(config.rate, signal)
-  return async (name: string, batch: () => Promise<number>) => {
-    for (;;) {
-      if (signal.aborted) return
-      const n = await retryConflicts(batch)
-      counts[name] = (counts[name] ?? 0) + n
-      onProgress(counts)
-      if (n < config.batchSize) return
-      await pace(n)
-    }
-  }
-}
-
-/** What has a tombstone of ours, and a pointer to it: as long as it is not purged, the pointer that came back is right. */
-async function bringBackMarked(context: SweepContext, client: pg.ClientBase, counts: Counts): Promise<void> {
-  const { config } = context
-  await inBatches(context, counts)('found_again', async () => {
-    const { rowCount } = await client.query({
-      text: `with batch as (
-               select a.tenant_id, a.id, a.frame_id from public.artifact_refs a
-                where a.deleted_at is not null and a.purged_at is null and a.deleted_reason like 'released:%'
-                  and ${isMarkedSql}
-                limit $1
-             )
-             update public.artifact_refs a set released_at = null, deleted_at = null, deleted_reason = null from batch b
-              where a.tenant_id = b.tenant_id and a.frame_id = b.frame_id and a.id = b.id`,
-      values: [config.batchSize],
+  for (let after = '0'; !signal.aborted; ) {
+    const { rows } = await client.query<Together & { place: string }>({
+      text: `select u.place::text, u.tenant_id as "tenantId", u.frame_id as "frameId", u.ordinals
+               from unused u where u.place > $1 order by u.place limit $2`,
+      values: [after, config.batchSize],
     })
-    return rowCount ?? 0
-  })
+    const { n } = sumOf(await inTransactionWithRetry(pool, db => changeArtifacts(db, rows, released)))
+    counts.released = (counts.released ?? 0) + n
+    onProgress(counts)
+    const last = rows.at(-1)
+    if (last === undefined) return
+    after = last.place
+    await pace(n)
+  }
 }

@@ -1,14 +1,26 @@
 // Retention: artifacts past their policy get a tombstone, those whose grace period is over are purged, objects with
 // nothing alive in them leave the bucket.
-import { dueColumns, markSql } from '../catalogue/mark.ts'
+import type pg from 'pg'
+import {
+  type Change,
+  changeArtifacts,
+  dueSql,
+  expiredByDate,
+  expiredByPolicy,
+  isOverSql,
+  sumOf,
+  type Together,
+} from '../catalogue/change.ts'
 import {
   beforeAllMarked,
+  inFrameSql,
   lastOfPageSql,
   type MarkedPosition,
   markedSql,
   positionValues,
 } from '../catalogue/marked.ts'
 import { seesAllRowsSql } from '../db/all-rows.ts'
+import { inTransactionWithRetry } from '../db/pool.ts'
 import type { Counts, SweepContext } from './context.ts'
 import { deleteDueObjects } from './deletion.ts'
 import { createPace } from './pace.ts'
@@ -16,13 +28,38 @@ import { forgetTombstones, onHoldSql, purgeTombstones } from './purge.ts'
 import { accountVanished } from './vanished.ts'
 
 /**
- * SQL: a live artifact's payload points to artifact `a`, which must live as long: a row that was offloaded again on
- * top of an old payload would else lose what was written today. Expiry goes from the newest down.
+ * SQL: what the payloads of live artifacts point to (tenant_id, id). It must live as long: a row that was offloaded again
+ * on top of an old payload would else lose what was written today. Expiry goes from the newest down.
+ * @param where SQL, of the row `r`: a frame, or a loose artifact
  */
-const isReferredToSql = `exists (
-  select from public.artifact_refs r
-   where r.tenant_id = a.tenant_id and r.frame_refers_to @> array[a.id] and r.frame_refers_to <> '{}'
-     and r.refers_to @> array[a.id] and r.deleted_at is null)`
+const referencesSql = (where: string) => `
+  select r.tenant_id, u.id
+    from lighter.frames r cross join lateral unnest(r.refers_from, r.refers_to) u(ordinal, id)
+   where r.refers_to <> '{}' and ${where} and u.ordinal <> all (r.voids)
+     and not exists (select from lighter.frame_exceptions x
+                      where x.tenant_id = r.tenant_id and x.frame_id = r.id and u.ordinal = any (x.ordinals) and x.deleted_at is not null)
+  union all
+  select r.tenant_id, u.id
+    from lighter.loose_artifacts r cross join lateral unnest(r.refers_to) u(id)
+   where r.refers_to <> '{}' and r.deleted_at is null and ${where}`
+
+/** SQL: a common table expression, what points into the frames of `page` (tenant_id, frame_id): one look for each. */
+const referredSql = `
+  referred as materialized (
+    select u.tenant_id, u.id
+      from (select distinct tenant_id, frame_id from page) p
+     cross join lateral (
+       select coalesce(
+         (select array(select encode(overlay(uuid_send(f.id) placing int2send(n::int2) from 15), 'hex')::uuid
+                         from generate_series(0, cardinality(f.sizes) - 1) n)
+            from lighter.frames f where f.tenant_id = p.tenant_id and f.id = p.frame_id),
+         array[p.frame_id]) as ids) w
+     cross join lateral (${referencesSql('r.refers_to && w.ids')} offset 0) u
+     where u.tenant_id = p.tenant_id and u.id = any (w.ids)
+  )`
+
+/** SQL: a live artifact points to artifact `a`. */
+const isReferredSql = '(a.tenant_id, a.id) in (select tenant_id, id from referred)'
 
 /** All artifacts of one tenant and kind, and the policy that holds for them. */
 interface Group {
@@ -132,10 +169,11 @@ const nextGroupSql = (tenant: string, kind: string) => `
 
 async function countExpiring({ pool }: SweepContext, group: Group): Promise<Expiring> {
   const { rows } = await pool.query<{ artifacts: number; bytes: number }>(
-    `select count(*)::int as artifacts, coalesce(sum(a.size_bytes), 0)::float8 as bytes
+    `with referred as materialized (${referencesSql('r.tenant_id = $1')})
+     select count(*)::int as artifacts, coalesce(sum(a.size_bytes), 0)::float8 as bytes
        from public.artifact_refs a
       where a.tenant_id = $1 and a.kind = $2 and a.created_at < now() - make_interval(days => $3)
-        and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
+        and a.deleted_at is null and not ${onHoldSql} and not ${isReferredSql}
         -- counted with those that have a date of their own
         and not coalesce(a.expires_at < now(), false)`,
     [group.tenantId, group.kind, group.keepDays],
@@ -164,8 +202,8 @@ interface Expired<P> {
   last: P | null
 }
 
-/** About so many artifacts are in a frame. */
-const artifactsPerFrame = 16
+/** A frame is as much work as so many artifacts. */
+const artifactsPerFrame = 4
 
 /** Where artifacts are, what tells that one of them may be alive, and how many of its rows are a batch. */
 const tables = [
@@ -184,35 +222,37 @@ async function expirePage(
   table: (typeof tables)[number],
   from: Position,
 ): Promise<Expired<Position>> {
-  const { rows } = await pool.query<Expired<Position>>(
+  return expire(
+    pool,
+    expiredByPolicy(group.policy ?? ''),
     `with page as materialized (
-       select x.id, x.created_at from ${table.name} x
+       select x.tenant_id, x.id as frame_id, x.created_at from ${table.name} x
         where x.tenant_id = $1 and x.kind = $2 and x.created_at < now() - make_interval(days => $3) and ${table.live}
-          and (x.created_at, x.id) > ($5::timestamptz, $6::uuid)
+          and (x.created_at, x.id) > ($4::timestamptz, $5::uuid)
         order by x.created_at, x.id
-        limit $7
+        limit $6
      ),
+     ${referredSql},
      due as (
-       select ${dueColumns}
-         from page p join public.artifact_refs a on a.tenant_id = $1 and a.frame_id = p.id
-        where a.kind = $2 and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}
-     ),
-     ${markSql('expired', { deleted_at: 'now()', deleted_reason: '$4::text' }, 'x.deleted_at is null', 'write')}
-     select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes,
-            (select json_build_object('createdAt', created_at::text, 'id', id)
-               from page order by created_at desc, id desc limit 1) as last
-       from expired`,
-    [
-      group.tenantId,
-      group.kind,
-      group.keepDays,
-      `expired: ${group.policy}`,
-      from.createdAt,
-      from.id,
-      table.rows(config.batchSize),
-    ],
+       select a.tenant_id, a.frame_id, a.ordinal
+         from page p cross join lateral ${inFrameSql('p.tenant_id', 'p.frame_id')} a
+        where a.kind = $2 and a.deleted_at is null and not ${onHoldSql} and not ${isReferredSql}
+     )
+     select ${dueSql} as due,
+            (select json_build_object('createdAt', created_at::text, 'id', frame_id)
+               from page order by created_at desc, frame_id desc limit 1) as last`,
+    [group.tenantId, group.kind, group.keepDays, from.createdAt, from.id, table.rows(config.batchSize)],
   )
-  return rows[0] ?? { artifacts: 0, bytes: 0, last: null }
+}
+
+/** @param find SQL: what is `due`, and the `last` of its page */
+function expire<P>(pool: pg.Pool, change: Change, find: string, values: unknown[]): Promise<Expired<P>> {
+  return inTransactionWithRetry(pool, async db => {
+    const { rows } = await db.query<{ due: Together[]; last: P | null }>({ text: find, values })
+    const { due = [], last = null } = rows[0] ?? {}
+    const { n, bytes } = sumOf(await changeArtifacts(db, due, change))
+    return { artifacts: n, bytes, last }
+  })
 }
 
 /** Those that have a date of their own. */
@@ -220,25 +260,25 @@ async function expireByDate(context: SweepContext, counts: Counts): Promise<void
   const { pool, config, signal } = context
   if (context.dryRun) {
     const { rows } = await pool.query<{ n: number; bytes: number }>(
-      `select count(*)::int as n, coalesce(sum(a.size_bytes), 0)::float8 as bytes
-         from public.artifact_refs a where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql} and not ${isReferredToSql}`,
+      `with referred as materialized (${referencesSql('true')})
+       select count(*)::int as n, coalesce(sum(a.size_bytes), 0)::float8 as bytes
+         from public.artifact_refs a where a.expires_at < now() and a.deleted_at is null and not ${onHoldSql} and not ${isReferredSql}`,
     )
     counts.expired = (counts.expired ?? 0) + (rows[0]?.n ?? 0)
     counts.expired_bytes = (counts.expired_bytes ?? 0) + (rows[0]?.bytes ?? 0)
     return
   }
   const pace = createPace(config.rate, signal)
-  const isDue = 'x.expires_at < now() and x.deleted_at is null'
   for (let after = beforeAllMarked; !signal.aborted; ) {
-    const { rows } = await pool.query<Expired<MarkedPosition>>(
-      `with ${markedSql('expires_at', isDue, 1, `${dueColumns}, a.entity_type, a.entity_id`)},
-       due as (select * from marked a where not ${onHoldSql} and not ${isReferredToSql}),
-       ${markSql('expired', { deleted_at: 'now()', deleted_reason: `'expired: its own date'` }, isDue, 'change')}
-       select count(*)::int as artifacts, coalesce(sum(size_bytes), 0)::float8 as bytes, ${lastOfPageSql} as last
-         from expired`,
+    const { artifacts, bytes, last } = await expire<MarkedPosition>(
+      pool,
+      expiredByDate,
+      `with ${markedSql('expires_at', isOverSql, 1, 'a.tenant_id, a.id, a.frame_id, a.ordinal, a.entity_type, a.entity_id')},
+       ${referredSql},
+       due as (select * from marked a where not ${onHoldSql} and not ${isReferredSql})
+       select ${dueSql} as due, ${lastOfPageSql} as last`,
       [...positionValues(after), config.batchSize],
     )
-    const { artifacts, bytes, last } = rows[0] ?? { artifacts: 0, bytes: 0, last: null }
     counts.expired = (counts.expired ?? 0) + artifacts
     counts.expired_bytes = (counts.expired_bytes ?? 0) + bytes
     context.onProgress(counts)

@@ -23,9 +23,6 @@ export interface OldObject {
   byteLength: number
 }
 
-/** Fewer small packs of one tenant, kind and day are not worth a PUT. */
-export const foldAtLeast = 8
-
 /** A frame where it is, of which something is alive. */
 interface OldFrame {
   tenantId: TenantId
@@ -63,13 +60,21 @@ interface NewPack {
  * Reads what is alive in the packs, writes it into new ones, and moves the frames there. Only one process may do
  * so at a time, the one that has the lock of the sweep `compaction`.
  *
- * Of many packs those in which something can't be read are left as they are, as long as enough others are together.
+ * Of many packs those in which something can't be read are left as they are.
+ * @param atLeast fewer are not worth it
  * @throws {LighterError} one of the artifacts can't be read: then nothing was moved
  */
 export async function rewriteObjects(
   context: SweepContext,
   objects: OldObject[],
-): Promise<{ rewritten: OldObject[]; moved: number; written: number; writtenBytes: number }> {
+  atLeast = 1,
+): Promise<{
+  rewritten: OldObject[]
+  left: Map<string, LighterError>
+  moved: number
+  written: number
+  writtenBytes: number
+}> {
   const { pool, store, offload } = context
   const found = await liveFrames(pool, objects)
   const artifacts = found.flatMap(artifactsOf)
@@ -78,10 +83,10 @@ export async function rewriteObjects(
     budget: { bytes: Math.max(2 * offload.maxPackBytes, maxPayloadBytes) },
   })
   const byId = new Map([...payloads].map(([artifact, payload]) => [artifact.id, payload]))
-  const left = new Set<string>()
+  const left = new Map<string, LighterError>()
   const leaveOut = (key: string, error: LighterError) => {
-    left.add(key)
-    if (error.retryable || objects.length - left.size < foldAtLeast) throw error
+    left.set(key, error)
+    if (error.retryable || objects.length - left.size < atLeast) throw error
   }
   for (const { key } of objects) {
     if (found.some(frame => frame.key === key)) continue
@@ -132,6 +137,7 @@ export async function rewriteObjects(
   const moved = await move(context, old, packs)
   return {
     rewritten: old,
+    left,
     moved,
     written: packs.length,
     writtenBytes: packs.reduce((sum, pack) => sum + pack.bytes, 0),
@@ -145,7 +151,7 @@ async function liveFrames(db: Queryable, old: OldObject[]): Promise<OldFrame[]> 
              f.byte_length::float8 as "byteLength", f.content_encoding as "contentEncoding", f.sizes, f.places,
              array(select encode(h, 'hex') from unnest(f.hashes) with ordinality as u(h, n) order by n) as hashes,
              array(select unnest(f.voids) union
-                   select x.ordinal from lighter.frame_exceptions x
+                   select unnest(x.ordinals) from lighter.frame_exceptions x
                     where x.tenant_id = f.tenant_id and x.frame_id = f.id and x.purged_at is not null) as dead
         from lighter.frames f
         join unnest($1::uuid[], $2::text[]) o(tenant_id, r2_key) using (tenant_id, r2_key)
@@ -259,7 +265,7 @@ async function move(context: SweepContext, old: OldObject[], packs: NewPack[]): 
                select from unnest(n.dead::int2[]) d(ordinal)
                 where d.ordinal <> all (f.voids)
                   and not exists (select from lighter.frame_exceptions x
-                                   where x.tenant_id = f.tenant_id and x.frame_id = f.id and x.ordinal = d.ordinal
+                                   where x.tenant_id = f.tenant_id and x.frame_id = f.id and d.ordinal = any (x.ordinals)
                                      and x.purged_at is not null))
           returning f.r2_key, f.artifacts + f.deleted_artifacts as artifacts, f.payload_bytes + f.deleted_bytes as bytes
         )

@@ -29,6 +29,9 @@ afterEach(async () => {
   await daemon.stop()
 })
 
+const commit = /^commit$/
+const purge = /ordinals = h\.inside, purged_at = now\(\)/
+
 /** Some twenty processes, one after another. */
 const timeout = 300_000
 
@@ -39,12 +42,14 @@ const env = () => ({
   SWEEP_BATCH_SIZE: '3',
 })
 
-/** Kills the command when it comes to the statement; `done`: when Postgres has done it. */
-async function killAt(args: string[], statement: RegExp, done: boolean) {
+/** Kills the command when it comes to the statement, once it has sent `after`; `done`: when Postgres has done it. */
+async function killAt(args: string[], statement: RegExp, done: boolean, after = /^/) {
   const running = startCli(args, { env: env() })
   let killed = false
+  let armed = false
   postgres.fault = sql => {
-    if (killed || !statement.test(sql)) return null
+    armed ||= after.test(sql)
+    if (killed || !armed || !statement.test(sql)) return null
     return done ? 'drop-answer' : 'drop'
   }
   postgres.onFault = () => {
@@ -122,11 +127,14 @@ test('retention, from the policy to the end', { timeout }, async () => {
   )
   await expireAfter90Days(environment)
   await age(environment, '91 days')
-  const expiry = /set deleted_at = now\(\), deleted_reason = \$\d/
+  const expiry = /deleted_at = now\(\), deleted_reason = \$\d/
   await killAt(['sweep', 'retention'], expiry, false)
   expect(await count('deleted_at is not null')).toBe(0)
-  // A frame at a time, with so small a batch.
+  // The transaction was not over: what is done is undone.
   await killAt(['sweep', 'retention'], expiry, true)
+  expect(await count('deleted_at is not null')).toBe(0)
+  // A frame at a time, with so small a batch.
+  await killAt(['sweep', 'retention'], commit, true, expiry)
   expect(await count('deleted_at is not null')).toBe(1)
   expect(await run('sweep', 'retention')).toMatchObject({ expired: 7, purged: 0 })
   expect(await count(`deleted_reason = 'expired: standard plan, 90 days'`)).toBe(8)
@@ -134,19 +142,17 @@ test('retention, from the policy to the end', { timeout }, async () => {
   await expectWhole(kept)
 
   await age(environment, '8 days')
-  const purge = /set purged_at = now\(\)/
   const account = /live_artifacts = c\.artifacts/
   for (const [statement, done] of [
     [purge, false],
-    // The transaction was not over: what is done is undone.
     [account, true],
-    [/^commit$/, false],
+    [commit, false],
   ] as const) {
-    await killAt(['sweep', 'retention'], statement, done)
+    await killAt(['sweep', 'retention'], statement, done, purge)
     expect(await count('purged_at is not null')).toBe(0)
     await expectConsistent()
   }
-  await killAt(['sweep', 'retention'], /^commit$/, true)
+  await killAt(['sweep', 'retention'], commit, true, purge)
   expect(await count('purged_at is not null')).toBe(3)
   await expectConsistent()
   expect(await run('sweep', 'retention')).toMatchObject({ expired: 0 })
@@ -187,12 +193,14 @@ test('release, from the mark to the tombstone, and back', { timeout }, async () 
   await age(environment, '2 hours')
   const args = ['sweep', 'release']
   // While it looks, and while it marks.
-  await killAt(args, /insert into marked/, true)
+  await killAt(args, /insert into pointed_to/, true)
   await killAt(args, /insert into lighter\.moved_row_records/, false)
-  const mark = /set released_at = now\(\)/
+  const mark = /ordinals = h\.inside, released_at = now\(\)/
   await killAt(args, mark, false)
   expect(await count('released_at is not null')).toBe(0)
   await killAt(args, mark, true)
+  expect(await count('released_at is not null')).toBe(0)
+  await killAt(args, commit, true, mark)
   expect(await count('released_at is not null')).toBe(3)
   expect(await run(...args)).toMatchObject({ pointers: 4, unused: 8, released: 5, tombstoned: 0 })
   await expectWhole(kept)
@@ -206,6 +214,8 @@ test('release, from the mark to the tombstone, and back', { timeout }, async () 
   await killAt(args, tombstone, false)
   expect(await count('deleted_at is not null')).toBe(0)
   await killAt(args, tombstone, true)
+  expect(await count('deleted_at is not null')).toBe(0)
+  await killAt(args, commit, true, tombstone)
   expect(await count('deleted_at is not null')).toBe(3)
   expect(await run(...args)).toMatchObject({ tombstoned: 5 })
   // The application had the first one in hand.
@@ -214,17 +224,19 @@ test('release, from the mark to the tombstone, and back', { timeout }, async () 
     `insert into conversation_messages (id, conversation_id, role, content, metadata) values ($1, $2, 'assistant', '', $3)`,
     [back, conversationId, copy],
   )
-  const again = /set released_at = null, deleted_at = null/
+  const again = /ordinals = h\.inside, released_at = null, deleted_at = null/
   await killAt(args, again, false)
   expect(await count('deleted_at is not null')).toBe(8)
   await killAt(args, again, true)
+  expect(await count('deleted_at is not null')).toBe(8)
+  await killAt(args, commit, true, again)
   expect(await count('deleted_at is not null')).toBe(7)
   expect(await run(...args)).toMatchObject({ found_again: 0 })
   await expectWhole(kept)
   await expectWhole([back])
 
   await age(environment, '8 days')
-  await killAt(['sweep', 'retention'], /^commit$/, true)
+  await killAt(['sweep', 'retention'], commit, true, purge)
   expect(await run('sweep', 'retention')).toMatchObject({ purged: 4 })
   await settle(5)
   await expectWhole(kept)
