@@ -1,5 +1,6 @@
 // npm run bench -- <name> [--quick] [--json]
 import { Command } from 'commander'
+import { benchFind } from './find.ts'
 import { benchLarge } from './large.ts'
 import { benchLatency } from './latency.ts'
 import { benchRead } from './read.ts'
@@ -24,6 +25,7 @@ const benches: Record<string, [description: string, run: Bench]> = {
   ],
   large: ['payloads of 50 and 200 MB: memory above idle, speed against a bare upload', benchLarge],
   latency: ['from commit to rewritten row, against one bare PUT', benchLatency],
+  find: ['one artifact by its id among ten million: CPU of the backend', benchFind],
   scale: ['with a long queue, many artifacts, more daemons', benchScale],
   size: ['what becomes of the database: bytes by relation, before and after', benchSize],
   sweeps: ['what the sweeps get through, and what they free in the bucket', benchSweeps],

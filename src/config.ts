@@ -271,7 +271,7 @@ export const environmentSchema = z.object({
   ),
   SWEEP_BATCH_SIZE: integer(1, 1000)
     .default(500)
-    .describe('Artifacts or objects that a sweep works on at once'),
+    .describe('Artifacts, frames of them, or objects that a sweep works on at once'),
   SWEEP_RATE: integer(1, 1_000_000)
     .default(2000)
     .describe('Artifacts a second that a sweep goes through at most'),

@@ -100,7 +100,7 @@ async function queryOnce(pool: pg.Pool, args: unknown[]): Promise<unknown> {
 }
 
 /** 5 times at most. */
-export async function retryConflicts<T>(run: () => Promise<T>): Promise<T> {
+async function retryConflicts<T>(run: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await run()
