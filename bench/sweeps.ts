@@ -98,7 +98,6 @@ async function sweepNow(database: BenchDatabase, name: 'release' | 'retention' |
   const store = openStore(config.store)
   try {
     const sweep = sweeps[name]
-    if (sweep === undefined) throw new Error(`no sweep ${name}`)
     const { counts } = await runSweep({
       name,
       sweep,

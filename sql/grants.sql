@@ -4,16 +4,16 @@ do $$
 declare
   -- Who may call what. Functions that are not here are the owner's, or only called by others of ours.
   callers constant jsonb := jsonb_build_object(
-    'lighter_daemon', array['frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
+    'lighter_daemon', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
       'wake_daemon', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger'],
-    'service_role', array['frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
+    'service_role', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
       'wake_daemon', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
       'with_current_names', 'name_of_column'],
-    'lighter_tenant', array['frame_of', 'artifact', 'artifacts_get', 'as_uuid', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
+    'lighter_tenant', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'as_uuid', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
       'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_extend_idempotent', 'api_end_idempotent']);
   table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'lighter.loose_artifacts'::regclass);
   role_name text;

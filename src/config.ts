@@ -1,9 +1,11 @@
 // The one place that reads the environment. Every variable with its default and the reason for it.
+
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { validate as validateCron } from 'node-cron'
 import { z } from 'zod'
 import { ConfigError, type ConfigProblem } from './errors.ts'
+import { bySweepVariable, type SweepName, sweepNames, sweepVariable } from './sweeps/names.ts'
 
 const MiB = 1024 * 1024
 
@@ -254,21 +256,7 @@ export const environmentSchema = z.object({
       'Whether the dashboard shows payloads; default on with AUTH_MODE service and dev, where whoever gets in may read them anyway, and off with jwt',
     ),
 
-  SWEEP_ORPHANS_CRON: cron('*/10 * * * *').describe('When orphans are deleted, in UTC; off: never'),
-  SWEEP_RETENTION_CRON: cron('17 3 * * *').describe(
-    'When artifacts past their retention policy expire, and deleted ones leave the bucket',
-  ),
-  SWEEP_RELEASE_CRON: cron('37 4 * * 6').describe(
-    'When artifacts that no row points to any more are looked for',
-  ),
-  SWEEP_COMPACTION_CRON: cron('47 * * * *').describe('When small and half-dead packs are rewritten'),
-  SWEEP_VERIFY_CRON: cron('7 5 * * *').describe('When a sample of payloads is read back and checked'),
-  SWEEP_VACUUM_CRON: cron('27 2 * * *').describe(
-    'When attached tables with many dead rows are vacuumed, unless they are busy',
-  ),
-  SWEEP_ROLLUP_CRON: cron('*/15 * * * *').describe(
-    'When what the reports are read from is added up; late or never, they are as exact and slower',
-  ),
+  ...bySweepVariable(sweep => cron(sweep.cron).describe(sweep.purpose)),
   SWEEP_BATCH_SIZE: integer(1, 1000)
     .default(500)
     .describe('Artifacts, frames of them, or objects that a sweep works on at once'),
@@ -412,8 +400,6 @@ export interface OffloadConfig extends PackConfig {
   partBytes: number
   uploadConcurrency: number
 }
-
-export type SweepName = 'orphans' | 'retention' | 'release' | 'compaction' | 'verify' | 'rollup' | 'vacuum'
 
 export interface SweepConfig {
   /** Cron expressions in UTC; null: not by itself. */
@@ -621,15 +607,9 @@ export function loadConfig(
           : null,
     },
     sweeps: {
-      schedules: {
-        orphans: scheduleOf(e.SWEEP_ORPHANS_CRON),
-        retention: scheduleOf(e.SWEEP_RETENTION_CRON),
-        release: scheduleOf(e.SWEEP_RELEASE_CRON),
-        compaction: scheduleOf(e.SWEEP_COMPACTION_CRON),
-        verify: scheduleOf(e.SWEEP_VERIFY_CRON),
-        rollup: scheduleOf(e.SWEEP_ROLLUP_CRON),
-        vacuum: scheduleOf(e.SWEEP_VACUUM_CRON),
-      },
+      schedules: Object.fromEntries(
+        sweepNames.map(name => [name, scheduleOf(e[sweepVariable(name)])]),
+      ) as SweepConfig['schedules'],
       batchSize: e.SWEEP_BATCH_SIZE,
       rate: e.SWEEP_RATE,
       graceDays: e.SWEEP_GRACE_DAYS,

@@ -54,7 +54,9 @@ export {
 } from './errors.ts'
 export { type ArtifactId, asArtifactId, asTenantId, type TenantId } from './ids.ts'
 export type { BatchResult } from './offload/batch-result.ts'
+export { rowKey, rowKeyParts } from './source/row-key.ts'
 export type { Source } from './source/sources.ts'
+export { tenantIdOf } from './source/tenant-id.ts'
 export type { ObjectStore } from './store/object-store.ts'
 
 export const createDaemon = onLaterNode('createDaemon', createDaemonNow)

@@ -1,10 +1,11 @@
 // One sweep, with the short periods of the torture.
 import type pg from 'pg'
 import { pino } from 'pino'
-import type { Config, SweepName } from '../src/config.ts'
+import type { Config } from '../src/config.ts'
 import type { ObjectStore } from '../src/store/object-store.ts'
 import { sweeps } from '../src/sweeps/all.ts'
 import type { Sweep } from '../src/sweeps/context.ts'
+import type { SweepName } from '../src/sweeps/names.ts'
 import { sweepOrphansDeep } from '../src/sweeps/orphans-deep.ts'
 import { runSweep, type SweepOutcome } from '../src/sweeps/run.ts'
 import { compactionConfig, sweepConfig } from './settings.ts'
@@ -39,7 +40,6 @@ export async function tortureSweep(
       onMissing: found => missing.push(found.key),
     })
   const sweep = name === 'orphans-deep' ? deep : sweeps[name]
-  if (sweep === undefined) throw new Error(`there is no sweep ${name}`)
   const outcome = await runSweep({
     name,
     sweep,

@@ -1,9 +1,10 @@
 // Which sweep the options ask for, and what it found beside its counts.
-import type { SweepName } from '../config.ts'
+
 import { LighterError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
 import { sweeps } from '../sweeps/all.ts'
 import type { Sweep } from '../sweeps/context.ts'
+import type { SweepName } from '../sweeps/names.ts'
 import { type MissingObject, sweepOrphansDeep, type UnknownObject } from '../sweeps/orphans-deep.ts'
 import { type Expiring, sweepRetention } from '../sweeps/retention.ts'
 import { sweepRollup } from '../sweeps/rollup.ts'

@@ -1,9 +1,11 @@
 // A row or an artifact and what the database knows of it: where its payloads are and how they are, never the payloads.
+
 import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
 import { metadataRefKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { documentSql, fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
+import { keyTypes } from '../source/key-types.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
 export interface ArtifactFacts {
@@ -155,14 +157,11 @@ export async function findSource(db: Queryable, sourceId: number): Promise<Sourc
 
 /** Before Postgres says it in words of its own. @throws {ApiError} 400 */
 export function requireKey(source: Source, rowId: string): void {
-  const form = source.keyType === 'uuid' ? /^[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$/i : /^-?\d{1,19}$/
+  const { form, label } = keyTypes[source.keyType]
   if (form.test(rowId)) return
-  throw new ApiError(
-    400,
-    'invalid_request',
-    `the primary key of ${source.tableSql} is a ${source.keyType === 'uuid' ? 'uuid' : 'whole number'}`,
-    { field: 'row_id' },
-  )
+  throw new ApiError(400, 'invalid_request', `the primary key of ${source.tableSql} is a ${label}`, {
+    field: 'row_id',
+  })
 }
 
 function inLookup<T>(pool: pg.Pool, work: (db: Queryable) => Promise<T>): Promise<T> {

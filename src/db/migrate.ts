@@ -1,5 +1,6 @@
 // Brings the database's schema up to this version: numbered migrations once each, then the repeatable
 // files (functions, views, grants) whenever one of them has changed. All in one transaction.
+
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -8,6 +9,7 @@ import pg from 'pg'
 import { MigrationError, messageOf, sqlState } from '../errors.ts'
 import { requireAllRows } from './all-rows.ts'
 import { compareCatalogue, type Difference } from './catalogue.ts'
+import { lockAloneSql, lockTables } from './locks.ts'
 import type { Queryable } from './pool.ts'
 import { requireRights } from './rights.ts'
 
@@ -231,7 +233,7 @@ async function keepOthersOut(client: pg.ClientBase): Promise<void> {
     if (rowCount === 0) await client.query('create schema lighter')
     await client.query(`create table if not exists lighter.schema_migrations (
       name text primary key, checksum text not null, applied_at timestamptz not null default clock_timestamp(), applied_by text not null default current_user)`)
-    await client.query('lock table lighter.schema_migrations in share row exclusive mode')
+    await client.query(lockAloneSql(lockTables.migrations))
   } catch (error) {
     if (/^(23505|42P06|42P07)$/.test(sqlState(error) ?? '')) {
       throw new MigrationError('migration_raced', 'another migration made the schema at the same moment', {

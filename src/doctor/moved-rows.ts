@@ -1,7 +1,9 @@
 // Rows that were moved to another tenant after their offload, and can't be read there.
+
 import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
 import { fromSql, ident, literal, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { keyTypes } from '../source/key-types.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
 interface MovedRow {
@@ -48,10 +50,7 @@ export async function findMovedRows(db: Queryable): Promise<MovedRows> {
 
 function findSql(source: Source): string {
   // Whoever else writes artifact_refs may have written any row_id.
-  const key =
-    source.keyType === 'uuid'
-      ? 'lighter.as_uuid(c.row_id)'
-      : `case when c.row_id ~ '^-?[0-9]{1,18}$' then c.row_id::bigint end`
+  const key = keyTypes[source.keyType].fromTextSql('c.row_id')
   return `
     with sampled as materialized (
       select a.row_id, a.tenant_id as artifact_tenant_id, a.id as artifact_id

@@ -1,8 +1,10 @@
 // Step 3 for a batch: first the fields, then the documents. The artifact of a payload in a frame is known once the
 // frame is full, and a document has the pointer to its field: until then, the id that the plan has made up stands there.
+
 import type { PackConfig } from '../config.ts'
 import { RowError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
+import { keyTypes } from '../source/key-types.ts'
 import { type BuiltObject, buildObjects, type PackItem } from './pack.ts'
 import type { FieldPayload, PlannedRow } from './plan.ts'
 
@@ -71,7 +73,7 @@ function itemOf(row: PlannedRow, payload: FieldPayload, bytes: Buffer): PackItem
     origin: {
       sourceId: row.source.id,
       rowId: row.job.rowId,
-      uuidKey: row.source.keyType === 'uuid',
+      uuidKey: keyTypes[row.source.keyType].isUuid,
       field: payload.field,
       entityType: row.source.entityType,
       entityId: row.entityId,

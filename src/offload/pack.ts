@@ -14,7 +14,7 @@ import {
   newFrameId,
   type TenantId,
 } from '../ids.ts'
-import { encodeFrame, encodingOf } from '../store/codec.ts'
+import { encodeFrame, encodingOf, extensionOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import { encodePayloads, framePayloads, frameTextBytes } from '../store/pack-format.ts'
 
@@ -85,8 +85,6 @@ export interface BuiltObject {
   payloadBytes: number
   locations: Map<ArtifactId, Location>
 }
-
-const extensions: Record<Codec, string> = { zstd: '.zst', gzip: '.gz', none: '' }
 
 /** Text that is compressed in one go, before other work of the process gets its turn: some milliseconds of zstd. */
 const turnTextBytes = 1024 * 1024
@@ -184,7 +182,7 @@ function buildLoose(item: PackItem, config: PackConfig, prefix: string, now: Dat
 
 /** Key of a new pack. */
 export function packKey(prefix: string, tenantId: TenantId, kind: string, codec: Codec, now: Date): string {
-  return objectKey(prefix, tenantId, kind, now, newArtifactId(), `jsonl${extensions[codec]}`)
+  return objectKey(prefix, tenantId, kind, now, newArtifactId(), `jsonl${extensionOf(codec)}`)
 }
 
 function buildPack(items: PackItem[], config: PackConfig, prefix: string, now: Date): BuiltObject {

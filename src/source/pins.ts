@@ -1,5 +1,6 @@
 // What must stay in its rows, as the steps ask for it; and how to know that no offload is past having asked.
 import type pg from 'pg'
+import { lockAloneSql, lockTables, lockTogetherSql } from '../db/locks.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { isLockTimeout, LighterError } from '../errors.ts'
 import type { Source } from './sources.ts'
@@ -9,7 +10,7 @@ import type { Source } from './sources.ts'
  * end. Whoever has forbidden something and then has had the table to himself knows: what is committed from now on has seen
  * it. To be run in a transaction of its own statement: the next one's snapshot must be younger than the lock.
  */
-export const enterCommitGateSql = 'lock table lighter.pins in row exclusive mode'
+export const enterCommitGateSql = lockTogetherSql(lockTables.commits)
 
 /** Commits that begin while we wait stand behind us: not for long at once, and less than their own limit. */
 const gateWaitMs = 3000
@@ -24,12 +25,13 @@ export async function passCommitGate(pool: pg.Pool): Promise<void> {
     try {
       return await inTransactionWithRetry(pool, async db => {
         await db.query(`set local lock_timeout = ${gateWaitMs}`)
-        await db.query('lock table lighter.pins in share mode')
+        await db.query(lockAloneSql(lockTables.commits))
       })
     } catch (error) {
       if (!isLockTimeout(error)) throw error
       const { rows } = await pool.query<{ holders: string | null }>(
-        `select lighter.lock_holders('lighter.pins') as holders`,
+        'select lighter.lock_holders($1) as holders',
+        [lockTables.commits.table],
       )
       if (attempt === gateTries) {
         throw new LighterError(

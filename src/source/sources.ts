@@ -1,5 +1,7 @@
 // What is watched, as the steps need it.
+
 import type { Queryable } from '../db/pool.ts'
+import type { KeyTypeName } from './key-types.ts'
 
 export interface Source {
   id: number
@@ -13,7 +15,7 @@ export interface Source {
   isPartitioned: boolean
   jsonColumn: string
   keyColumn: string
-  keyType: 'uuid' | 'bigint' | 'integer'
+  keyType: KeyTypeName
   tenantColumn: string
   parentSql: string | null
   parentIsPartitioned: boolean

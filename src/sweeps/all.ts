@@ -1,7 +1,7 @@
-// The sweeps by name.
-import type { SweepName } from '../config.ts'
+// The sweeps by name: what each does. src/sweeps/names.ts says what for, and when.
 import { sweepCompaction } from './compaction.ts'
 import type { Sweep } from './context.ts'
+import type { SweepName } from './names.ts'
 import { sweepOrphans } from './orphans.ts'
 import { sweepRelease } from './release.ts'
 import { sweepRetention } from './retention.ts'
@@ -9,7 +9,7 @@ import { sweepRollup } from './rollup.ts'
 import { sweepVacuum } from './vacuum.ts'
 import { sweepVerify } from './verify.ts'
 
-export const sweeps: Partial<Record<SweepName, Sweep>> = {
+export const sweeps: Record<SweepName, Sweep> = {
   orphans: sweepOrphans,
   retention: context => sweepRetention(context),
   release: sweepRelease,

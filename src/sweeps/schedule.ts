@@ -2,12 +2,13 @@
 import cron, { type ScheduledTask } from 'node-cron'
 import type pg from 'pg'
 import type { Logger } from 'pino'
-import type { OffloadConfig, SweepConfig, SweepName } from '../config.ts'
+import type { OffloadConfig, SweepConfig } from '../config.ts'
 import type { ConnectionUrl } from '../db/url.ts'
 import { messageOf } from '../errors.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { sweeps } from './all.ts'
 import type { Counts } from './context.ts'
+import type { SweepName } from './names.ts'
 import { runSweep, type SweepOutcome } from './run.ts'
 
 export interface SweepSchedule {
@@ -41,15 +42,14 @@ export function createSchedule(options: {
   const tasks: ScheduledTask[] = []
 
   const run = async (name: SweepName) => {
-    const sweep = sweeps[name]
-    if (sweep === undefined || stopping.signal.aborted) return
+    if (stopping.signal.aborted) return
     const began = performance.now()
     const seconds = () => (performance.now() - began) / 1000
     try {
       const { outcome, counts } = await runSweep({
         ...options,
         name,
-        sweep,
+        sweep: sweeps[name],
         dryRun: false,
         signal: stopping.signal,
         unlessWithinMs: sameHourMs,
@@ -66,7 +66,7 @@ export function createSchedule(options: {
   }
 
   const planned = (Object.entries(config.schedules) as [SweepName, string | null][]).flatMap(
-    ([name, expression]) => (expression === null || sweeps[name] === undefined ? [] : [{ name, expression }]),
+    ([name, expression]) => (expression === null ? [] : [{ name, expression }]),
   )
   return {
     names: planned.map(({ name }) => name),

@@ -4,8 +4,8 @@
 import type pg from 'pg'
 import type { Logger } from 'pino'
 import { Gauge, type Registry } from 'prom-client'
-import type { SweepName } from '../config.ts'
 import { messageOf } from '../errors.ts'
+import type { SweepName } from '../sweeps/names.ts'
 import { type Figures, readFigures } from './figures.ts'
 
 /** Scrapes within this share one look that succeeded. */

@@ -1,7 +1,7 @@
 // What /metrics tells of the database, in one short transaction that only reads.
 import type pg from 'pg'
-import type { SweepName } from '../config.ts'
 import { beginSql } from '../db/prepared.ts'
+import type { SweepName } from '../sweeps/names.ts'
 
 /** Sources with figures of their own; those beyond are left out. */
 const maxSources = 50

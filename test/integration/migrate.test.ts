@@ -57,6 +57,9 @@ const tenantFunctions = [
   'frame_of',
   'offloaded_rows',
   'own_entity_frames',
+  'row_key',
+  'row_key_parts',
+  'tenant_of',
 ]
 
 describe('an empty database', () => {
@@ -489,9 +492,12 @@ describe('a migrated database', () => {
       'require_all_rows',
       'retention_policy_of',
       'retry',
+      'row_key',
+      'row_key_parts',
       'set_threshold',
       'source_obstacles',
       'source_relations',
+      'tenant_of',
       'trigger_obstacles',
       'wake_daemon',
       'with_current_names',

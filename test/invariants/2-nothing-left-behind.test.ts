@@ -3,8 +3,8 @@
 // last written.
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { SweepName } from '../../src/config.ts'
 import type { Daemon } from '../../src/daemon.ts'
+import type { SweepName } from '../../src/sweeps/names.ts'
 import {
   asJsonbText,
   drained,

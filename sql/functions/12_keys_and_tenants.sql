@@ -1,0 +1,41 @@
+-- The text form of a row's key, and the uuid of a tenant that is named by a text. Both are formats: docs/formats.md. Also in
+-- src/source/row-key.ts and src/source/tenant-id.ts.
+
+create or replace function lighter.row_key(variadic parts text[]) returns text
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+return case when array_position(parts, null) is not null or cardinality(parts) = 0 then null
+            when cardinality(parts) = 1 then parts[1]
+            else array_to_json(parts)::text end;
+comment on function lighter.row_key(text[]) is
+  'Text form of a row''s key: of one column its text, of several a JSON array of their texts. Null where one is null.'
+  ' Example: select lighter.row_key(''acme'', ''7''); gives ["acme","7"].';
+
+create or replace function lighter.row_key_parts(key text, columns integer) returns text[]
+language plpgsql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  parts text[];
+begin
+  if columns = 1 then
+    return array[key];
+  end if;
+  parts := array(select p.value from json_array_elements_text(key::json) with ordinality p(value, n) order by p.n);
+  -- One key has one text form: what is written in another way is none.
+  return case when cardinality(parts) = columns and lighter.row_key(variadic parts) = key then parts end;
+exception when invalid_text_representation or invalid_parameter_value or untranslatable_character then
+  return null;
+end
+$$;
+comment on function lighter.row_key_parts(text, integer) is
+  'The texts of a key''s columns, of which there are so many, in their order; null when it is not the text form of such a key.';
+
+create or replace function lighter.tenant_of(namespace uuid, name text) returns uuid
+language sql immutable strict parallel safe
+set search_path = pg_catalog, pg_temp
+return (
+  select encode(set_byte(set_byte(h.bytes, 6, get_byte(h.bytes, 6) & 15 | 128), 8, get_byte(h.bytes, 8) & 63 | 128), 'hex')::uuid
+    from (select substr(sha256(uuid_send(namespace) || convert_to(name, 'UTF8')), 1, 16) as bytes) h);
+comment on function lighter.tenant_of(uuid, text) is
+  'The uuid of a tenant that is named by a text, within a namespace: UUIDv8 of the SHA-256 of both (RFC 9562, B.2).';
