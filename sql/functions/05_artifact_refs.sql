@@ -12,6 +12,8 @@ comment on function lighter.frame_of(uuid) is
 -- Every artifact, of packs and loose. Each branch computes only what a statement asks for; conditions on tenant_id, kind,
 -- created_at, r2_key, source_id and frame_id reach the tables' indexes.
 --
+-- Each column of the second branch has its name: a dump would give it another one, and doctor would see a difference.
+--
 -- Under the documented name with the rights of whoever asks, so that the policies of the tables hold for them; and
 -- once more for our own reports, which run with the rights of their owner, for nobody else.
 do $$
@@ -56,8 +58,8 @@ declare
    where (p.place - 1)::smallint <> all (f.voids) %s
   union all
   select l.id, l.tenant_id, l.kind, l.entity_type, l.entity_id, l.r2_key, l.content_type, l.size_bytes, l.sha256, l.created_by,
-         l.created_at, null, null, null, l.content_encoding, l.source_id, l.row_id, l.field, l.expires_at, l.refers_to, l.released_at,
-         l.deleted_at, l.deleted_reason, l.purged_at, l.damaged_at, l.damage, l.id, null, null, l.refers_to
+         l.created_at, null as byte_offset, null as byte_length, null as frame_offset, l.content_encoding, l.source_id, l.row_id, l.field, l.expires_at, l.refers_to, l.released_at,
+         l.deleted_at, l.deleted_reason, l.purged_at, l.damaged_at, l.damage, l.id, null as ordinal, null as frame_entities, l.refers_to
     from lighter.loose_artifacts l %s
 $sql$;
   every constant text := format(artifacts,

@@ -133,7 +133,7 @@ begin atomic
       join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = c.attrelid and d.refobjsubid = c.attnum
   )
   select format('the generated column %s.%I', a.attrelid::regclass, a.attname), pg_get_expr(ad.adbin, ad.adrelid),
-         'is worked out again from what stays'
+         'is worked out again from what stays' as consequence
     from tables t
     join pg_attribute a on a.attrelid = t.relid and a.attgenerated <> '' and a.attname <> source.json_column and (a.attislocal or t.relid = source.relation)
     join pg_attrdef ad on ad.adrelid = a.attrelid and ad.adnum = a.attnum
@@ -154,7 +154,7 @@ begin atomic
       or pg_get_expr(i.indexprs, i.indrelid) ~ '\.\*' or pg_get_expr(i.indpred, i.indrelid) ~ '\.\*'
   union all
   select format('the check constraint %I of %s', con.conname, con.conrelid::regclass), pg_get_expr(con.conbin, con.conrelid),
-         'is asked of what stays'
+         'is asked of what stays' as consequence
     from tables t
     join pg_constraint con on con.conrelid = t.relid and con.contype = 'c' and (con.coninhcount = 0 or t.relid = source.relation)
    where exists (select from depending d where d.classid = 'pg_constraint'::regclass and d.objid = con.oid)
@@ -162,7 +162,7 @@ begin atomic
   union all
   select format('the policy %I of %s', p.polname, p.polrelid::regclass),
          concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)),
-         'may show or hide rows that it should not'
+         'may show or hide rows that it should not' as consequence
     from pg_policy p
    where exists (select from depending d where d.classid = 'pg_policy'::regclass and d.objid = p.oid)
       or p.polrelid in (select relid from tables)
@@ -170,7 +170,7 @@ begin atomic
   union all
   -- One of inserts only sees documents as they are written.
   select format('the condition of trigger %I of %s', tg.tgname, tg.tgrelid::regclass),
-         substring(pg_get_triggerdef(tg.oid) from ' WHEN \((.*)\) EXECUTE '), 'is asked of what stays'
+         substring(pg_get_triggerdef(tg.oid) from ' WHEN \((.*)\) EXECUTE '), 'is asked of what stays' as consequence
     from tables t
     join pg_trigger tg on tg.tgrelid = t.relid and tg.tgqual is not null and not tg.tgisinternal and tg.tgparentid = 0
          and (tg.tgtype & 24) <> 0 and tg.tgname not like 'lighter\_%'
@@ -178,7 +178,7 @@ begin atomic
       or pg_get_triggerdef(tg.oid) ~ ' WHEN .*\.\*'
   union all
   select format('the row filter of publication %I', pub.pubname), pg_get_expr(pr.prqual, pr.prrelid),
-         'may publish an update as a deletion'
+         'may publish an update as a deletion' as consequence
     from tables t
     join pg_publication_rel pr on pr.prrelid = t.relid and pr.prqual is not null
     join pg_publication pub on pub.oid = pr.prpubid

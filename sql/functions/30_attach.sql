@@ -291,8 +291,10 @@ begin atomic
              coalesce(wanted.parent_relation, wanted.relation), wanted.tenant_column), hint)
     from taken cross join remedy
    where anything and existing.id is not null and wanted.tenant_column is not null
-     and (existing.tenant_column, existing.parent_relation, existing.parent_column, existing.parent_key_column)
-         is distinct from (wanted.tenant_column, wanted.parent_relation, wanted.parent_column, wanted.parent_key_column)
+     and (existing.tenant_column is distinct from wanted.tenant_column
+          or existing.parent_relation is distinct from wanted.parent_relation
+          or existing.parent_column is distinct from wanted.parent_column
+          or existing.parent_key_column is distinct from wanted.parent_key_column)
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded under the key %s (%s): under %s (%s) they would not be found', wanted.relation,
@@ -339,10 +341,10 @@ begin atomic
   lines as (
     select 1 as part, place, 'decided' as what, key as name, coalesce(value, 'none') as found, null as hint from options
     union all
-    select 2, place, 'changed', key, format('%s instead of %s', coalesce(value, 'none'), coalesce(was, 'none')), null
+    select 2, place, 'changed' as what, key, format('%s instead of %s', coalesce(value, 'none'), coalesce(was, 'none')), null as hint
       from options where existing.id is not null and value is distinct from was
     union all
-    select case when o.is_fatal then 4 else 3 end, o.place, case when o.is_fatal then 'obstacle' else 'warning' end, null, o.problem, o.hint
+    select case when o.is_fatal then 4 else 3 end, o.place, case when o.is_fatal then 'obstacle' else 'warning' end, null as name, o.problem, o.hint
       from unnest(obstacles) with ordinality o(code, problem, hint, is_fatal, place)
   )
   select l.what, l.name, l.found, l.hint from lines l order by l.part, l.place;

@@ -297,7 +297,7 @@ create or replace view lighter.retention_due as
      ) a
     union all
     -- on hold by their entity: none of the above
-    select g.tenant_id, g.kind, -count(*), -coalesce(sum(a.size_bytes), 0), null
+    select g.tenant_id, g.kind, -count(*), -coalesce(sum(a.size_bytes), 0), null as day
       from lighter.legal_holds h
       join lighter.artifacts a
         on a.tenant_id = h.tenant_id and a.entity_type = h.entity_type and a.entity_id = h.entity_id and a.deleted_at is null

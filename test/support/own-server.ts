@@ -31,7 +31,7 @@ export async function startOwnPostgres(
 
 /** A migrated database with the example tables, on a server that may be broken. */
 export async function environmentOnOwnServer(
-  postgres: RunningPostgres,
+  postgres: Pick<RunningPostgres, 'url'>,
 ): Promise<{ environment: TestEnvironment; servers: Servers }> {
   const template = 'lighter_template'
   const client = new pg.Client({ connectionString: postgres.url() })
