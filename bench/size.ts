@@ -3,6 +3,7 @@ import { startContestant } from './support/contestant.ts'
 import { heavyMessages, loadMessages, type Workload } from './support/messages.ts'
 import { atMost, type BenchReport, figure, type Goal, machine, type Table } from './support/report.ts'
 import { type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
+import { sweepNow } from './support/sweep-now.ts'
 
 const workloads: [name: Workload & string, title: string, atMostOfBefore: number][] = [
   ['calls', 'tool calls alone', 0.56],
@@ -38,6 +39,8 @@ export async function benchSize(quick: boolean): Promise<{ report: BenchReport; 
       })
       await contestant.run()
       await contestant.stop()
+      // As every quarter of an hour.
+      await sweepNow(database, 'rollup')
       await database.admin.query('vacuum analyze')
       const vacuumed = await relationSizes(database)
       await rewriteTheirs(database)

@@ -1,14 +1,11 @@
 // What the sweeps get through: artifacts a second of retention and compaction, and what they free.
-import { pino } from 'pino'
 import { loadConfig } from '../src/config.ts'
-import { createPool } from '../src/db/pool.ts'
 import { openStore } from '../src/store/object-store.ts'
-import { sweeps } from '../src/sweeps/all.ts'
-import { runSweep } from '../src/sweeps/run.ts'
 import { startContestant } from './support/contestant.ts'
 import { heavyMessages, loadMessages } from './support/messages.ts'
 import { type BenchReport, figure, machine, type Table } from './support/report.ts'
 import { type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
+import { sweepNow } from './support/sweep-now.ts'
 
 export async function benchSweeps(quick: boolean): Promise<{ report: BenchReport; tables: Table[] }> {
   const servers = await startServers()
@@ -89,31 +86,6 @@ export async function benchSweeps(quick: boolean): Promise<{ report: BenchReport
     }
   } finally {
     await servers.stop()
-  }
-}
-
-async function sweepNow(database: BenchDatabase, name: 'release' | 'retention' | 'compaction' | 'orphans') {
-  const config = loadConfig(database.env)
-  const pool = createPool(database.urls.daemon, 4, () => undefined, { unlimited: true })
-  const store = openStore(config.store)
-  try {
-    const sweep = sweeps[name]
-    const { counts } = await runSweep({
-      name,
-      sweep,
-      pool,
-      lockUrl: database.urls.daemon,
-      store,
-      config: { ...config.sweeps, rate: 1_000_000 },
-      offload: config.offload,
-      log: pino({ level: 'silent' }),
-      dryRun: false,
-      signal: new AbortController().signal,
-    })
-    return counts
-  } finally {
-    await pool.end()
-    store.close()
   }
 }
 

@@ -6,7 +6,7 @@ declare
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
-      'wake_daemon', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
+      'give_back_space', 'wake_daemon', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger'],
@@ -85,6 +85,8 @@ begin
   grant update (paused) on lighter.sources to lighter_daemon;
   -- Commits append to the logs of the reports, the rollup sweep adds them up.
   grant insert, delete on lighter.storage_changes, lighter.latency_changes to lighter_daemon;
+  -- And gives back the space of what is empty.
+  grant truncate on lighter.jobs, lighter.storage_changes, lighter.latency_changes to lighter_daemon;
   grant insert, update, delete on lighter.storage_days, lighter.storage_totals, lighter.latency_hours to lighter_daemon;
   grant insert, update on lighter.request_days to lighter_daemon;
 

@@ -12,6 +12,9 @@ declare
   ids uuid[] := '{}';
   id uuid;
 begin
+  if doc is null then
+    return ids;
+  end if;
   foreach path in array paths loop
     found := jsonb_path_query_array(doc, path);
     -- Of few, as nearly always, expressions alone take a fifth of the time of a query.

@@ -69,3 +69,42 @@ $$;
 comment on function lighter.retry(regclass, text) is
   'Brings dead letters back into the queue with their attempts forgotten: all, those of a table, or of one row. Returns how many.';
 revoke all on function lighter.retry(regclass, text) from public;
+
+-- A queue that was long once keeps the files of its indexes for ever: VACUUM frees their pages for the next entries, and
+-- gives none back. So what is empty is truncated. Nobody waits for that: the lock is taken only where nobody has one, which
+-- is to say that no entry is uncommitted, and held for as long as making new files takes.
+--
+-- A transaction with an older snapshot sees an empty table then, also of what was in it by that snapshot. pg_dump locks
+-- its tables first, and is thereby not one of them.
+create or replace function lighter.give_back_space(target regclass, at_least bigint default 1048576) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  before constant bigint := pg_total_relation_size(target);
+  is_empty boolean;
+begin
+  if target::oid <> all (array['lighter.jobs', 'lighter.storage_changes', 'lighter.latency_changes']::regclass[]) then
+    raise exception '% is not a table that is filled and emptied again', target
+      using errcode = 'invalid_parameter_value', hint = 'One of lighter.jobs, lighter.storage_changes and lighter.latency_changes.';
+  end if;
+  if before < at_least then
+    return 0;
+  end if;
+  begin
+    execute format('lock table %s in access exclusive mode nowait', target);
+  exception when lock_not_available then
+    return 0;
+  end;
+  -- Rows that are hidden would be truncated too.
+  perform lighter.require_all_rows('{}');
+  execute format('select not exists (select from %s)', target) into is_empty;
+  if is_empty then
+    execute format('truncate %s', target);
+  end if;
+  return before - pg_total_relation_size(target);
+end
+$$;
+comment on function lighter.give_back_space(regclass, bigint) is
+  'Truncates lighter.jobs, or a log of the reports, if it is empty, has at_least so many bytes of files, and nobody uses it just now; waits for nobody. Returns how many bytes that gave back. For the sweep rollup.';
+revoke all on function lighter.give_back_space(regclass, bigint) from public;

@@ -1,5 +1,6 @@
 // Rollup: adds up what triggers and commits have appended to the logs of the reports. The reports add the logs to
-// the sums by themselves, so they are exact before, after and without it; it keeps them fast.
+// the sums by themselves, so they are exact before, after and without it; it keeps them fast. And it gives back the space
+// of what is empty then.
 //
 // Each batch is one transaction that takes entries out of a log and adds them to the sums: whoever reads sees them
 // here or there, a run that dies has done whole batches or nothing of them, and one that runs twice finds nothing.
@@ -51,6 +52,7 @@ export async function sweepRollup(context: SweepContext, options: RollupOptions 
   await repeat(context, counts, 'storage_entries', addStorage)
   await repeat(context, counts, 'latency_entries', addLatency)
   if (!context.signal.aborted) await forget(context, counts)
+  if (!context.signal.aborted) await giveBackSpace(context, counts)
   return counts
 }
 
@@ -129,6 +131,19 @@ async function addLatency(db: Queryable): Promise<number> {
     values: [batchEntries],
   })
   return rows[0]?.entries ?? 0
+}
+
+/** The queue, too: what was long once would keep its files for ever. A transaction for each: none holds the lock of two. */
+async function giveBackSpace({ pool }: SweepContext, counts: Counts): Promise<void> {
+  let bytes = 0
+  for (const table of ['lighter.jobs', 'lighter.storage_changes', 'lighter.latency_changes']) {
+    const { rows } = await pool.query<{ bytes: number }>(
+      'select lighter.give_back_space($1)::float8 as bytes',
+      [table],
+    )
+    bytes += rows[0]?.bytes ?? 0
+  }
+  if (bytes > 0) counts.given_back_bytes = bytes
 }
 
 /** What was recorded for reports must not itself grow for ever. */

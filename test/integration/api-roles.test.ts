@@ -192,6 +192,7 @@ describe('privileges', () => {
     'forget_frames(uuid,integer)': ['lighter_daemon'],
     'forget_tenant(uuid)': ['lighter_daemon'],
     'frame_of(uuid)': everybody,
+    'give_back_space(regclass,bigint)': ['lighter_daemon'],
     'row_key(text[])': everybody,
     'row_key_parts(text,integer)': everybody,
     'tenant_of(uuid,text)': everybody,

@@ -470,6 +470,7 @@ describe('a migrated database', () => {
       'forget_frames',
       'forget_tenant',
       'frame_of',
+      'give_back_space',
       'has_before_trigger',
       'hidden_tables',
       'inheritance_obstacles',

@@ -50,6 +50,11 @@ test('a deleted message, a cascade and an overwritten pointer', async () => {
     ['deleted', 'overwritten', 'kept'].map(note => insertMessage(environment, conversationId, heavy(note))),
   )
   await insertMessage(environment, doomed.conversationId, heavy('cascade'))
+  await environment.app.query(
+    `insert into conversation_messages (conversation_id, role, content, metadata)
+     select $1, 'user', '', m from unnest(array[null, 'null', '[]', '1', '"text"', '{}']::jsonb[]) m`,
+    [conversationId],
+  )
   await drained(environment)
   expect(await live()).toBe(8)
   await environment.app.query('delete from conversation_messages where id = $1', [deleted])
