@@ -103,6 +103,10 @@ function sayWhat(scope: EraseScope, survey: Survey): string {
   const lines = [
     `${describeScope(scope)}: ${formatCount(survey.artifacts)} artifact(s), ${formatBytes(survey.payload_bytes)}, in ${formatCount(survey.objects)} object(s) of its own`,
   ]
+  if (survey.payloads_of_no_artifact > 0)
+    lines.push(
+      `${formatCount(survey.payloads_of_no_artifact)} payload(s) in packs that are no artifacts (any more) go with them`,
+    )
   if (survey.objects_shared > 0)
     lines.push(
       `${formatCount(survey.objects_shared)} pack(s) shared with others are written anew without them`,

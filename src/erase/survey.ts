@@ -8,6 +8,8 @@ import { type EraseScope, inScope } from './scope.ts'
 export interface Survey {
   artifacts: number
   payload_bytes: number
+  /** Payloads in packs that are no artifacts, since their rows changed before the commit, or somebody deleted them. */
+  payloads_of_no_artifact: number
   /** Objects that hold nothing else, also those whose rows somebody deleted; and those that are shared with other entities and are written anew. */
   objects: number
   objects_shared: number
@@ -46,6 +48,12 @@ export async function surveyErasure(db: Queryable, prefix: string, scope: EraseS
                 where a.tenant_id = m.tenant_id and a.r2_key = m.r2_key and a.purged_at is null
                   and not coalesce(${where.sql}, false))`
              })::float8 as objects_shared,
+             (select count(*)
+                from lighter.frames f
+               cross join lateral unnest(f.places${scope.entity === null ? ') with ordinality p(place, n)' : ', f.entity_places) with ordinality p(place, entity, n)'}
+               where f.tenant_id = $1 and f.voids <> '{}' and p.place >= 0 and (p.n - 1)::smallint = any (f.voids)
+                 ${scope.entity === null ? '' : 'and f.entity_type = $2 and f.entities @> array[$3::uuid] and f.entities[p.entity] = $3::uuid'}
+             )::float8 as payloads_of_no_artifact,
              coalesce(sum(m.artifacts) filter (where not ${isTenantKeySql(`$${where.next}::text`, 'm.tenant_id', 'm.r2_key')}), 0)::float8 as outside_prefix
         from mine m`,
     values: [...where.values, prefix],

@@ -104,7 +104,9 @@ async function halfDead({ pool, config }: SweepContext, after: OldObject | null)
              or o.live_bytes < $4::float8 * coalesce(o.payload_bytes,
                   (select sum(a.size_bytes) from public.artifact_refs a
                     where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key)))
-        and exists (select from lighter.frames f where f.tenant_id = o.tenant_id and f.r2_key = o.r2_key)
+        -- (Of one out of which somebody has deleted all, the retention sweep takes notice.)
+        and exists (select from lighter.frames f
+                     where f.tenant_id = o.tenant_id and f.r2_key = o.r2_key and f.artifacts + f.deleted_artifacts > 0)
       order by o.tenant_id, o.r2_key
       limit $5`,
     [

@@ -389,6 +389,20 @@ test.each([
       [entity?.id, another],
     )
 
+    // Before, what a dry run tells of them; of the tenant, those of its other entities too.
+    for (const each of [scope, { tenantId, entity: null }]) {
+      const [{ n } = { n: 0 }] = (
+        await environment.admin.query<{ n: number }>(
+          `select count(*)::int as n
+             from lighter.frames f cross join lateral unnest(f.voids) o
+            where f.tenant_id = $1 and ($2::uuid is null or f.entities[f.entity_places[o + 1]] = $2)`,
+          [tenantId, each.entity?.id ?? null],
+        )
+      ).rows
+      const survey = await surveyErasure(environment.worker, environment.store.prefix, each)
+      expect(survey.payloads_of_no_artifact).toBe(n)
+      expect(n).toBeGreaterThan(0)
+    }
     expect((await eraseNow(scope)).proof).toMatchObject({
       complete: true,
       objects_listed: 0,
