@@ -1,10 +1,12 @@
-// What the triggers cost the application: commit rate and p99 of plain writes; updates with a guard and without.
+// What the triggers cost the application: commit rate and p99 of plain writes, CPU of an insert; updates with a guard and
+// without.
 import { benchGuard } from './guard.ts'
 import { startContestant } from './support/contestant.ts'
-import { atLeast, type BenchReport, figure, machine, type Table } from './support/report.ts'
+import { atLeast, atMost, type BenchReport, figure, machine, type Table } from './support/report.ts'
 import { type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
 import { median, type WriteOptions, write } from './support/write.ts'
 import type { WriterResult } from './support/writers.ts'
+import { benchTriggerCpu } from './trigger-cpu.ts'
 
 const variants = ['none', 'draining', 'stopped', 'notify'] as const
 type Variant = (typeof variants)[number]
@@ -87,9 +89,10 @@ export async function benchWritePath(quick: boolean): Promise<{ report: BenchRep
         })
       }
     }
+    const cpu = await benchTriggerCpu(servers, quick ? 5 : 15, rowsOf, simpleQueue)
     const guard = await benchGuard(servers, rounds, seconds)
-    Object.assign(figures, guard.figures)
-    tables.push(...guard.tables)
+    Object.assign(figures, cpu.figures, guard.figures)
+    tables.push(...cpu.tables, ...guard.tables)
     const goal = (name: string, key: string, limit: number) => atLeast(name, figures[key] ?? 0, limit)
     return {
       report: {
@@ -98,6 +101,12 @@ export async function benchWritePath(quick: boolean): Promise<{ report: BenchRep
         settings: { quick, rounds, seconds, postgres: postgresSettings },
         figures,
         goals: [
+          atMost('CPU that the trigger adds to a small row, us', figures['small.ours.added_us'] ?? 0, 8),
+          atMost(
+            'CPU that the trigger adds to a tool call of 1 KB, us',
+            figures['1kb.ours.added_us'] ?? 0,
+            20,
+          ),
           goal('small rows with the trigger against none, 1 client', 'small.1.stopped.against_none', 0.97),
           goal('small rows with the trigger against none, 16 clients', 'small.16.stopped.against_none', 0.97),
           goal(

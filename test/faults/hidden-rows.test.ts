@@ -6,6 +6,7 @@ import { startApi } from '../support/api.ts'
 import { ageArtifacts } from '../support/artifacts.ts'
 import { attach, createTable, hydratedByCli, lighter, lighterOk, settled } from '../support/black-box.ts'
 import { startDaemon, until, useFreshEnvironment } from '../support/environment.ts'
+import { column, errorOf } from '../support/sql.ts'
 
 /** Many commands, each a process of its own. */
 const slow = { timeout: 180_000 }
@@ -110,6 +111,29 @@ test(
     }
   },
 )
+
+test('no frame is forgotten, and no hash in one, while objects or its artifacts are hidden', async () => {
+  await yearOldNotes()
+  await environment.admin.query(
+    `update artifact_refs set purged_at = now() - interval '1 year', deleted_at = now() - interval '2 years';
+     update lighter.frames set voids = array(select o::int2 from generate_series(0, cardinality(sizes) - 1) o)`,
+  )
+  const frames = () => column(environment.admin, 'select f::text from lighter.frames f order by id')
+  const before = await frames()
+  expect(before).not.toEqual([])
+  for (const table of ['lighter.objects', 'lighter.frames', 'lighter.frame_exceptions']) {
+    await environment.admin.query(`
+      alter table ${table} enable row level security;
+      create policy business_hours on ${table} as restrictive for select using (false)`)
+    expect(await errorOf(environment.worker.query('select lighter.forget_frames()'))).toMatchObject({
+      code: '55L01',
+      message: expect.stringContaining(table),
+    })
+    await expectRefusal(['sweep', 'retention'], table, /business_hours/)
+    await environment.admin.query(`drop policy business_hours on ${table}`)
+  }
+  expect(await frames()).toEqual(before)
+})
 
 test('start refuses, doctor fails and readyz says so while rows of ours are hidden', async () => {
   await yearOldNotes()
