@@ -6,6 +6,7 @@ import { createPool } from '../src/db/pool.ts'
 import { messageOf } from '../src/errors.ts'
 import { createLighterClient } from '../src/index.ts'
 import { openStore } from '../src/store/object-store.ts'
+import { oddFrames } from '../test/support/invariants.ts'
 import { openRawS3 } from '../test/support/raw-s3.ts'
 import { ageOnce } from './ageing.ts'
 import type { Command } from './commands.ts'
@@ -43,6 +44,8 @@ export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
   if (!context.findings.any()) {
     await checkBucket(context)
     await checkUploads(context)
+    for (const odd of await oddFrames(context.world.admin))
+      context.findings.add('lost', 'exceptions of a frame', JSON.stringify(odd))
   }
   await checkTenants(context)
   await checkDamage(context)

@@ -11,7 +11,7 @@ import {
   startDaemon,
   useFreshEnvironment,
 } from '../support/environment.ts'
-import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
+import { bucketMismatches, oddFrames, strayArtifacts } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { column, value } from '../support/sql.ts'
 import { type FaultyPostgres, startFaultyPostgres } from '../support/statement-fault.ts'
@@ -93,6 +93,7 @@ const count = (condition: string) =>
 
 /** What every object's account says is what artifacts use, and what is in the bucket. */
 async function expectConsistent() {
+  expect(await oddFrames(environment.admin)).toEqual([])
   expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
   expect(
     await column(

@@ -14,7 +14,7 @@ import {
   startDaemon,
   useEnvironment,
 } from '../support/environment.ts'
-import { bucketMismatches } from '../support/invariants.ts'
+import { bucketMismatches, oddFrames } from '../support/invariants.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
 const environment = await useEnvironment()
@@ -170,6 +170,7 @@ test('all sweeps at full rate among writers and readers: every row is right, and
   expect(counts.objects_forgotten).toBeGreaterThan(0)
 
   await drained(environment)
+  expect(await oddFrames(environment.admin)).toEqual([])
   for (const [id, allowed] of model.allowed) {
     const [expected] = allowed
     if (expected !== null) expect(await hydrated(environment, id)).toBe(expected)
@@ -190,6 +191,7 @@ test('all sweeps at full rate among writers and readers: every row is right, and
     'select distinct r2_key as key from artifact_refs where purged_at is null',
   )
   expect(await bucketKeys(environment)).toEqual(used.map(row => row.key).sort())
+  expect(await oddFrames(environment.admin)).toEqual([])
   expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
   for (const [id, allowed] of model.allowed) {
     const [expected] = allowed
