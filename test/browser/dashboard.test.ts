@@ -166,7 +166,8 @@ test('with nothing to show, each part says what to do', async () => {
 test('all of it can be reached and used by keyboard, and one sees where one is', async () => {
   const page = await open()
   await page.goto('/dashboard')
-  // The field has the focus already.
+  // The field has the focus by itself, as soon as the browser has come to that.
+  await page.getByLabel('Service key').and(page.locator(':focus')).waitFor()
   await page.keyboard.type(serviceKey)
   await page.keyboard.press('Enter')
   await untilLive(page)
