@@ -89,9 +89,10 @@ describe('privileges', () => {
       service_role: 'SELECT',
       lighter_daemon: 'SELECT UPDATE(next_epoch,next_nonce,owner_epoch,owner_etag)',
     },
-    'lighter.jobs': { service_role: write, lighter_daemon: write },
+    // What is empty gives back its space.
+    'lighter.jobs': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
     // Logs: appended to and added up, never changed.
-    'lighter.latency_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
+    'lighter.latency_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE TRUNCATE' },
     'lighter.latency_changes_id_seq': {},
     'lighter.latency_hours': daemonWrites,
     // The back end decides, the sweeps obey.
@@ -127,7 +128,7 @@ describe('privileges', () => {
     'lighter.storage_by_day': reports,
     'lighter.storage_by_kind': reports,
     'lighter.storage_by_tenant': reports,
-    'lighter.storage_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE' },
+    'lighter.storage_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE TRUNCATE' },
     'lighter.storage_changes_id_seq': {},
     'lighter.storage_days': daemonWrites,
     'lighter.storage_entries': reports,
