@@ -8,8 +8,8 @@ return case when array_position(parts, null) is not null or cardinality(parts) =
             when cardinality(parts) = 1 then parts[1]
             else array_to_json(parts)::text end;
 comment on function lighter.row_key(text[]) is
-  'Text form of a row''s key: of one column its text, of several a JSON array of their texts. Null where one is null.'
-  ' Example: select lighter.row_key(''acme'', ''7''); gives ["acme","7"].';
+  'Text form of a row''s key: of one column its text, of several a JSON array of their texts. Null where one is null: ["acme","7"] in the example.'
+  ' Example: select lighter.row_key(''acme'', ''7'');';
 
 create or replace function lighter.row_key_parts(key text, columns integer) returns text[]
 language plpgsql immutable strict parallel safe
