@@ -103,18 +103,23 @@ test('everything that goes over HTTP works on Node 20', async context => {
 })
 
 test('what needs a later Node says so by its name, and nothing fails in another way', async context => {
-  const overHttp = ['hydrate', 'hydrateMany', 'createLighterClient', 'asArtifactId', 'asTenantId']
-  const said: Record<string, string> = await onNode20(
+  const onEveryNode = [
+    ...['hydrate', 'hydrateMany', 'createLighterClient', 'asArtifactId', 'asTenantId'],
+    ...['rowKey', 'rowKeyParts', 'tenantIdOf'],
+  ]
+  const { keys, ...said }: Record<string, string> & { keys: unknown } = await onNode20(
     context,
     `import * as all from 'pg-lighter'
      const said = {}
      for (const [name, value] of Object.entries(all)) {
-       if (value.prototype instanceof Error || ${JSON.stringify(overHttp)}.includes(name)) continue
+       if (value.prototype instanceof Error || ${JSON.stringify(onEveryNode)}.includes(name)) continue
        try { await value({}, {}); said[name] = 'nothing' } catch (e) { said[name] = e.code + ': ' + e.message }
      }
+     said.keys = [all.rowKey(['a', 'b']), all.rowKeyParts('["a","b"]', 2), all.tenantIdOf('6ba7b810-9dad-11d1-80b4-00c04fd430c8', 'acme')]
      try { all.createLighterClient({ pool: {}, store: {}, tenantId: 'x' }) } catch (e) { said.direct = e.code + ': ' + e.message }
      console.log(JSON.stringify(said))`,
   )
+  expect(keys).toEqual(['["a","b"]', ['a', 'b'], '5aaf6176-7f61-8cf7-9c21-c3752224617e'])
   expect(Object.keys(said)).toEqual(
     expect.arrayContaining(['createDaemon', 'openStore', 'migrate', 'direct']),
   )
