@@ -179,7 +179,8 @@ begin
     return null;
   end if;
   if tg_op = 'DELETE' then
-    update lighter.frame_exceptions x set ordinals = array_remove(x.ordinals, place)
+    update lighter.frame_exceptions x
+       set ordinals = array_remove(x.ordinals, place), ordinal = (array_remove(x.ordinals, place))[1]
      where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and place = any (x.ordinals) and cardinality(x.ordinals) > 1;
     delete from lighter.frame_exceptions x
      where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinals = array[place];
@@ -204,14 +205,16 @@ begin
   end if;
   -- Out of those that it was alike, and to those that it is alike from now on.
   if cardinality(given.ordinals) > 1 then
-    update lighter.frame_exceptions x set ordinals = array_remove(x.ordinals, place)
+    update lighter.frame_exceptions x
+       set ordinals = array_remove(x.ordinals, place), ordinal = (array_remove(x.ordinals, place))[1]
      where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = given.ordinal;
   elsif given.ordinals is not null then
     delete from lighter.frame_exceptions x
      where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = given.ordinal;
   end if;
   if num_nonnulls(new.expires_at, new.released_at, new.deleted_at, new.deleted_reason, new.purged_at, new.damaged_at, new.damage) > 0 then
-    update lighter.frame_exceptions x set ordinals = array(select unnest(x.ordinals || place) order by 1)
+    update lighter.frame_exceptions x
+       set ordinals = array(select unnest(x.ordinals || place) order by 1), ordinal = least(x.ordinal, place)
      where x.tenant_id = old.tenant_id and x.frame_id = old.frame_id and x.ordinal = (
        select s.ordinal from lighter.frame_exceptions s
         where s.tenant_id = old.tenant_id and s.frame_id = old.frame_id
@@ -220,9 +223,9 @@ begin
               (new.expires_at, new.released_at, new.deleted_at, new.deleted_reason, new.purged_at, new.damaged_at, new.damage)
         order by s.ordinal limit 1);
     if not found then
-      insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals, expires_at, released_at, deleted_at, deleted_reason,
+      insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, ordinals, expires_at, released_at, deleted_at, deleted_reason,
           purged_at, damaged_at, damage)
-      values (old.tenant_id, old.frame_id, array[place], new.expires_at, new.released_at, new.deleted_at, new.deleted_reason,
+      values (old.tenant_id, old.frame_id, place, array[place], new.expires_at, new.released_at, new.deleted_at, new.deleted_reason,
           new.purged_at, new.damaged_at, new.damage);
     end if;
   end if;
@@ -291,7 +294,7 @@ begin
      where x.purged_at is not null
   ),
   shrunk as (
-    update lighter.frame_exceptions x set ordinals = g.rest from gone g
+    update lighter.frame_exceptions x set ordinals = g.rest, ordinal = g.rest[1] from gone g
      where x.tenant_id = g.tenant_id and x.frame_id = g.frame_id and x.ordinal = g.ordinal and g.rest <> '{}'
   ),
   deleted as (

@@ -323,7 +323,8 @@ create table lighter.frame_exceptions (
   tenant_id uuid not null,
   frame_id uuid not null,
   ordinals smallint[] not null check (cardinality(ordinals) > 0 and 0 <= all (ordinals)),
-  ordinal smallint not null generated always as (ordinals[1]) stored,
+  -- Not generated: a publication does not have such columns, and refuses updates of a table whose key is one.
+  ordinal smallint not null check (ordinal = ordinals[1]),
   expires_at timestamptz,
   released_at timestamptz,
   deleted_at timestamptz,

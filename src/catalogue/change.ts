@@ -179,21 +179,21 @@ async function changeOfFrames(
          where ${change.still}
       ),
       changed as (
-        update lighter.frame_exceptions x set ordinals = h.inside, ${assignments(change)}
+        update lighter.frame_exceptions x set ordinal = h.inside[1], ordinals = h.inside, ${assignments(change)}
           from hit h
          where x.tenant_id = h.tenant_id and x.frame_id = h.frame_id and x.ordinal = h.ordinal
         returning h.tenant_id, h.frame_id, h.inside as ordinals, h.outside, ${state.map(c => `h.${c}`).join(', ')}
       ),
       rest as (
-        insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals, ${state.join(', ')})
-        select c.tenant_id, c.frame_id, c.outside, ${state.map(c => `c.${c}`).join(', ')} from changed c where c.outside <> '{}'
+        insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, ordinals, ${state.join(', ')})
+        select c.tenant_id, c.frame_id, c.outside[1], c.outside, ${state.map(c => `c.${c}`).join(', ')} from changed c where c.outside <> '{}'
       )
       ${
         change.ofAll
           ? `,
       opened as (
-        insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals, ${columns.join(', ')})
-        select w.tenant_id, w.frame_id, u.ordinals, ${Object.values(change.set).join(', ')}
+        insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, ordinals, ${columns.join(', ')})
+        select w.tenant_id, w.frame_id, u.ordinals[1], u.ordinals, ${Object.values(change.set).join(', ')}
           from wanted w
           join lighter.frames f on f.tenant_id = w.tenant_id and f.id = w.frame_id
          cross join lateral (

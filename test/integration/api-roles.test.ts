@@ -607,7 +607,7 @@ describe('a session of lighter_tenant', () => {
         `create index on ${table} (tenant_id)`,
       ]),
       `insert into lighter.loose_artifacts (tenant_id, kind, r2_key) values ('${mine}', 'k', 'x')`,
-      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals) values ('${mine}', '${mine}', '{0}')`,
+      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, ordinals) values ('${mine}', '${mine}', 0, '{0}')`,
       'create table public.mine (x int)',
       'create table lighter.mine (x int)',
       'create function lighter.mine() returns int language sql return 1',

@@ -273,8 +273,8 @@ describe('storage reports are exact', () => {
       `delete from artifact_refs where r2_key in ('own/9', 'own/11')`,
       `insert into artifact_refs (tenant_id, kind, r2_key) select tenant_id, kind, r2_key from artifact_refs`,
       // One goes and another comes back in one statement: of their frame as many are alive, and not as many bytes.
-      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals, deleted_at)
-       select tenant_id, frame_id, array[ordinal], case place when 1 then now() end
+      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, ordinals, deleted_at)
+       select tenant_id, frame_id, ordinal, array[ordinal], case place when 1 then now() end
          from (select *, row_number() over (order by size_bytes) as place from artifact_refs
                 where tenant_id = '${tenantId}' and kind like '%interactions' and ordinal is not null and deleted_at is null) a
         where place in (1, 2)`,

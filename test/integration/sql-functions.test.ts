@@ -706,8 +706,8 @@ describe('on 100,000 artifacts', () => {
       [inFrames.big, inFrames.many, entityId],
     )
     await environment.admin.query(
-      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinals, deleted_at)
-       select tenant_id, id, array[0, 20, 40], now() from lighter.frames
+      `insert into lighter.frame_exceptions (tenant_id, frame_id, ordinal, ordinals, deleted_at)
+       select tenant_id, id, 0, array[0, 20, 40], now() from lighter.frames
         where starts_with(r2_key, 'packs/') and byte_offset = 0`,
     )
     await environment.admin.query(
