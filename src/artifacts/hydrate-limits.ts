@@ -35,11 +35,14 @@ export const widestLimits: HydrateLimits = {
   keys: keysAtMost,
 }
 
+/** Texts of a batch are held four times over, when they are written: as they are, escaped, joined, and sent. */
+const batchBytesAtMost = Math.floor(getHeapStatistics().heap_size_limit / 8)
+
 /** For several rows together, of which each can be asked for by itself when they do not fit. */
 export const batchLimits = (bytes: number): HydrateLimits => ({
   ...widestLimits,
-  readBytes: bytes,
-  outputChars: bytes,
+  readBytes: Math.min(bytes, batchBytesAtMost),
+  outputChars: Math.min(bytes, batchBytesAtMost),
 })
 
 /** For whoever sends a request over the network. */
