@@ -35,8 +35,11 @@ export const widestLimits: HydrateLimits = {
   keys: keysAtMost,
 }
 
-/** Texts of a batch are held four times over, when they are written: as they are, escaped, joined, and sent. */
-const batchBytesAtMost = Math.floor(getHeapStatistics().heap_size_limit / 8)
+/**
+ * Texts of a batch are held four times over when they are written: as they are, escaped, joined, and sent. And of the heap's
+ * limit more than half may be for what is young (192 of 320 MiB with --max-old-space-size=128).
+ */
+const batchBytesAtMost = Math.floor(getHeapStatistics().heap_size_limit / 32)
 
 /** For several rows together, of which each can be asked for by itself when they do not fit. */
 export const batchLimits = (bytes: number): HydrateLimits => ({
