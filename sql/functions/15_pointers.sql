@@ -26,7 +26,8 @@ begin
     end if;
     for i in 0 .. jsonb_array_length(found) - 1 loop
       id := lighter.as_uuid(found ->> i);
-      if id <> all (ids) then
+      -- (What is null is unequal to all of nothing.)
+      if id is not null and id <> all (ids) then
         ids := ids || id;
       end if;
     end loop;

@@ -43,6 +43,11 @@ test.each([
     `jsonb_build_object('copies', jsonb_build_array(jsonb_build_object('a', metadata)), 'fill', repeat('y', 9000))`,
   ],
   ['in the payload of a field', `jsonb_build_object('tool_interactions', jsonb_build_array(metadata))`],
+  ['behind one that is none', `jsonb_build_object('tool_interactions_ref', 'none', 'copy', metadata)`],
+  [
+    'behind many that are none',
+    `jsonb_build_object('copies', (select jsonb_agg(jsonb_build_object('tool_interactions_ref', n::text)) from generate_series(1, 50) n), 'copy', metadata)`,
+  ],
   ['in the payload of an array', `jsonb_build_array(jsonb_build_object('a', metadata), repeat('y', 9000))`],
 ])('a pointer %s keeps what it leads to', async (_what, expression) => {
   expect(await releasedAfter(expression)).toBe(0)
