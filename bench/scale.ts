@@ -1,5 +1,6 @@
 // Does it stay as fast with a long queue, many artifacts, and more daemons?
 
+import { claimInbox } from '../src/offload/claim.ts'
 import { memory } from './large.ts'
 import { startContestant } from './support/contestant.ts'
 import { atLeast, atMost, type BenchReport, figure, machine, type Table } from './support/report.ts'
@@ -171,7 +172,7 @@ async function fill(database: BenchDatabase, c: Case): Promise<void> {
     [c.messages],
   )
   await database.admin.query(
-    `insert into lighter.jobs (source_id, row_id)
+    `insert into lighter.inbox (source_id, row_id)
      select (select id from lighter.sources), id::text from public.conversation_messages limit $1`,
     [c.backlog],
   )
@@ -205,13 +206,7 @@ async function claimTime(database: BenchDatabase): Promise<number> {
     for (let n = 0; n < 5; n++) {
       await client.query('begin')
       const started = performance.now()
-      await client.query(`
-        with due as (
-          select source_id, row_id from lighter.jobs where available_at <= now() and source_id = any (array[1])
-           order by priority, available_at limit 1000 for update skip locked)
-        update lighter.jobs j set available_at = now() + interval '1 minute', attempts = j.attempts + 1
-          from due where j.source_id = due.source_id and j.row_id = due.row_id
-        returning j.source_id, j.row_id, j.attempts`)
+      await claimInbox(client, [1], 1000, 60_000)
       times.push(performance.now() - started)
       await client.query('rollback')
     }

@@ -3,6 +3,7 @@
 import { startContestant, type Usage } from './support/contestant.ts'
 import { startDelay } from './support/delay.ts'
 import { heavyMessages, loadMessages, type Workload } from './support/messages.ts'
+import { postgresUsage } from './support/postgres-usage.ts'
 import { atLeast, atMost, type BenchReport, figure, machine, type Table } from './support/report.ts'
 import { type BenchServers, postgresSettings, startServers } from './support/servers.ts'
 
@@ -33,6 +34,9 @@ export interface Run extends Usage {
   /** Bytes in the bucket for each byte of payload. */
   storedShare: number
   putsPer1000: number
+  /** CPU of all of Postgres, for 1,000 rows. */
+  postgresCpuMs: number
+  walBytesPerRow: number
 }
 
 export async function benchThroughput(quick: boolean): Promise<{ report: BenchReport; tables: Table[] }> {
@@ -52,6 +56,8 @@ export async function benchThroughput(quick: boolean): Promise<{ report: BenchRe
           figures[`${key}.${name}.rows_per_second`] = run.rowsPerSecond
           figures[`${key}.${name}.puts_per_1000`] = run.putsPer1000
           figures[`${key}.${name}.cpu_ms_per_1000`] = run.cpuMs
+          figures[`${key}.${name}.postgres_cpu_ms_per_1000`] = run.postgresCpuMs
+          figures[`${key}.${name}.wal_bytes_per_row`] = run.walBytesPerRow
           figures[`${key}.${name}.peak_mib`] = run.peakBytes / 2 ** 20
           if (name === 'lighter') {
             figures[`${key}.lighter.stored_share`] = run.storedShare
@@ -64,6 +70,8 @@ export async function benchThroughput(quick: boolean): Promise<{ report: BenchRe
             // $4.50 for a million: https://developers.cloudflare.com/r2/pricing/
             name === 'floor' ? '' : `$${figure(run.putsPer1000 * 1000 * (4.5 / 1e6))}`,
             figure(run.cpuMs),
+            figure(run.postgresCpuMs),
+            figure(run.walBytesPerRow / 1000),
             figure(run.peakBytes / 2 ** 20),
             figure(run.loopDelayP99Ms),
           ])
@@ -77,6 +85,8 @@ export async function benchThroughput(quick: boolean): Promise<{ report: BenchRe
             'PUTs per 1,000',
             'PUTs of a million',
             'CPU ms per 1,000',
+            'of Postgres',
+            'WAL KB a row',
             'peak MiB',
             'loop delay p99 ms',
           ],
@@ -149,7 +159,9 @@ export async function runOne(
       BENCH_CONCURRENCY: String(delayMs > 0 ? 96 : 24),
       ...settings,
     })
+    const before = await postgresUsage(database.admin)
     const ms = await contestant.run()
+    const after = await postgresUsage(database.admin)
     const usage = await contestant.stop()
     const { rows: counted } = await database.admin.query<{
       artifacts: number
@@ -174,6 +186,8 @@ export async function runOne(
       rowsPerSecond: rows / (ms / 1000),
       putsPer1000: (usage.puts / rows) * 1000,
       storedShare: stored / payload,
+      postgresCpuMs: ((after.cpuMs - before.cpuMs) / rows) * 1000,
+      walBytesPerRow: (after.walBytes - before.walBytes) / rows,
     }
   } finally {
     await delay?.stop()

@@ -31,7 +31,7 @@ export async function benchTriggerCpu(
   )
   const run = async (variant: Variant, metadata: string) => {
     await client.query(`
-      truncate public.conversation_messages, lighter.jobs, public.simple_queue;
+      truncate public.conversation_messages, lighter.inbox, public.simple_queue;
       alter table public.conversation_messages disable trigger user;
       ${triggers[variant] === null ? '' : `alter table public.conversation_messages enable trigger ${triggers[variant]}`}`)
     const insert = async (count: number) => {

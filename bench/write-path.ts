@@ -131,7 +131,7 @@ async function runOne(
 ): Promise<WriterResult> {
   const ours = variant === 'draining' || variant === 'stopped'
   await database.admin.query(`
-    truncate public.conversation_messages, lighter.jobs, lighter.objects, lighter.frames, lighter.frame_exceptions,
+    truncate public.conversation_messages, lighter.inbox, lighter.waiting, lighter.leases, lighter.objects, lighter.frames, lighter.frame_exceptions,
       lighter.loose_artifacts, public.simple_queue;
     alter table public.conversation_messages disable trigger user;
     ${ours ? 'alter table public.conversation_messages enable trigger lighter_enqueue_1' : ''};

@@ -6,7 +6,7 @@ declare
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
-      'give_back_space', 'wake_daemon', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
+      'give_back_space', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger'],
@@ -44,6 +44,13 @@ begin
     execute format('revoke all on all functions in schema lighter from %s', role_name);
     execute format('revoke all on schema lighter from %s', role_name);
   end loop;
+  -- In the same transaction: whoever writes to an attached table calls the one of its source.
+  for signature in
+    select p.oid::regprocedure from pg_proc p join lighter.sources s on p.proname = 'heavy_' || s.id
+     where p.pronamespace = 'lighter'::regnamespace
+  loop
+    execute format('grant execute on function %s to public', signature);
+  end loop;
 
   for role_name, signature in
     select r.rolname, p.oid::regprocedure
@@ -71,10 +78,11 @@ begin
   grant select, insert, update, delete on public.artifact_refs, lighter.loose_artifacts, lighter.frames, lighter.frame_exceptions
     to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
-  grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
+  grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.leases, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
+  grant select, update on sequence lighter.notify_until to lighter_daemon;
   grant insert, update, delete on lighter.daemons, lighter.locks to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
-  grant insert, update, delete on lighter.sweep_cursors, lighter.gone_rows to lighter_daemon;
+  grant insert, update, delete on lighter.sweep_cursors to lighter_daemon;
   grant insert, delete on lighter.moved_row_records to lighter_daemon;
   grant insert on lighter.source_partitions to lighter_daemon;
   -- Erasing a tenant: everything that is kept of it goes, but for the record of the erasure. See also forget_tenant.
@@ -86,7 +94,7 @@ begin
   -- Commits append to the logs of the reports, the rollup sweep adds them up.
   grant insert, delete on lighter.storage_changes, lighter.latency_changes to lighter_daemon;
   -- And gives back the space of what is empty.
-  grant truncate on lighter.jobs, lighter.storage_changes, lighter.latency_changes to lighter_daemon;
+  grant truncate on lighter.inbox, lighter.waiting, lighter.leases, lighter.storage_changes, lighter.latency_changes to lighter_daemon;
   grant insert, update, delete on lighter.storage_days, lighter.storage_totals, lighter.latency_hours to lighter_daemon;
   grant insert, update on lighter.request_days to lighter_daemon;
 
@@ -120,7 +128,7 @@ begin
     grant select, insert, update, delete on public.artifact_refs, lighter.loose_artifacts, lighter.frame_exceptions to service_role;
     grant select on all tables in schema lighter to service_role;
     grant update (voids) on lighter.frames to service_role;
-    grant insert, update, delete on lighter.jobs, lighter.failed_jobs, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
+    grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.failed_jobs, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
     foreach target in array array['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions']::regclass[] loop
       if not exists (
         select from pg_policy p

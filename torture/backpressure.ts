@@ -22,7 +22,7 @@ export function createBackpressure(admin: pg.Pool): Backpressure {
       while (!signal.aborted) {
         try {
           const { rows } = await admin.query<{ crowded: boolean }>(
-            `select count(*) > $1 as crowded from (select from lighter.jobs where available_at <= now() limit $1 + 1) j`,
+            `select count(*) > $1 as crowded from (select from lighter.jobs where place <> 'lease' and available_at <= now() limit $1 + 1) j`,
             [waitingAtMost],
           )
           crowded = rows[0]?.crowded ?? false

@@ -24,6 +24,7 @@ export const newChaosCounts = (): ChaosCounts => ({
 /** All there are: one that is missing does not compile. And at which arrival at most: large rows are rare. */
 const arrivals: Record<SignalPoint, number> = {
   'after-claim': 8,
+  'after-split': 1,
   'after-plan': 8,
   'after-register': 6,
   'before-stream': 1,
@@ -32,6 +33,7 @@ const arrivals: Record<SignalPoint, number> = {
   'after-upload': 6,
   'before-commit': 6,
   'after-commit': 6,
+  'after-return': 3,
 }
 const points = Object.keys(arrivals) as SignalPoint[]
 

@@ -74,7 +74,7 @@ export async function historyOf(admin: pg.Pool, subject: string): Promise<string
        from public.artifact_refs a left join lighter.objects o using (tenant_id, r2_key)
       where a.row_id = $1::text
      union all
-     select format('job       attempts %s, available %s, %s', j.attempts, j.available_at, j.last_error)
+     select format('job       %s, attempts %s, available %s, %s', j.place, j.attempts, j.available_at, j.last_error)
        from lighter.jobs j where j.row_id = $1::text`,
     [rowId],
   )

@@ -108,7 +108,7 @@ async function drain({ world: { admin }, findings, signal }: VerdictContext): Pr
     }
     if (performance.now() - bestAt > (findings.any() ? shortPatienceMs : patienceMs)) break
     await admin.query(
-      `update lighter.jobs set available_at = now() where available_at > now() + $1 * interval '1 ms'`,
+      `update lighter.waiting set available_at = now() where available_at > now() + $1 * interval '1 ms'`,
       [leaseMs + 500],
     )
     await sleep(50)

@@ -30,7 +30,7 @@ await runContestant({
   },
   enqueue: async () => {
     await admin.query(`
-      insert into lighter.jobs (source_id, row_id)
+      insert into lighter.inbox (source_id, row_id)
         select (select id from lighter.sources), id::text from public.conversation_messages;
       select lighter.wake_daemon()`)
   },

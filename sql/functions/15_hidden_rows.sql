@@ -40,7 +40,7 @@ begin
        and (row_security_active(c.oid) and (lighter.policies_hide(c.oid, 'r') or lighter.policies_hide(c.oid, 'w'))
             -- The others fail by themselves where they are read.
             or c.relname in ('loose_artifacts', 'frames', 'frame_exceptions', 'tenants', 'legal_holds', 'retention_policies', 'sources', 'former_sources',
-                             'objects', 'jobs', 'pins', 'installation')
+                             'objects', 'inbox', 'waiting', 'leases', 'pins', 'installation')
                and not has_table_privilege(c.oid, 'select'));
   if not has_table_privilege('lighter.sources', 'select') then
     return;

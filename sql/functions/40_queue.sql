@@ -1,11 +1,6 @@
--- requeue and retry wait for a transaction that is just enqueueing one of the rows, and make it wait if it comes
--- to a row of theirs: a deadlock. They give up sooner (500 ms) than Postgres looks for one (deadlock_timeout,
--- 1 s), so that it never is the application's transaction that is chosen to fail.
-create or replace function lighter.requeue(target regclass, row_ids text[], json_column name default 'metadata', priority integer default 0)
-returns bigint
+create or replace function lighter.requeue(target regclass, row_ids text[], json_column name default 'metadata') returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '500ms'
 as $$
 declare
   source lighter.sources;
@@ -19,26 +14,20 @@ begin
   end if;
   -- As the trigger writes them: a claim compares keys as text, and one that is no key would fail its whole batch.
   execute format('select array_agg(distinct k::%s::text) from unnest($1) k', source.key_type) into keys using row_ids;
-  -- In one order, so that two at once don't wait for each other.
-  insert into lighter.jobs (source_id, row_id, priority)
-    select source.id, k, requeue.priority from unnest(keys) k where k is not null order by k
-    on conflict do nothing;
+  insert into lighter.inbox (source_id, row_id)
+    select source.id, k from unnest(keys) k where k is not null;
   get diagnostics queued = row_count;
   perform lighter.wake_daemon();
   return queued;
-exception when lock_not_available then
-  raise exception 'a transaction that writes rows of % is still open', target
-    using errcode = 'lock_not_available', hint = 'Nothing was enqueued. Try again, with fewer rows at once.';
 end
 $$;
-comment on function lighter.requeue(regclass, text[], name, integer) is
-  'Enqueues rows by primary key (as text); returns how many were not queued already. A row with nothing to offload costs one look. Commit at once: until then a write to one of the rows may wait. Fails with lock_not_available, having enqueued nothing, while another transaction holds one of the jobs.';
-revoke all on function lighter.requeue(regclass, text[], name, integer) from public;
+comment on function lighter.requeue(regclass, text[], name) is
+  'Enqueues rows by primary key (as text), as a write to them would; returns how many. A row with nothing to offload costs one look.';
+revoke all on function lighter.requeue(regclass, text[], name) from public;
 
 create or replace function lighter.retry(target regclass default null, row_id text default null) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '500ms'
 as $$
 declare
   moved bigint;
@@ -55,15 +44,13 @@ begin
        and (retry.row_id is null or f.row_id = retry.row_id)
     returning f.source_id, f.row_id, f.enqueued_at, f.last_error
   )
-  insert into lighter.jobs (source_id, row_id, enqueued_at, last_error)
+  insert into lighter.waiting (source_id, row_id, enqueued_at, last_error)
     select t.source_id, t.row_id, t.enqueued_at, t.last_error from taken t order by t.source_id, t.row_id
-    on conflict do nothing;
+    on conflict on constraint waiting_pkey do update
+      set available_at = least(waiting.available_at, excluded.available_at), attempts = 0, priority = 0;
   get diagnostics moved = row_count;
   perform lighter.wake_daemon();
   return moved;
-exception when lock_not_available then
-  raise exception 'a transaction that writes one of the rows is still open'
-    using errcode = 'lock_not_available', hint = 'Nothing was brought back. Try again.';
 end
 $$;
 comment on function lighter.retry(regclass, text) is
@@ -84,9 +71,9 @@ declare
   before constant bigint := pg_total_relation_size(target);
   is_empty boolean;
 begin
-  if target::oid <> all (array['lighter.jobs', 'lighter.storage_changes', 'lighter.latency_changes']::regclass[]) then
+  if target::oid <> all (array['lighter.inbox', 'lighter.waiting', 'lighter.leases', 'lighter.storage_changes', 'lighter.latency_changes']::regclass[]) then
     raise exception '% is not a table that is filled and emptied again', target
-      using errcode = 'invalid_parameter_value', hint = 'One of lighter.jobs, lighter.storage_changes and lighter.latency_changes.';
+      using errcode = 'invalid_parameter_value', hint = 'One of lighter.inbox, lighter.waiting, lighter.leases, lighter.storage_changes and lighter.latency_changes.';
   end if;
   if before < at_least then
     return 0;
@@ -106,5 +93,5 @@ begin
 end
 $$;
 comment on function lighter.give_back_space(regclass, bigint) is
-  'Truncates lighter.jobs, or a log of the reports, if it is empty, has at_least so many bytes of files, and nobody uses it just now; waits for nobody. Returns how many bytes that gave back. For the sweep rollup.';
+  'Truncates a table of the queue, or a log of the reports, if it is empty, has at_least so many bytes of files, and nobody uses it just now; waits for nobody. Returns how many bytes that gave back. For the sweep rollup.';
 revoke all on function lighter.give_back_space(regclass, bigint) from public;

@@ -1,6 +1,29 @@
--- Not tenant data: it names rows only. Its key leads with the source, since the trigger must not look a tenant up.
--- No foreign key to sources: its check would lock one row of sources in every application write.
-create table lighter.jobs (
+-- A row is queued in one place at a time: written to the inbox by a trigger, waiting for its turn, or leased to a daemon.
+-- The view lighter.jobs shows all three. None of them is tenant data: they name rows only, and lead with the source, since
+-- the trigger must not look a tenant up.
+
+-- The triggers append here, look nothing up and wait for nobody; an entry is taken by deleting it. A row that is written
+-- twice has two entries. No foreign key to sources: its check would lock one row of sources in every application write.
+create table lighter.inbox (
+  id bigint generated always as identity primary key,
+  source_id integer not null,
+  row_id text not null,
+  enqueued_at timestamptz not null default now()
+) with (
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 2000,
+  autovacuum_vacuum_insert_scale_factor = 0,
+  autovacuum_vacuum_insert_threshold = 20000,
+  autovacuum_analyze_scale_factor = 0,
+  autovacuum_analyze_threshold = 20000,
+  autovacuum_vacuum_cost_delay = 0,
+  -- That needs a lock that writers would wait behind.
+  vacuum_truncate = false
+);
+comment on table lighter.inbox is 'Rows that were written and may hold something to offload, in the order in which they were; the triggers only append.';
+comment on column lighter.inbox.id is 'In the order of the writes. A transaction that ends late leaves an id below those that were taken.';
+
+create table lighter.waiting (
   source_id integer not null,
   row_id text not null,
   priority smallint not null default 0,
@@ -20,14 +43,48 @@ create table lighter.jobs (
   autovacuum_analyze_threshold = 20000,
   autovacuum_vacuum_cost_delay = 0
 );
-create index jobs_due on lighter.jobs (priority, available_at);
+create index waiting_due on lighter.waiting (priority, available_at);
 -- What waits after an error is few among many.
-create index jobs_retrying on lighter.jobs (source_id) where last_error is not null;
-comment on table lighter.jobs is 'The queue: rows that may hold something to offload.';
-comment on column lighter.jobs.priority is 'Lower goes first: 0 live, 10 backfill.';
-comment on column lighter.jobs.available_at is 'Not claimed before this; a claim moves it forward by the lease (visibility timeout).';
-comment on column lighter.jobs.attempts is 'Claims that ended neither in a commit nor in a conflict.';
-comment on column lighter.jobs.conflicts is 'Times the row had changed, or was locked, when its offload was to be committed.';
+create index waiting_retrying on lighter.waiting (source_id) where last_error is not null;
+comment on table lighter.waiting is 'Rows that wait for their turn: they failed, changed while they were worked on, were put back, or were found by a backfill.';
+comment on column lighter.waiting.priority is 'Lower goes first: 0 live, 10 backfill.';
+comment on column lighter.waiting.available_at is 'Not claimed before this.';
+comment on column lighter.waiting.attempts is 'How often it failed, or its daemon died while it worked on this row alone.';
+comment on column lighter.waiting.conflicts is 'Times the row had changed, or was locked, when its offload was to be committed.';
+
+-- A batch is one row, however many rows of a table it is: taking it and ending it cost next to nothing.
+create table lighter.leases (
+  id uuid primary key,
+  until timestamptz,
+  done integer[] not null default '{}',
+  source_ids integer[] not null,
+  row_ids text[] not null,
+  enqueued_at timestamptz[] not null,
+  priorities smallint[],
+  attempts integer[],
+  conflicts smallint[],
+  errors text[]
+) with (
+  fillfactor = 50,
+  autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_threshold = 200,
+  autovacuum_vacuum_cost_delay = 0,
+  vacuum_truncate = false
+);
+-- Keys do not compress well enough to be worth the time.
+alter table lighter.leases alter column row_ids set storage external;
+comment on table lighter.leases is
+  'Batches that daemons work on. A daemon that dies leaves its lease to run out: its rows are tried again in two halves, so that one on which daemons die is alone in the end.';
+comment on column lighter.leases.id is 'Known to its holder only: whoever takes the lease over gives it another one, and the former holder can commit nothing any more.';
+comment on column lighter.leases.until is 'When it runs out, unless it is extended; null: nobody holds it.';
+comment on column lighter.leases.done is 'Positions in the arrays of rows that are in it no more.';
+comment on column lighter.leases.source_ids is 'lighter.sources.id, one for each row, as in all of the arrays.';
+comment on column lighter.leases.row_ids is 'Primary keys of the rows, as text.';
+comment on column lighter.leases.enqueued_at is 'When the transaction that queued the row began.';
+comment on column lighter.leases.priorities is 'As in lighter.waiting, where the rows were; null: they come from the inbox.';
+comment on column lighter.leases.attempts is 'Likewise.';
+comment on column lighter.leases.conflicts is 'Likewise.';
+comment on column lighter.leases.errors is 'Likewise: why the last attempt failed.';
 
 create table lighter.failed_jobs (
   source_id integer not null,
@@ -40,25 +97,20 @@ create table lighter.failed_jobs (
 );
 comment on table lighter.failed_jobs is 'Dead letters: jobs given up after their last attempt. Their rows stay inline and whole; lighter.retry brings them back.';
 
--- A job whose row is gone ends. But a transaction that is about to write that very row again may have seen the job,
--- and have added none: when all that were under way are over, the row is looked for once more.
-create table lighter.gone_rows (
-  source_id integer not null,
-  row_id text not null,
-  marker xid8,
-  primary key (source_id, row_id)
-);
-comment on table lighter.gone_rows is 'Rows that were gone when their jobs were to be worked on; the orphan sweep queues those that are back.';
-comment on column lighter.gone_rows.marker is 'No transaction before this one may have seen the job; null until a sweep has set it.';
+-- What the triggers look at instead of the table below: one number, which no snapshot is too old for.
+create sequence lighter.notify_until minvalue 0;
+select setval('lighter.notify_until', 0);
+comment on sequence lighter.notify_until is
+  'Until when writers are to notify the daemons, in milliseconds since 1970: all that say something of themselves sleep. See lighter.daemon_says.';
 
--- A trigger reads all of it once a transaction: few rows, none changed more often than every 5 s. Under a snapshot that
--- is held for a day the old versions would add up all the same.
+-- Few rows, none changed more often than every 5 s. Under a snapshot that is held for a day the old versions would add up
+-- all the same.
 create table lighter.daemons (
   id uuid primary key,
   asleep boolean not null,
   until timestamptz not null
 ) with (fillfactor = 50, vacuum_truncate = false);
-comment on table lighter.daemons is 'What each daemon that works off the queue says of itself to the triggers.';
+comment on table lighter.daemons is 'What each daemon that works off the queue says of itself: see lighter.notify_until.';
 comment on column lighter.daemons.id is 'Of one start of a daemon.';
 comment on column lighter.daemons.asleep is 'true: it sleeps and hears a NOTIFY; false: it is awake and needs none.';
 comment on column lighter.daemons.until is 'Until when that holds. A daemon that died says nothing more from then on.';

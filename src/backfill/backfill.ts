@@ -1,6 +1,5 @@
 // Backfill: rows that were there before attach, or before the threshold was lowered, are enqueued for the daemons.
 // Page by page over the primary key, each page a short read and a short write; it rewrites no row itself.
-import { setTimeout } from 'node:timers/promises'
 import type pg from 'pg'
 import { RowError } from '../errors.ts'
 import { createPageSize } from '../page-size.ts'
@@ -27,8 +26,6 @@ interface BackfillCounts {
   /** Rows looked at, those of an earlier run of the same pass included. */
   seen: number
   queued: number
-  /** Rows that an open transaction was enqueueing all the while: they are queued by it, unless it fails. */
-  contended: number
 }
 
 export interface BackfillOutcome extends BackfillCounts {
@@ -39,7 +36,6 @@ export interface BackfillOutcome extends BackfillCounts {
 
 const firstPageRows = 500
 const maxPageRows = 10_000
-const contendedTries = 20
 
 /**
  * Runs one pass, from where the last one of its kind was stopped. Of one source one at a time: the caller has
@@ -57,12 +53,11 @@ export async function backfillSource(
   const position = await openPosition(pool, source, filter, olderThan, restart)
   const resumedAfter = position.after
   context.onStart?.({ ...position })
-  const counts: BackfillCounts = { seen: position.seen, queued: position.queued, contended: 0 }
+  const counts: BackfillCounts = { seen: position.seen, queued: position.queued }
   const throttle = createThrottle(pool, context.throttle, signal, context.onWait ?? (() => undefined))
   // Not more at once than may be enqueued in a second, or wait at all.
   const most = Math.ceil(Math.min(maxPageRows, context.throttle.rate, context.throttle.maxQueue))
   const size = createPageSize(firstPageRows, most)
-  let contended: string[] = []
   const stopped = () => signal.aborted || context.mayGoOn?.() === false
   await throttle(0)
   while (!stopped()) {
@@ -71,48 +66,23 @@ export async function backfillSource(
     const page = await findHeavy(pool, source, position.filter, position.after, limit, false)
     size.took(performance.now() - started)
     if (!page.isActive) throw notWorkedOn(source)
-    const written = await enqueueRows(
+    const queued = await enqueueRows(
       pool,
       source.id,
       page.rows.map(row => row.rowId),
     )
-    contended.push(...written.contended)
     position.after = page.last ?? position.after
     position.seen += page.seen
-    position.queued += written.queued
+    position.queued += queued
     const isLast = page.seen < limit
-    if (isLast) {
-      const again = await enqueueContended(context, source, contended)
-      contended = again.contended
-      position.queued += again.queued
-    }
     await savePosition(pool, position, isLast)
     counts.seen = position.seen
     counts.queued = position.queued
-    counts.contended = contended.length
     context.onProgress({ ...counts })
     if (isLast) return { outcome: 'done', ...counts, resumedAfter }
-    await throttle(written.queued)
+    await throttle(queued)
   }
   return { outcome: 'stopped', ...counts, resumedAfter }
-}
-
-async function enqueueContended(
-  context: BackfillContext,
-  source: Source,
-  rowIds: string[],
-): Promise<{ queued: number; contended: string[] }> {
-  let contended = rowIds
-  let queued = 0
-  for (let attempt = 0; contended.length > 0 && attempt < contendedTries; attempt++) {
-    if (context.signal.aborted) break
-    const written = await enqueueRows(context.pool, source.id, contended)
-    queued += written.queued
-    contended = written.contended
-    if (contended.length > 0)
-      await setTimeout(500, undefined, { signal: context.signal }).catch(() => undefined)
-  }
-  return { queued, contended }
 }
 
 function notWorkedOn(source: Source): RowError {

@@ -93,7 +93,7 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
         from page p
        where p.stored is not null and p.is_old and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
          and not ${isPinnedSql(source, 'p.key::text', 'p.tenant_id')}
-         and not exists (select from lighter.jobs j where j.source_id = ${source.id} and j.row_id = p.key::text)
+         and not exists (select from lighter.waiting w where w.source_id = ${source.id} and w.row_id = p.key::text)
          and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.key::text)
       offset 0
     ),

@@ -1,13 +1,13 @@
 // What makes a backfill wait: daemons that do not keep up, replicas that do not, and the rate that was asked for.
 import { setTimeout } from 'node:timers/promises'
 import type { Queryable } from '../db/pool.ts'
+import { backfillPriority } from '../offload/claim.ts'
 import { createPace } from '../sweeps/pace.ts'
-import { backfillPriority } from './enqueue.ts'
 
 export interface ThrottleOptions {
   /** Rows enqueued a second at most. */
   rate: number
-  /** Backfill jobs that may wait at once, of all tables. */
+  /** Rows of backfills that may wait at once, of all tables. */
   maxQueue: number
   /** Seconds that a replica may be behind. */
   maxLagSeconds: number
@@ -59,7 +59,7 @@ export function createThrottle(
 async function queuedBackfill(db: Queryable, most: number): Promise<number> {
   const { rows } = await db.query<{ n: number }>({
     text: `select count(*)::int as n
-             from (select from lighter.jobs where priority = ${backfillPriority} limit $1) queued`,
+             from (select from lighter.waiting where priority = ${backfillPriority} limit $1) queued`,
     values: [most],
   })
   return rows[0]?.n ?? 0

@@ -94,7 +94,7 @@ const enqueue: Run = async (pool, source, filter, options, signal, update) => {
     let time = createTimeLeft(null)
     let progressText = ''
     const total = await estimateRows(pool, source.tableSql)
-    const { outcome, seen, queued, contended, resumedAfter } = await backfillSource(
+    const { outcome, seen, queued, resumedAfter } = await backfillSource(
       {
         pool,
         throttle: {
@@ -124,8 +124,8 @@ const enqueue: Run = async (pool, source, filter, options, signal, update) => {
       })
     }
     return {
-      json: { table: name, outcome, seen, queued, contended, resumed: resumedAfter !== null },
-      text: `${name}: ${formatCount(queued)} of ${formatCount(seen)} rows queued${resumedAfter === null ? '' : ' (with what an earlier run did)'}${contended > 0 ? `; ${formatCount(contended)} are being queued by a transaction that is still open` : ''}${outcome === 'stopped' ? '; stopped in the middle, run it again to go on' : ''}`,
+      json: { table: name, outcome, seen, queued, resumed: resumedAfter !== null },
+      text: `${name}: ${formatCount(queued)} of ${formatCount(seen)} rows queued${resumedAfter === null ? '' : ' (with what an earlier run did)'}${outcome === 'stopped' ? '; stopped in the middle, run it again to go on' : ''}`,
     }
   } finally {
     await lock.release()

@@ -131,9 +131,10 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
                              where a.tenant_id = f.tenant_id and a.frame_id = lighter.frame_of(p.artifact_id) and a.id = p.artifact_id)) order by p.name), '[]')
                      from pointers p),
                  'job', (
-                   select json_build_object('attempts', j.attempts, 'enqueued_at', j.enqueued_at, 'available_at', j.available_at,
+                   select json_build_object('place', j.place, 'attempts', j.attempts, 'enqueued_at', j.enqueued_at, 'available_at', j.available_at,
                                             'last_error', left(j.last_error, ${shownErrorCharacters}))
-                     from lighter.jobs j where j.source_id = $3 and j.row_id = f.row_id),
+                     from lighter.jobs j where j.source_id = $3 and j.row_id = f.row_id
+                    order by j.enqueued_at limit 1),
                  'dead_letter', (
                    select json_build_object('attempts', d.attempts, 'failed_at', d.failed_at,
                                             'last_error', left(d.last_error, ${shownErrorCharacters}))

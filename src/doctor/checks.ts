@@ -173,7 +173,7 @@ async function objectsCheck(client: pg.Client): Promise<Check> {
 async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
   const { rows } = await client.query<{ thing: string; privilege: string }>(`
     select t.thing, t.privilege
-      from (values ('lighter.jobs', 'select'), ('lighter.jobs', 'update'), ('lighter.jobs', 'delete'),
+      from (values ('lighter.inbox', 'select'), ('lighter.inbox', 'delete'), ('lighter.waiting', 'insert'), ('lighter.leases', 'insert'), ('lighter.leases', 'update'),
                    ('lighter.failed_jobs', 'insert'), ('lighter.objects', 'insert'), ('lighter.objects', 'update'),
                    ('lighter.sources', 'select'), ('lighter.settings', 'select'), ('lighter.installation', 'select'),
                    ('public.artifact_refs', 'select'), ('lighter.frames', 'insert'), ('lighter.frames', 'update'),
@@ -209,6 +209,8 @@ interface SourceRow {
   column: string
   triggerName: string
   trigger: string | null
+  heavy: string | null
+  mayAsk: boolean
   enabled: string | null
   threshold: number
   ownThreshold: boolean
@@ -227,6 +229,7 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
   const { rows } = await client.query<SourceRow>(`
     select s.id, s.relation::text as table, s.json_column as column,
            'lighter_enqueue_' || s.id as "triggerName", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
+           h.prosrc as heavy, coalesce(has_function_privilege('public', h.oid, 'execute'), false) as "mayAsk",
            lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as "ownThreshold",
            s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as "maySkip",
            (select string_agg(o.tgname, ', ' order by o.tgname) from pg_trigger o
@@ -240,6 +243,7 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
      cross join lateral lighter.with_current_names(stored) s
       left join pg_class c on c.oid = s.relation
       left join pg_trigger t on t.tgrelid = s.relation and t.tgname = 'lighter_enqueue_' || s.id
+      left join pg_proc h on h.pronamespace = 'lighter'::regnamespace and h.proname = 'heavy_' || s.id
      where c.oid is not null
        and not exists (select from lighter.missing_parts p where p.source_id = s.id and p.stops_offload)
      order by s.id`)
@@ -294,8 +298,15 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
   if (row.enabled === 'D' || row.enabled === 'R') {
     return fail(name, 'its trigger is disabled', `alter table ${table} enable trigger ${row.triggerName};`)
   }
-  if (!row.trigger.includes(` > ${Math.floor(row.threshold / 6)})`)) {
+  if (row.heavy?.includes(` ${Math.floor(row.threshold / 6)} or `) !== true) {
     return fail(name, `its trigger does not have the threshold ${row.threshold}`, attach)
+  }
+  if (!row.mayAsk) {
+    return fail(
+      name,
+      `who writes to it may not call lighter.heavy_${row.id}, and fails`,
+      `grant execute on function lighter.heavy_${row.id}(jsonb) to public;`,
+    )
   }
   if (row.guard !== 'off' && (row.guardEnabled === null || row.guardEnabled === 'D')) {
     return fail(
@@ -398,7 +409,7 @@ async function queueCheck(client: pg.Client): Promise<Check> {
     return warn(
       'queue',
       `${found}, and jobs of a source that does not exist`,
-      'Remove them: delete from lighter.jobs j where not exists (select from lighter.sources s where s.id = j.source_id); and likewise from lighter.failed_jobs.',
+      'Remove them: delete from lighter.inbox j where not exists (select from lighter.sources s where s.id = j.source_id); and likewise from lighter.waiting and lighter.failed_jobs.',
     )
   const oldest = row.oldest ?? 0
   if (oldest > stuckSeconds || (oldest > waitingSeconds && (await readDaemons(client)).length === 0))

@@ -1,4 +1,4 @@
-// Jobs and dead letters of the scope's rows. They name rows only; whose those are the application's tables tell.
+// Queued rows and dead letters of the scope. They name rows only; whose those are the application's tables tell.
 import { fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
@@ -6,18 +6,26 @@ import type { EraseScope } from './scope.ts'
 
 const pageRows = 5000
 
-/** Goes through the queue page by page; a row that was deleted with its job waiting has no tenant any more. */
+/** Tables of queued rows, each read page by page in the order of its key, and what is removed from them is counted as. */
+const tables = [
+  { name: 'lighter.inbox', key: 'id', first: '0', counted: 'jobs' },
+  { name: 'lighter.waiting', key: 'row_id', first: '', counted: 'jobs' },
+  { name: 'lighter.failed_jobs', key: 'row_id', first: '', counted: 'dead_letters' },
+] as const
+
+/**
+ * What is just being worked on comes first: those leases are taken away, so that nothing of the scope can be committed any
+ * more. A row that was deleted while it was queued has no tenant any more.
+ */
 export async function removeJobs(context: SweepContext, scope: EraseScope, counts: Counts): Promise<void> {
   for (const source of (await loadSources(context.pool)).values()) {
     if (scope.entity !== null && (source.entityType !== scope.entity.type || source.entityColumn === null))
       continue
-    for (const [table, name] of [
-      ['lighter.jobs', 'jobs'],
-      ['lighter.failed_jobs', 'dead_letters'],
-    ] as const) {
-      for (let after = ''; !context.signal.aborted; ) {
+    counts.jobs = (counts.jobs ?? 0) + (await revokeLeases(context, scope, source))
+    for (const table of tables) {
+      for (let after: string = table.first; !context.signal.aborted; ) {
         const { removed, last } = await removePage(context, scope, source, table, after)
-        counts[name] = (counts[name] ?? 0) + removed
+        counts[table.counted] = (counts[table.counted] ?? 0) + removed
         context.onProgress(counts)
         if (last === null) break
         after = last
@@ -26,32 +34,62 @@ export async function removeJobs(context: SweepContext, scope: EraseScope, count
   }
 }
 
-async function removePage(
-  { pool }: SweepContext,
-  scope: EraseScope,
-  source: Source,
-  table: string,
-  after: string,
-): Promise<{ removed: number; last: string | null }> {
+/** True of a row of the scope. Parameter 2 is the tenant. */
+function isMineSql(scope: EraseScope, source: Source, rowId: string): string {
   const entity =
     scope.entity === null || source.entityColumn === null
       ? ''
       : `and m.${ident(source.entityColumn)} = ${literal(scope.entity.id)}`
-  const { rows } = await pool.query<{ removed: number; last: string | null }>(
-    `with page as materialized (
-       select row_id from ${table} where source_id = $1 and row_id > $3 order by row_id limit $4
+  return `exists (select from ${fromSql(source)}
+                   where m.${ident(source.keyColumn)} = ${rowId}::${source.keyType} and ${tenantSql(source)} = $2 ${entity})`
+}
+
+/** Rows of others that were in such a lease are worked on anew. @returns rows of the scope that were in one */
+async function revokeLeases({ pool }: SweepContext, scope: EraseScope, source: Source): Promise<number> {
+  const { rows } = await pool.query<{ removed: number }>(
+    `with found as materialized (
+       select l.id, j.row_id, j.ord::integer as position
+         from lighter.leases l
+        cross join lateral unnest(l.source_ids, l.row_ids) with ordinality j(source_id, row_id, ord)
+        where j.source_id = $1 and j.ord <> all (l.done)
      ),
      mine as materialized (
-       select page.row_id
-         from page
-        where exists (select from ${fromSql(source)}
-                       where m.${ident(source.keyColumn)} = page.row_id::${source.keyType}
-                         and ${tenantSql(source)} = $2 ${entity})
+       select found.id, array_agg(found.position) as positions
+         from found where ${isMineSql(scope, source, 'found.row_id')} group by found.id
+     ),
+     -- A commit that is just ending is waited for: then its lease is gone.
+     held as materialized (
+       select l.id, mine.positions from lighter.leases l join mine on mine.id = l.id order by l.id for update of l
+     ),
+     revoked as (
+       update lighter.leases l set id = gen_random_uuid(), until = null, done = l.done || held.positions
+         from held where l.id = held.id
+       returning cardinality(held.positions) as removed
+     )
+     select coalesce(sum(removed), 0)::int as removed from revoked`,
+    [source.id, scope.tenantId],
+  )
+  return rows[0]?.removed ?? 0
+}
+
+async function removePage(
+  { pool }: SweepContext,
+  scope: EraseScope,
+  source: Source,
+  { name, key }: (typeof tables)[number],
+  after: string,
+): Promise<{ removed: number; last: string | null }> {
+  const { rows } = await pool.query<{ removed: number; last: string | null }>(
+    `with page as materialized (
+       select ${key} as key, row_id from ${name} where source_id = $1 and ${key} > $3 order by ${key} limit $4
+     ),
+     mine as materialized (
+       select page.key from page where ${isMineSql(scope, source, 'page.row_id')}
      ),
      removed as (
-       delete from ${table} j using mine where j.source_id = $1 and j.row_id = mine.row_id returning 1
+       delete from ${name} j using mine where j.source_id = $1 and j.${key} = mine.key returning 1
      )
-     select (select count(*)::int from removed) as removed, (select max(row_id) from page) as last`,
+     select (select count(*)::int from removed) as removed, (select max(key)::text from page) as last`,
     [source.id, scope.tenantId, after, pageRows],
   )
   return rows[0] ?? { removed: 0, last: null }

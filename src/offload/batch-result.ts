@@ -23,6 +23,8 @@ export interface BatchResult {
   commitMs: number
   /** Set when the store, not a row, was at fault: the caller should pause before it claims again. */
   outage: StoreError | null
+  /** It ran out, or was taken away: what was not committed before is another daemon's. */
+  leaseLost: boolean
   /** The first error of a row, if any. */
   rowError: string | null
 }
@@ -52,15 +54,17 @@ export function emptyResult(claimed: number): BatchResult {
     uploadMs: 0,
     commitMs: 0,
     outage: null,
+    leaseLost: false,
     rowError: null,
   }
 }
 
 export function addOutcome(sum: BatchOutcome, { result, large }: BatchOutcome): void {
-  const { outage, rowError, ...counts } = result
+  const { outage, rowError, leaseLost, ...counts } = result
   for (const [name, count] of Object.entries(counts)) sum.result[name as keyof typeof counts] += count
   sum.result.outage ??= outage
   sum.result.rowError ??= rowError
+  sum.result.leaseLost ||= leaseLost
   sum.large.push(...large)
 }
 

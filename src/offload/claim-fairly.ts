@@ -4,32 +4,37 @@ import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage } from '../errors.ts'
 import { fromSql, ident, tenantSql } from '../source/expressions.ts'
 import type { Source } from '../source/sources.ts'
-import { claimKeys, type Job, type JobKey, jobKey } from './claim.ts'
+import { claimEntries } from './claim.ts'
+import { jobKey, type Lease } from './lease.ts'
 
-/** Newest due jobs that one look sees. More than these within the time between two looks, and some are missed. */
+/** Newest entries that one look sees. More than these within the time between two looks, and some are missed. */
 const fairLookRows = 2000
 
-/** Jobs of one look that are worked on: few, so that they are done soon. */
+/** Rows of one look that are worked on: few, so that they are done soon. */
 export const fairClaimRows = 250
 
 export interface FairClaim {
-  jobs: Job[]
+  lease: Lease | null
   /** Tenants among the jobs that were seen; with a single one there is nothing to be fair about. */
   tenants: number
 }
 
+interface Entry {
+  id: number
+  sourceId: number
+  rowId: string
+}
+
 /**
- * Looks at the newest due live jobs, and claims up to `limit` of them: the newest of each tenant, then the
+ * Looks at the newest entries of the inbox, and claims up to `limit` of them: the newest of each tenant, then the
  * second newest of each, and so on.
  *
- * The queue does not know tenants, since a trigger that looked one up would slow every write of the application;
- * so they are read here, by a look that costs the same whatever the length of the queue. At a million jobs:
- * 2,000 keys from the end of the index in 3 ms (2,000 buffers), their tenants over the parent table in 11 to
+ * The inbox does not know tenants, since a trigger that looked one up would slow every write of the application;
+ * so they are read here, by a look that costs the same whatever the length of the queue. At a million entries:
+ * 2,000 from the end of the index in 3 ms (2,000 buffers), their tenants over the parent table in 11 to
  * 15 ms (9,500 buffers), the claim of 250 in 5 ms.
  *
- * Newest, because a job is among the newest from the moment that it can be seen until `fairLookRows` others have
- * come, whatever the backlog is made of. (But one of a transaction that was open for long counts from its begin, and
- * waits in order.) Newest first also of one tenant: its oldest are what the claims in order take.
+ * Newest first also of one tenant: its oldest are what the claims in order take.
  */
 export async function claimFairly(
   db: Queryable,
@@ -37,13 +42,13 @@ export async function claimFairly(
   limit: number,
   leaseMs: number,
 ): Promise<FairClaim> {
-  const newest = await newestKeys(
+  const newest = await newestEntries(
     db,
     sources.map(source => source.id),
   )
   const tenants = new Map<string, string | null>()
   for (const source of sources) {
-    const rowIds = newest.filter(key => key.sourceId === source.id).map(key => key.rowId)
+    const rowIds = newest.filter(entry => entry.sourceId === source.id).map(entry => entry.rowId)
     if (rowIds.length === 0) continue
     const found = await tenantsOf(db, source, rowIds).catch(error => {
       if (isDatabaseOutage(error)) throw error
@@ -52,11 +57,11 @@ export async function claimFairly(
     })
     for (const row of found) tenants.set(jobKey({ sourceId: source.id, rowId: row.rowId }), row.tenantId)
   }
-  const seen = newest.map(key => ({ ...key, tenantId: tenants.get(jobKey(key)) ?? null }))
-  const picked = pickByTurns(seen, limit)
+  const seen = newest.map(entry => ({ ...entry, tenantId: tenants.get(jobKey(entry)) ?? null }))
+  const ids = pickByTurns(seen, limit).map(entry => entry.id)
   return {
-    jobs: picked.length === 0 ? [] : await claimKeys(db, picked, leaseMs),
-    tenants: new Set(seen.map(job => job.tenantId)).size,
+    lease: ids.length === 0 ? null : await claimEntries(db, ids, leaseMs),
+    tenants: new Set(seen.map(entry => entry.tenantId)).size,
   }
 }
 
@@ -72,14 +77,14 @@ export function pickByTurns<T extends { tenantId: string | null }>(jobs: T[], li
   return picked
 }
 
-async function newestKeys(db: Queryable, sourceIds: number[]): Promise<JobKey[]> {
-  const { rows } = await db.query<JobKey>({
-    // One priority, so that the index gives them in order, from its end.
+async function newestEntries(db: Queryable, sourceIds: number[]): Promise<Entry[]> {
+  const { rows } = await db.query<Entry>({
+    // The index gives them in order, from its end.
     text: `
-      select source_id as "sourceId", row_id as "rowId"
-        from lighter.jobs
-       where priority = 0 and available_at <= now() and source_id = any ($1::int[])
-       order by available_at desc
+      select id::float8 as id, source_id as "sourceId", row_id as "rowId"
+        from lighter.inbox
+       where source_id = any ($1::int[])
+       order by id desc
        limit $2`,
     values: [sourceIds, fairLookRows],
   })

@@ -1,130 +1,191 @@
-// Step 1: take a batch of due jobs.
-import type { Queryable } from '../db/pool.ts'
+// Step 1: take queued rows by deleting them where they are, into a lease, in one transaction. A daemon that dies leaves
+// the lease to run out.
+//
+// No claim waits for its commit to be on disk: one that a crash of the server undoes is only done again.
+import { randomUUID } from 'node:crypto'
+import type pg from 'pg'
+import { arrayText } from '../db/array-text.ts'
+import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { type Claimed, insertLease, type Lease, leaseOf } from './lease.ts'
 
-export interface Job {
-  sourceId: number
-  /** Primary key of the row, as text. */
-  rowId: string
-  /** This claim included. */
-  attempts: number
+/** From this priority on rows go only when nothing else is to be done. Rows of a backfill have it. */
+export const backfillPriority = 10
+
+const notTriedYet = { attempts: 1, conflicts: 0, priority: 0, error: null }
+
+const lazySql = `lazy as materialized (select set_config('synchronous_commit', 'off', true))`
+
+/** Takes the entries that `due` names, and leases their rows: parameters 1 and 2. A row that has several is leased once. */
+const takeEntriesSql = (due: string) => `
+  with ${lazySql},
+  due as materialized (${due}),
+  taken as (
+    delete from lighter.inbox i using due where i.id = due.id returning i.id, i.source_id, i.row_id, i.enqueued_at
+  ),
+  jobs as materialized (
+    select source_id, row_id, min(enqueued_at) as enqueued_at, max(id) as id, count(*) as entries from taken group by source_id, row_id order by min(id)
+  ),
+  lease as (
+    insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at)
+    select $1, now() + $2 * interval '1 ms', array_agg(source_id), array_agg(row_id), array_agg(enqueued_at)
+      from jobs having count(*) > 0
+  )
+  select source_id as "sourceId", row_id as "rowId", extract(epoch from enqueued_at)::float8 * 1000 as "enqueuedMs", id::float8 as id,
+         entries::int as entries
+    from jobs`
+
+export interface InboxClaim {
+  lease: Lease | null
+  /** How many entries were taken: a row may have several. */
+  entries: number
+  lastId: number
 }
 
-/** Which job, in the order that all statements on jobs take them. */
-export interface JobKey {
+interface TakenRow {
   sourceId: number
   rowId: string
+  enqueuedMs: number
+  id: number
+  entries: number
 }
 
-export const jobKey = (job: JobKey) => `${job.sourceId}:${job.rowId}`
+async function takeEntries(
+  db: Queryable,
+  due: string,
+  values: unknown[],
+  leaseMs: number,
+): Promise<InboxClaim> {
+  const id = randomUUID()
+  const { rows } = await db.query<TakenRow>({
+    text: takeEntriesSql(due),
+    values: [id, leaseMs, ...values],
+  })
+  if (rows.length === 0) return { lease: null, entries: 0, lastId: 0 }
+  return {
+    lease: leaseOf(
+      id,
+      rows.map(({ sourceId, rowId, enqueuedMs }) => ({ sourceId, rowId, enqueuedMs, ...notTriedYet })),
+    ),
+    entries: rows.reduce((sum, row) => sum + row.entries, 0),
+    lastId: rows.reduce((last, row) => Math.max(last, row.id), 0),
+  }
+}
 
 /**
- * Takes up to `limit` due jobs of the given sources and hides them for `leaseMs` (visibility timeout), so
- * that no other daemon sees them. A daemon that dies simply lets the lease run out.
- *
- * One statement however many jobs, by the database's clock. It does not wait for its commit to be on disk: a
- * claim that a crash of the server undoes is only done again.
+ * Up to `limit` of the oldest entries of the given sources, but those that others are just taking.
+ * @param after only what has a higher id: so dead entries are not read over again and again
  */
-export async function claimJobs(
+export function claimInbox(
   db: Queryable,
   sourceIds: number[],
   limit: number,
   leaseMs: number,
-): Promise<Job[]> {
-  const { rows } = await db.query<Job>({
-    text: `
-      with lazy as materialized (
-        select set_config('synchronous_commit', 'off', true)
-      ),
-      due as (
-        select source_id, row_id
-          from lighter.jobs
-         where available_at <= now()
-           and source_id = any ($1::int[])
-         order by priority, available_at
-         limit $2
-           for update skip locked
-      )
-      update lighter.jobs j
-         set available_at = now() + $3 * interval '1 ms', attempts = j.attempts + 1
-        from due, lazy
-       where j.source_id = due.source_id and j.row_id = due.row_id
-      returning j.source_id as "sourceId", j.row_id as "rowId", j.attempts`,
-    values: [sourceIds, limit, leaseMs],
-  })
-  return rows
+  after = 0,
+): Promise<InboxClaim> {
+  const due = `
+    select i.id from lighter.inbox i, lazy
+     where i.id > $5 and i.source_id = any ($3::int[])
+     order by i.id limit $4 for update of i skip locked`
+  return takeEntries(db, due, [sourceIds, limit, after], leaseMs)
 }
 
-/** As `claimJobs`, of given jobs those that are still due and that nobody else is just claiming, in the order given. */
-export async function claimKeys(db: Queryable, keys: JobKey[], leaseMs: number): Promise<Job[]> {
-  const { rows } = await db.query<Job>({
+/** Given entries, but those that others have taken. */
+export async function claimEntries(db: Queryable, ids: number[], leaseMs: number): Promise<Lease | null> {
+  const due = `
+    select i.id from lighter.inbox i, lazy where i.id = any ($3::bigint[]) for update of i skip locked`
+  return (await takeEntries(db, due, [arrayText(ids)], leaseMs)).lease
+}
+
+/**
+ * Rows that have waited for their turn, the most urgent first.
+ * @param below only rows of a lower priority
+ */
+export async function claimWaiting(
+  db: Queryable,
+  sourceIds: number[],
+  limit: number,
+  leaseMs: number,
+  below = 32_767,
+): Promise<Lease | null> {
+  const id = randomUUID()
+  const { rows } = await db.query<Claimed>({
     text: `
-      with lazy as materialized (
-        select set_config('synchronous_commit', 'off', true)
+      with ${lazySql},
+      due as materialized (
+        select w.source_id, w.row_id from lighter.waiting w, lazy
+         where w.available_at <= now() and w.priority < $5 and w.source_id = any ($3::int[])
+         order by w.priority, w.available_at limit $4 for update of w skip locked
       ),
-      due as (
-        select j.source_id, j.row_id
-          from lighter.jobs j
-          join unnest($1::int[], $2::text[]) k(source_id, row_id) using (source_id, row_id)
-         where j.available_at <= now()
-           for update of j skip locked
+      taken as materialized (
+        delete from lighter.waiting w using due where w.source_id = due.source_id and w.row_id = due.row_id
+        returning w.source_id, w.row_id, w.priority, w.available_at, w.enqueued_at, w.attempts, w.conflicts, w.last_error
+      ),
+      jobs as materialized (select * from taken order by priority, available_at),
+      lease as (
+        insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at, priorities, attempts, conflicts, errors)
+        select $1, now() + $2 * interval '1 ms', array_agg(source_id), array_agg(row_id), array_agg(enqueued_at),
+               array_agg(priority), array_agg(attempts), array_agg(conflicts), array_agg(last_error)
+          from jobs having count(*) > 0
       )
-      update lighter.jobs j
-         set available_at = now() + $3 * interval '1 ms', attempts = j.attempts + 1
-        from due, lazy
-       where j.source_id = due.source_id and j.row_id = due.row_id
-      returning j.source_id as "sourceId", j.row_id as "rowId", j.attempts`,
-    values: [keys.map(key => key.sourceId), keys.map(key => key.rowId), leaseMs],
+      select source_id as "sourceId", row_id as "rowId", extract(epoch from enqueued_at)::float8 * 1000 as "enqueuedMs", priority,
+             attempts + 1 as attempts, conflicts, last_error as error
+        from jobs`,
+    values: [id, leaseMs, sourceIds, limit, below],
   })
-  const claimed = new Map(rows.map(job => [jobKey(job), job]))
-  return keys.flatMap(key => claimed.get(jobKey(key)) ?? [])
+  return rows.length === 0 ? null : leaseOf(id, rows)
+}
+
+/**
+ * A lease that has run out, or that nobody holds. One that has run out is split: the first half is what is claimed, the
+ * second is left for whoever comes next. A row on which daemons die is thereby alone in the end, and an attempt counts
+ * only against a row that was alone.
+ * @returns null when there is none; its jobs, of which those with more attempts than allowed are to be given up
+ */
+export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Lease | null> {
+  return inTransactionWithRetry(pool, async db => {
+    for (;;) {
+      const { rows: found } = await db.query<{ id: string; ranOut: boolean }>(
+        `select id, until is not null as "ranOut" from lighter.leases
+          where until is null or until < now()
+          order by until nulls first limit 1 for update skip locked`,
+      )
+      const [expired] = found
+      if (expired === undefined) return null
+      const { rows } = await db.query<Claimed>(
+        `select j.source_id as "sourceId", j.row_id as "rowId", extract(epoch from j.enqueued_at)::float8 * 1000 as "enqueuedMs",
+                coalesce(j.priority, 0) as priority, coalesce(j.attempts, 0) + 1 as attempts, coalesce(j.conflicts, 0) as conflicts,
+                j.error
+           from lighter.leases l
+          cross join lateral unnest(l.source_ids, l.row_ids, l.enqueued_at, l.priorities, l.attempts, l.conflicts, l.errors)
+                               with ordinality j(source_id, row_id, enqueued_at, priority, attempts, conflicts, error, ord)
+          where l.id = $1 and j.ord <> all (l.done)
+          order by j.ord`,
+        [expired.id],
+      )
+      await db.query('delete from lighter.leases where id = $1', [expired.id])
+      const [only] = rows
+      if (only === undefined) continue
+      const id = randomUUID()
+      if (!expired.ranOut || rows.length === 1) {
+        if (expired.ranOut) only.attempts++
+        await insertLease(db, id, rows, leaseMs)
+        return leaseOf(id, rows, { suspect: rows.length === 1 && only.attempts > 1 })
+      }
+      const middle = Math.ceil(rows.length / 2)
+      await insertLease(db, id, rows.slice(0, middle), leaseMs)
+      await insertLease(db, randomUUID(), rows.slice(middle), null)
+      return leaseOf(id, rows.slice(0, middle), { isHalf: true })
+    }
+  })
 }
 
 /** True if a claim would find something. */
 export async function hasDueJobs(db: Queryable, sourceIds: number[]): Promise<boolean> {
   const { rows } = await db.query<{ due: boolean }>({
-    text: `select exists (
-             select from lighter.jobs where available_at <= now() and source_id = any ($1::int[])) as due`,
+    text: `select exists (select from lighter.inbox where source_id = any ($1::int[]))
+               or exists (select from lighter.waiting where available_at <= now() and source_id = any ($1::int[]))
+               or exists (select from lighter.leases where until is null or until < now()) as due`,
     values: [sourceIds],
   })
   return rows[0]?.due === true
-}
-
-/** Hides claimed jobs, and the objects being uploaded for them, for another `leaseMs` from now. */
-export async function extendLease(
-  db: Queryable,
-  jobs: JobKey[],
-  objectKeys: { tenantId: string; key: string }[],
-  leaseMs: number,
-): Promise<void> {
-  await db.query(
-    `with mine as (
-       -- skips what is being committed or released: those need no lease any more
-       select j.source_id, j.row_id
-         from lighter.jobs j
-         join unnest($1::int[], $2::text[]) d(source_id, row_id) using (source_id, row_id)
-          for update of j skip locked
-     ),
-     jobs as (
-       update lighter.jobs j set available_at = now() + $3 * interval '1 ms'
-         from mine d
-        where j.source_id = d.source_id and j.row_id = d.row_id
-     ),
-     uploading as (
-       select o.tenant_id, o.r2_key
-         from lighter.objects o
-         join unnest($4::uuid[], $5::text[]) d(tenant_id, r2_key) using (tenant_id, r2_key)
-        where o.state = 'uploading'
-          for update of o skip locked
-     )
-     update lighter.objects o set lease_until = now() + $3 * interval '1 ms'
-       from uploading d
-      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key`,
-    [
-      jobs.map(j => j.sourceId),
-      jobs.map(j => j.rowId),
-      leaseMs,
-      objectKeys.map(o => o.tenantId),
-      objectKeys.map(o => o.key),
-    ],
-  )
 }

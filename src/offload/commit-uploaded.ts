@@ -3,15 +3,15 @@ import { StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import type { Source } from '../source/sources.ts'
 import type { BatchResult } from './batch-result.ts'
-import { jobKey } from './claim.ts'
 import { type CommitResult, commitBatch } from './commit.ts'
 import type { PipelineContext } from './context.ts'
+import { jobKey, LeaseLost } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
 import type { Committed, Observer, Work } from './observer.ts'
 import type { Location } from './pack.ts'
 import type { PlannedRow } from './plan.ts'
 import { registerForDeletion } from './register.ts'
-import type { Release } from './release.ts'
+import type { Returned } from './settle.ts'
 
 export interface Uploaded {
   locations: Map<ArtifactId, Location>
@@ -27,14 +27,14 @@ export const nothingUploaded = (): Uploaded => ({
   objects: [],
 })
 
-/** Commits the rows, tells the observer, and adds to `result` and `releases` what became of them. */
+/** Commits the rows, tells the observer, and adds to `result` and `returned` what became of them. */
 export async function commitAll(
   context: PipelineContext,
   work: Work,
   rows: PlannedRow[],
   uploaded: Uploaded,
   result: BatchResult,
-  releases: Release[],
+  returned: Returned[],
 ): Promise<void> {
   if (rows.length === 0 && uploaded.objects.length === 0) return
   let swept = false
@@ -49,6 +49,7 @@ export async function commitAll(
           part,
           uploaded.locations,
           objectsOf(part, uploaded, rows.length === part.length),
+          context.config.maxAttempts,
         )
         tellCommit(context.observer, part, commit, uploaded, told)
         return [commit]
@@ -57,10 +58,11 @@ export async function commitAll(
         swept ||= error instanceof StoreError && error.code === 'object_swept'
         failed.push({ job: row.job, error, source: row.source })
       },
+      error => error instanceof LeaseLost,
     ),
   )
   for (const [source, ofSource] of Map.groupBy(failed, each => each.source)) {
-    releases.push(...(await blame(context, source, ofSource, rows.length - failed.length)))
+    returned.push(...(await blame(context, source, ofSource, rows.length - failed.length)))
   }
   if (swept) await registerForDeletion(context.pool, uploaded.objects)
   for (const commit of commits) result.changed += commit.changed.length

@@ -1,38 +1,38 @@
-// Step 6: one transaction. Artifacts in, rows rewritten, jobs out, objects stored: all of it or none.
+// Step 6: one transaction. Artifacts in, rows rewritten and out of their lease, objects stored: all of it or none.
 import type pg from 'pg'
 import { committedFrames, frameColumns } from '../catalogue/frames.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
-import { preparedRows } from '../db/prepared.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import {
   documentSql,
-  envelopeSql,
-  fieldSql,
+  fileOfSql,
   fromSql,
   ident,
   isSourceSql,
-  isVersionSql,
   literal,
   passGuardSql,
+  pointerStateSql,
   pointersSql,
-  restSql,
   rowsSql,
+  serverStartSql,
   tenantSql,
 } from '../source/expressions.ts'
 import { enterCommitGateSql, isPinnedSql } from '../source/pins.ts'
 import type { Source } from '../source/sources.ts'
-import { type Job, jobKey } from './claim.ts'
+import { type Job, jobKey } from './lease.ts'
 import type { Latency } from './observer.ts'
 import type { Location } from './pack.ts'
 import type { PlannedRow } from './plan.ts'
+import { conflict } from './return-jobs.ts'
+import { closeJobs, settle } from './settle.ts'
 
 export interface CommitResult {
-  /** Rows that were rewritten, or were proved to have nothing to offload, or are gone: their jobs are out. */
+  /** Rows that were rewritten, or were proved to have nothing to offload, or are gone: they are queued no more. */
   done: Set<string>
-  /** Rows that changed or were locked meanwhile: left alone, their jobs wait to be claimed again. */
+  /** Rows that changed or were locked meanwhile: left alone, they wait for their next turn. */
   changed: Job[]
   /** Of the rows that were rewritten. */
   latencies: Latency[]
@@ -42,11 +42,10 @@ export interface CommitResult {
  * Commits a batch: rows with all payloads uploaded, rows with nothing to do, rows that are gone.
  *
  * Never waits for a row that the application holds (SKIP LOCKED), so it can't deadlock with it, and touches
- * only rows whose version is the one that was read. Rows of a source are locked before any job is deleted:
- * a job may only go when no write to its row can be under way, since that write's trigger, seeing the job,
- * adds none.
+ * only rows whose version is the one that was read. A write that comes while the commit is under way has queued its row
+ * again by itself.
  *
- * Statements: one per source and one for the bookkeeping, however many rows.
+ * Statements: one per source and two for the bookkeeping, however many rows.
  * @param locations where each uploaded payload is
  * @param objectKeys every object registered for this batch; those that no committed artifact uses become orphans at once
  */
@@ -55,9 +54,11 @@ export async function commitBatch(
   rows: PlannedRow[],
   locations: Map<ArtifactId, Location>,
   objects: { tenantId: string; key: string; byteLength: number }[],
+  maxAttempts: number,
 ): Promise<CommitResult> {
   const bySource = Map.groupBy(rows, row => row.source)
-  return inTransactionWithRetry(
+  const lease = rows[0]?.job.lease
+  const result = await inTransactionWithRetry(
     pool,
     async db => {
       const done = new Set<string>()
@@ -68,15 +69,27 @@ export async function commitBatch(
           done.add(jobKey({ sourceId: source.id, rowId }))
       }
       const committed = rows.filter(row => done.has(jobKey(row.job)))
-      const changed = rows
-        .filter(row => !done.has(jobKey(row.job)) && row.outcome !== 'deferred')
-        .map(row => row.job)
-      const latencies = await recordOutcome(db, committed, changed, locations, objects)
+      const changed = rows.filter(row => !done.has(jobKey(row.job))).map(row => row.job)
+      const latencies = await recordOutcome(db, committed, locations, objects)
+      if (lease !== undefined) {
+        await settle(
+          db,
+          lease,
+          committed.map(row => row.job),
+          changed.map(conflict),
+          maxAttempts,
+        )
+      }
       return { done, changed, latencies }
     },
     `${enterCommitGateSql}; ${passGuardSql}`,
   )
+  closeJobs(rows.map(row => row.job))
+  return result
 }
+
+/** JSON text can not contain it. */
+const separator = '\x1f'
 
 /** Returns the ids of the rows that are as they should be now. @throws {RowError} a trigger undid the rewrite */
 async function rewriteRows(
@@ -87,17 +100,28 @@ async function rewriteRows(
 ): Promise<string[]> {
   // Our rewrite is no edit by the application: its other triggers (updated_at, audit) stay quiet.
   if (source.quietRewrite) await db.query('set local session_replication_role = replica')
-  const idOf = (row: PlannedRow, phase: 1 | 2) =>
-    row.payloads.find(p => p.phase === phase)?.artifactId ?? null
+  // First those that are rewritten, so that each has its text.
+  const ordered = [
+    ...rows.filter(row => row.outcome === 'offload'),
+    ...rows.filter(row => row.outcome !== 'offload'),
+  ]
+  const versions = ordered.map(row => (row.version ?? '').split(' '))
   const { rows: answered } = await db.query<{ rowId: string; intact: boolean }>({
     text: rewriteSql(source),
-    prepare: rows.length + gone.length <= preparedRows,
+    prepare: true,
     values: [
-      arrayText(rows.map(row => row.job.rowId)),
-      arrayText(rows.map(row => row.version)),
-      arrayText(rows.map(row => idOf(row, 1))),
-      arrayText(rows.map(row => idOf(row, 2))),
-      arrayText(rows.map(row => row.tenantId)),
+      arrayText(ordered.map(row => row.job.rowId)),
+      arrayText(versions.map(([xmin]) => xmin ?? null)),
+      arrayText(versions.map(([, place]) => place ?? null)),
+      arrayText(versions.map(([, , table]) => table ?? null)),
+      arrayText(versions.map(([, , , file]) => file ?? null)),
+      arrayText(versions.map(([, , , , server]) => server ?? null)),
+      arrayText(ordered.map(row => row.tenantId)),
+      arrayText(ordered.map(row => row.pointers?.ids ?? null)),
+      arrayText(ordered.map(row => row.pointers?.state ?? null)),
+      arrayText(ordered.map(row => row.payloads.some(p => p.phase === 1))),
+      arrayText(ordered.map(row => row.payloads.some(p => p.phase === 2))),
+      ordered.flatMap(row => (row.outcome === 'offload' ? [targetText(row)] : [])).join(separator),
       arrayText(gone.map(row => row.job.rowId)),
       source.version,
     ],
@@ -116,54 +140,44 @@ async function rewriteRows(
   return answered.map(row => row.rowId)
 }
 
+function targetText({ target, job }: PlannedRow): string {
+  if (target === null) throw new Error(`what row ${job.rowId} is to hold was not made`)
+  return target
+}
+
 /**
- * `locked` holds the rows that still are the version that was read. Of those, the ones with payloads are
- * rewritten by the same expressions that made the payloads; the others had nothing, and are proved to by the lock.
+ * `locked` holds the rows that still are the version that was read. Of those, the ones with payloads get the value that the
+ * plan has made; the others had nothing, and are proved to by the lock.
  *
  * What the version does not cover is checked again: that the table is still attached, and in the way that it was
  * planned by (with a lower threshold, say, a row that had nothing may have something now), the tenant where it is the
- * parent's, whether the row's pointer is one (an artifact of that name may have come or gone), and that
+ * parent's, whether the row's pointers are what they were (an artifact of that name may have come or gone), and that
  * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
  */
 function rewriteSql(source: Source): string {
   const key = ident(source.keyColumn)
   const column = ident(source.jsonColumn)
-  const rest = restSql(source, 'f.doc', 'f.field', 'f.phase1_id')
+  const ids = `string_to_array(r.pointer_ids, ',')::uuid[]`
   return `
     with read as (
-      select * from unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[])
-               as r(row_id, version, phase1_id, phase2_id, tenant_id)
-       where ${seesAllRowsOfSql(source.id)}
+      select r.*, r.has_field or r.has_rest as goes
+        from unnest($1::text[], $2::xid[], $3::tid[], $4::oid[], $5::oid[], $6::text[], $7::uuid[], $8::text[], $9::text[],
+                    $10::bool[], $11::bool[], string_to_array($12::text, E'\\x1f'))
+               as r(row_id, xmin, place, tbl, file, server, tenant_id, pointer_ids, pointer_state, has_field, has_rest, target)
+       where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, '$14')})
     ),
     locked as (
-      select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.phase1_id, r.phase2_id, r.tenant_id as planned_tenant_id,
-             ${tenantSql(source)} as tenant_id, m.${column} as stored
-        from ${fromSql(source)}
-        join read r on m.${key} = r.row_id::${source.keyType} and ${isVersionSql('m', 'r.version')}
-       where ${isSourceSql(source, '$7')}
-         and (r.phase1_id is null and r.phase2_id is null or not ${isPinnedSql(source, 'r.row_id', tenantSql(source))})
+      select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target
+        from read r
+        join ${fromSql(source)} on m.${key} = r.row_id::${source.keyType}
+         and m.xmin = r.xmin and m.ctid = r.place and m.tableoid = r.tbl and ${fileOfSql('m')} = r.file and ${serverStartSql} = r.server
+       where not r.goes or (
+               ${tenantSql(source)} = r.tenant_id and not ${isPinnedSql(source, 'r.row_id', tenantSql(source))}
+               and (r.pointer_ids is null or ${pointerStateSql(ids, 'r.tenant_id')} = r.pointer_state))
          for no key update of m skip locked
     ),
-    docs as (
-      select l.*, ${documentSql('l.stored')} as doc
-        from locked l
-       where (l.phase1_id is not null or l.phase2_id is not null) and l.tenant_id = l.planned_tenant_id
-      offset 0
-    ),
-    fields as (
-      select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field from docs d offset 0
-    ),
-    rests as (
-      select f.*, r.rest
-        from fields f
-       cross join lateral (select ${rest} as rest offset 0) r
-       where (f.field is null) = (f.phase1_id is null)
-    ),
     targets as (
-      select r.key, r.place, r.tbl, r.row_id, r.phase1_id, r.phase2_id,
-             case when r.phase2_id is null then r.rest
-                  else ${envelopeSql(source, 'r.doc', 'r.rest', 'r.tenant_id', 'r.field', 'r.phase2_id')} end as target
-        from rests r
+      select l.key, l.place, l.tbl, l.row_id, l.has_field, l.has_rest, l.target::jsonb as target from locked l where l.goes
     ),
     rewritten as (
       update ${rowsSql(source)} m
@@ -171,17 +185,18 @@ function rewriteSql(source: Source): string {
         from targets t
        where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
       -- what a trigger of the table made of it
-      returning t.row_id, m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')} as intact
+      returning t.row_id, m.${column} = t.target
+                or m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')} as intact
     )
     select row_id as "rowId", coalesce(intact, false) as intact from rewritten
     union all
     select row_id, false from targets where row_id not in (select row_id from rewritten)
     union all
-    select row_id, true from locked where phase1_id is null and phase2_id is null
+    select row_id, true from locked where not goes
     union all
     -- gone when it was planned, and not back since; hidden is not gone
     select g.row_id, true
-      from unnest($6::text[]) g(row_id)
+      from unnest($13::text[]) g(row_id)
      where ${seesAllRowsOfSql(source.id)}
        and not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
 }
@@ -194,8 +209,8 @@ function isLightSql(source: Source, column: string, target: string): string {
   const hasField =
     source.phase1Field === null
       ? 'false'
-      : `(${target}.phase1_id is not null and ${column} ? ${literal(source.phase1Field)})`
-  return `not ${hasField} and (${target}.phase2_id is null
+      : `(${target}.has_field and ${column} ? ${literal(source.phase1Field)})`
+  return `not ${hasField} and (not ${target}.has_rest
       or pg_column_size(${documentSql(column)}) <= greatest(${source.thresholdBytes}, 2 * pg_column_size(${target}.target)))`
 }
 
@@ -229,7 +244,6 @@ function looseColumns(artifacts: CommittedArtifact[]): string[] {
 async function recordOutcome(
   db: Queryable,
   committed: PlannedRow[],
-  changed: Job[],
   locations: Map<ArtifactId, Location>,
   objects: { tenantId: string; key: string; byteLength: number }[],
 ): Promise<Latency[]> {
@@ -242,18 +256,11 @@ async function recordOutcome(
   )
   const inObject = Map.groupBy(artifacts, a => a.location.key)
   const used = new Set(inObject.keys())
+  const offloaded = committed.filter(row => row.outcome === 'offload')
   const frames = committedFrames(artifacts.map(a => a.location))
   const { rows } = await db.query<{ stored: number; frames: number; latencies: string | null }>({
     text: `
-      with jobs as materialized (
-        -- In one order in all statements that wait for job rows, so that two of them can't deadlock.
-        select j.source_id, j.row_id, d.done, d.offloaded, j.enqueued_at, j.priority
-          from unnest($19::int[], $20::text[], $21::bool[], $22::bool[]) d(source_id, row_id, done, offloaded)
-          join lighter.jobs j on j.source_id = d.source_id and j.row_id = d.row_id
-         order by j.source_id, j.row_id
-           for update of j
-      ),
-      loose as (
+      with loose as (
         insert into lighter.loose_artifacts (id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes,
             sha256, content_encoding, source_id, row_id, field, refers_to)
         select a.id, a.tenant_id, a.kind, a.entity_type, a.entity_id, a.r2_key, a.content_type, a.size_bytes, a.sha256,
@@ -269,9 +276,9 @@ async function recordOutcome(
         select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field,
                f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea[], f.row_uuids::uuid[], f.row_texts::text[],
                f.entities::uuid[], f.entity_places::int2[], f.refers_from::int2[], f.refers_to::uuid[], f.voids::int2[]
-          from unnest($23::uuid[], $24::uuid[], $25::text[], $26::text[], $27::bigint[], $28::bigint[], $29::text[], $30::int[],
-            $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[], $38::text[], $39::text[],
-            $40::text[], $41::text[], $42::text[])
+          from unnest($21::uuid[], $22::uuid[], $23::text[], $24::text[], $25::bigint[], $26::bigint[], $27::text[], $28::int[],
+            $29::text[], $30::text[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[],
+            $38::text[], $39::text[], $40::text[])
             as f(tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, entity_type, sizes, places,
                  hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
             -- Of a batch that is committed in parts: what either part has is no void. Not where a compaction has moved the
@@ -296,48 +303,26 @@ async function recordOutcome(
                                  then coalesce(o.live_bytes, 0) + d.payload_bytes end,
                dead_since = case when d.used and coalesce(o.live_artifacts, 0) + d.artifacts < o.artifact_count
                                  then now() end
-          from unnest($43::uuid[], $44::text[], $15::bigint[], $16::bool[], $17::int[], $18::bigint[])
+          from unnest($41::uuid[], $42::text[], $15::bigint[], $16::bool[], $17::int[], $18::bigint[])
                  d(tenant_id, r2_key, byte_length, used, artifacts, payload_bytes)
          where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key
            and (o.state = 'uploading' or d.used and o.state = 'stored')
         returning d.used
       ),
-      out as (
-        delete from lighter.jobs j using jobs d
-         where j.source_id = d.source_id and j.row_id = d.row_id and d.done
-      ),
-      -- See lighter.gone_rows.
-      gone as (
-        insert into lighter.gone_rows (source_id, row_id)
-        select d.source_id, d.row_id
-          from unnest($19::int[], $20::text[], $45::bool[]) d(source_id, row_id, gone)
-         where d.gone
-            on conflict (source_id, row_id) do update set marker = null
-      ),
       -- Appended, not counted up: two commits must not wait for each other. See lighter.offload_latency.
       latency as (
         insert into lighter.latency_changes (hour, live, bucket, jobs)
         select date_trunc('hour', now(), 'UTC'), j.priority <= 0,
-               ceil(4 * ln(greatest(extract(epoch from clock_timestamp() - j.enqueued_at)::float8 * 1000, 1)) / ln(2::float8))::smallint,
+               ceil(4 * ln(greatest(extract(epoch from clock_timestamp())::float8 * 1000 - j.enqueued_ms, 1)) / ln(2::float8))::smallint,
                count(*)
-          from jobs j
-         where j.offloaded
+          from unnest($19::int2[], $20::float8[]) j(priority, enqueued_ms)
          group by 2, 3
         returning live, bucket, jobs
-      ),
-      -- A row that changes all the time, or that a long transaction holds, is tried ever less often.
-      again as (
-        update lighter.jobs j
-           set available_at = now() + least(power(2, j.conflicts) * 25, 60000) * interval '1 ms',
-               attempts = greatest(j.attempts - 1, 0),
-               conflicts = least(j.conflicts + 1, 30)
-          from jobs d
-         where j.source_id = d.source_id and j.row_id = d.row_id and not d.done
       )
       select count(*)::int as stored, (select count(*)::int from frames) as frames,
              (select string_agg(concat_ws(' ', live::int, bucket, jobs), ',') from latency) as latencies
         from objects where used`,
-    prepare: committed.length + changed.length <= preparedRows,
+    prepare: true,
     values: [
       ...looseColumns(artifacts),
       arrayText(objects.map(o => o.byteLength)),
@@ -346,14 +331,11 @@ async function recordOutcome(
       arrayText(
         objects.map(o => (inObject.get(o.key) ?? []).reduce((sum, a) => sum + a.location.sizeBytes, 0)),
       ),
-      arrayText([...committed.map(row => row.job.sourceId), ...changed.map(job => job.sourceId)]),
-      arrayText([...committed.map(row => row.job.rowId), ...changed.map(job => job.rowId)]),
-      arrayText([...committed.map(() => true), ...changed.map(() => false)]),
-      arrayText([...committed.map(row => row.outcome === 'offload'), ...changed.map(() => false)]),
+      arrayText(offloaded.map(row => row.job.priority)),
+      arrayText(offloaded.map(row => row.job.enqueuedMs)),
       ...frameColumns(frames),
       arrayText(objects.map(o => o.tenantId)),
       arrayText(objects.map(o => o.key)),
-      arrayText([...committed.map(row => row.outcome === 'gone'), ...changed.map(() => false)]),
     ],
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about

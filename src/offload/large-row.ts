@@ -1,4 +1,5 @@
 // Large payloads: each is streamed into an object of its own, from the row to the store, and never held whole.
+import type { Queryable } from '../db/pool.ts'
 import { isRowsLimit, isSourceFault, messageOf, RowError, StoreError } from '../errors.ts'
 import {
   documentSql,
@@ -9,18 +10,20 @@ import {
   literal,
   pointersInSql,
   restSql,
+  targetSql,
   tenantSql,
 } from '../source/expressions.ts'
 import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
+import { rowChanged } from './copy-out.ts'
 import { keepLease } from './lease.ts'
 import { longNumbersTimeoutMs } from './long-numbers.ts'
 import { isTrouble } from './narrow-down.ts'
 import type { Work } from './observer.ts'
 import type { PlannedRow } from './plan.ts'
-import { backoffMs, type Release } from './release.ts'
 import { blameless, failure, faultRetryMs, finish, giveBack, notYet } from './return-jobs.ts'
+import { backoffMs, type Returned } from './settle.ts'
 import { takesWrites } from './store-trouble.ts'
 import { streamPayload } from './stream.ts'
 
@@ -34,16 +37,16 @@ export async function runLargeRow(
   batch: Work,
 ): Promise<BatchResult> {
   const result = emptyResult(1)
-  const releases: Release[] = []
+  const returned: Returned[] = []
   const objectsInFlight: { tenantId: string; key: string }[] = []
   // The lease must also last while the row waits for its turn.
-  const stopHeartbeat = keepLease(context, [row.job], objectsInFlight)
+  const stopHeartbeat = keepLease(context, row.job.lease, objectsInFlight)
   try {
     const tenantId = row.tenantId
     if (tenantId === null) throw new Error('a large row without a tenant can not be planned')
     const stream = async (work: Work) => {
       if (context.stopping.aborted) {
-        releases.push(notYet(row.job))
+        returned.push(notYet(row.job))
         return
       }
       await context.signal('before-stream')
@@ -78,6 +81,7 @@ export async function runLargeRow(
                 rowBytes,
                 timeoutMs: row.longNumbers ? longNumbersTimeoutMs : 0,
                 leaseMs: context.config.leaseMs,
+                leaseId: row.job.lease.id,
                 signal: context.signal,
                 onRegister: object => objectsInFlight.push(object),
               },
@@ -90,6 +94,7 @@ export async function runLargeRow(
           uploaded.locations.set(payload.artifactId, { ...location, artifactId: payload.artifactId })
           uploaded.objects.push({ tenantId, key: location.key, byteLength: objectBytes })
         }
+        row.target = await readTarget(context.pool, row)
       } catch (error) {
         if (error instanceof RowError && error.code === 'row_changed') {
           // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
@@ -102,22 +107,22 @@ export async function runLargeRow(
             isRowsLimit(error) || (error instanceof RowError && /^(payload|row)_too_large$/.test(error.code))
           if (error instanceof StoreError && !(await takesWrites(context.store))) {
             result.outage = error
-            releases.push(blameless(row.job, error, backoffMs(1)))
-          } else if (isSourceFault(error)) releases.push(blameless(row.job, error, faultRetryMs))
-          else releases.push(failure(row.job, messageOf(error), final))
+            returned.push(blameless(row.job, error, backoffMs(1)))
+          } else if (isSourceFault(error)) returned.push(blameless(row.job, error, faultRetryMs))
+          else returned.push(failure(row.job, messageOf(error), final))
         }
       }
       result.uploadMs = performance.now() - started
       await context.signal('after-upload')
       started = performance.now()
       await context.signal('before-commit')
-      await commitAll(context, work, outcome, uploaded, result, releases)
+      await commitAll(context, work, outcome, uploaded, result, returned)
       result.commitMs = performance.now() - started
       await context.signal('after-commit')
       noteResult(work, result)
     }
     await context.turns.run(tenantId, () => batch.part('large row', stream))
-    await finish(context, releases, result)
+    await finish(context, returned, result)
     return result
   } catch (error) {
     await giveBack(context, [row.job], error)
@@ -127,24 +132,49 @@ export async function runLargeRow(
   }
 }
 
+/** What the row is to hold, with the artifacts' ids in it. @throws {RowError} `row_changed` */
+async function readTarget(db: Queryable, row: PlannedRow): Promise<string> {
+  const document = row.payloads.find(p => p.phase === 2)
+  const target = targetSql(row.source, {
+    doc: 'f.doc',
+    rest: 'f.rest',
+    tenant: 'f.tenant_id',
+    field: 'f.field',
+    restGoes: document === undefined ? 'false' : 'true',
+    restArtifactId: document === undefined ? 'null::uuid' : `${literal(document.artifactId)}::uuid`,
+  })
+  const { rows } = await db.query<{ target: string | null }>({
+    text: `select (${target})::text as target ${fromPartsSql(row)}`,
+  })
+  const text = rows[0]?.target
+  if (text === undefined || text === null) throw rowChanged()
+  return text
+}
+
 /** Something of one payload of the version that was planned, as a statement without parameters (COPY takes none). */
 function selectPayloadSql(row: PlannedRow, phase: 1 | 2, something: (value: string) => string): string {
+  return `select ${something(phase === 1 ? 'f.field' : 'f.rest')} ${fromPartsSql(row)}`
+}
+
+/** `from` clause with the parts of the version that was planned: doc, tenant_id, field, rest; without it no row. */
+function fromPartsSql(row: PlannedRow): string {
   const { source } = row
   const phase1 = row.payloads.find(p => p.phase === 1)
   const field = fieldSql(source, 'd.doc', 'd.tenant_id')
   const rest = restSql(
     source,
-    'f.doc',
-    'f.field',
+    'e.doc',
+    'e.field',
     phase1 === undefined ? 'null::uuid' : `${literal(phase1.artifactId)}::uuid`,
   )
   return `
-    select ${something(phase === 1 ? 'f.field' : `(${rest})`)}
-      from (select d.doc, ${field} as field
-              from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
-                      from ${fromSql(source)}
-                     where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
-                       and ${isVersionSql('m', literal(row.version ?? ''))}
-                    offset 0) d
+      from (select e.*, ${rest} as rest
+              from (select d.*, ${field} as field
+                      from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
+                              from ${fromSql(source)}
+                             where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
+                               and ${isVersionSql('m', literal(row.version ?? ''))}
+                            offset 0) d
+                    offset 0) e
             offset 0) f`
 }

@@ -1,16 +1,129 @@
-// A lease that lasts as long as the work.
-import { extendLease, type Job } from './claim.ts'
+// A batch while a daemon works on it: one row of lighter.leases, whose id only its holder knows.
+import { arrayText } from '../db/array-text.ts'
+import type { Queryable } from '../db/pool.ts'
+import { LighterError } from '../errors.ts'
 import type { PipelineContext } from './context.ts'
 
-/** Extends the lease of jobs and objects three times per lease for as long as the work goes on. */
+export interface Lease {
+  id: string
+  jobs: Job[]
+  /** Positions of the jobs that are neither committed nor returned yet. */
+  open: Set<number>
+  /** Its only row had a lease of its own before, in which a daemon died. */
+  suspect: boolean
+  /** Of one that ran out: the other half waits. */
+  isHalf: boolean
+}
+
+/** A queued row that is being worked on. */
+export interface Job {
+  lease: Lease
+  /** In the lease, from 1. */
+  position: number
+  sourceId: number
+  /** Primary key of the row, as text. */
+  rowId: string
+  /** This one included. */
+  attempts: number
+  conflicts: number
+  priority: number
+  /** When the transaction that queued it began, in milliseconds since 1970 by the database's clock. */
+  enqueuedMs: number
+  /** Why the last attempt failed. */
+  error: string | null
+}
+
+/** What a claim finds of a row. */
+export type Claimed = Omit<Job, 'lease' | 'position'>
+
+export const jobKey = (job: Pick<Job, 'sourceId' | 'rowId'>) => `${job.sourceId}:${job.rowId}`
+
+/** @param claimed in the order of their positions */
+export function leaseOf(
+  id: string,
+  claimed: Claimed[],
+  { suspect = false, isHalf = false }: { suspect?: boolean; isHalf?: boolean } = {},
+): Lease {
+  const lease: Lease = { id, jobs: [], open: new Set(), suspect, isHalf }
+  lease.jobs = claimed.map((each, index) => ({ ...each, lease, position: index + 1 }))
+  for (const job of lease.jobs) lease.open.add(job.position)
+  return lease
+}
+
+/** The lease ran out while its holder was stopped or starved, and others have its rows. Nothing of them was changed. */
+export class LeaseLost extends LighterError {
+  constructor() {
+    super('lease_lost', 'the lease of this batch ran out, or was taken away: others have its rows', {
+      hint: 'Raise OFFLOAD_LEASE_MS if this daemon is often stopped or starved for that long.',
+      retryable: true,
+    })
+  }
+}
+
+/** @param leaseMs null: nobody holds it, it is taken as it is */
+export async function insertLease(
+  db: Queryable,
+  id: string,
+  jobs: Claimed[],
+  leaseMs: number | null,
+): Promise<void> {
+  await db.query({
+    text: `insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at, priorities, attempts, conflicts, errors)
+           select $1, now() + $2 * interval '1 ms', $3::int[], $4::text[],
+                  array(select to_timestamp(ms / 1000) from unnest($5::float8[]) with ordinality e(ms, ord) order by ord),
+                  $6::int2[], $7::int[], $8::int2[], $9::text[]`,
+    values: [
+      id,
+      leaseMs,
+      arrayText(jobs.map(job => job.sourceId)),
+      arrayText(jobs.map(job => job.rowId)),
+      arrayText(jobs.map(job => job.enqueuedMs)),
+      arrayText(jobs.map(job => job.priority)),
+      arrayText(jobs.map(job => job.attempts - 1)),
+      arrayText(jobs.map(job => job.conflicts)),
+      arrayText(jobs.map(job => job.error)),
+    ],
+  })
+}
+
+/** For another `leaseMs` from now, with the objects that are being uploaded for it. */
+async function extendLease(
+  db: Queryable,
+  lease: Lease,
+  objects: { tenantId: string; key: string }[],
+  leaseMs: number,
+): Promise<void> {
+  await db.query(
+    `with mine as (
+       -- skips what is being committed or returned: that needs no lease any more
+       select l.id from lighter.leases l where l.id = $1 for update skip locked
+     ),
+     extended as (
+       update lighter.leases l set until = now() + $2 * interval '1 ms' from mine where l.id = mine.id
+     ),
+     uploading as (
+       select o.tenant_id, o.r2_key
+         from lighter.objects o
+         join unnest($3::uuid[], $4::text[]) d(tenant_id, r2_key) using (tenant_id, r2_key)
+        where o.state = 'uploading'
+          for update of o skip locked
+     )
+     update lighter.objects o set lease_until = now() + $2 * interval '1 ms'
+       from uploading d
+      where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key`,
+    [lease.id, leaseMs, objects.map(o => o.tenantId), objects.map(o => o.key)],
+  )
+}
+
+/** Extends the lease, and its objects', three times per lease for as long as the work goes on. */
 export function keepLease(
   context: PipelineContext,
-  jobs: Job[],
+  lease: Lease,
   objects: { tenantId: string; key: string }[],
 ): () => void {
   const timer = setInterval(() => {
-    // A lost lease is no harm: another daemon does the work again, and the row's version lets only one of them commit.
-    extendLease(context.pool, jobs, objects, context.config.leaseMs).catch(() => undefined)
+    // A lost lease is no harm: what was begun under it can not be committed.
+    extendLease(context.pool, lease, objects, context.config.leaseMs).catch(() => undefined)
   }, context.config.leaseMs / 3)
   return () => clearInterval(timer)
 }

@@ -8,11 +8,11 @@ import {
   RowError,
 } from '../errors.ts'
 import type { Source } from '../source/sources.ts'
-import type { Job } from './claim.ts'
 import type { PipelineContext } from './context.ts'
+import type { Job } from './lease.ts'
 import { describeMissing, findMissingParts } from './missing-parts.ts'
-import type { Release } from './release.ts'
 import { blameless, failure, faultRetryMs } from './return-jobs.ts'
+import type { Returned } from './settle.ts'
 
 export interface Failed {
   job: Job
@@ -54,7 +54,7 @@ export async function blame(
   source: Source,
   failed: Failed[],
   others: number,
-): Promise<Release[]> {
+): Promise<Returned[]> {
   const [first] = failed
   if (first === undefined) return []
   if (failed.length > 1 && others === 0 && failed.every(({ error }) => isDatabaseOutage(error))) {

@@ -10,12 +10,10 @@ export interface Observer {
    * @param claimMs how long its claim took, which has just ended
    */
   batch<T>(rows: number, claimMs: number, run: (work: Work) => Promise<T>): Promise<T>
-  /** Rows that were claimed beside that of a batch. */
-  claimed(rows: number): void
   /** Told right after each commit, before anything else may fail: what it is told is so, and is told once. */
   committed(commit: Committed): void
   /** Claimed rows that are back in the queue, or given up. */
-  released(rows: { retried: number; deadLetters: number; putBack: number }): void
+  returned(rows: { retried: number; deadLetters: number; putBack: number }): void
 }
 
 /** A batch, or a part of one. */

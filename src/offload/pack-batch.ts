@@ -1,16 +1,17 @@
 // Step 3 for a batch: first the fields, then the documents. The artifact of a payload in a frame is known once the
-// frame is full, and a document has the pointer to its field: until then, the id that the plan has made up stands there.
+// frame is full, and a document has the pointer to its field, as has what the row is to hold: until then, the batch's tokens
+// stand there.
 
 import type { PackConfig } from '../config.ts'
 import { RowError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { keyTypes } from '../source/key-types.ts'
 import { type BuiltObject, buildObjects, type PackItem } from './pack.ts'
-import type { FieldPayload, PlannedRow } from './plan.ts'
+import type { FieldPayload, PlannedRow, Tokens } from './plan.ts'
 
 export interface PackedBatch {
   built: BuiltObject[]
-  /** Rows whose documents do not have the pointer exactly once. */
+  /** Rows whose texts do not have the tokens as often as they must. */
   refused: { row: PlannedRow; error: RowError }[]
 }
 
@@ -19,26 +20,24 @@ export async function packBatch(
   rows: PlannedRow[],
   config: PackConfig,
   prefix: string,
+  tokens: Tokens,
 ): Promise<PackedBatch> {
   const fields = await packPhase(rows, 1, config, prefix)
   const fieldIds = idsIn(fields)
   const refused: PackedBatch['refused'] = []
+  const refuse = (row: PlannedRow, what: string) =>
+    refused.push({
+      row,
+      error: new RowError('pointer_not_found', `${what} does not have the pointer exactly once`),
+    })
   const whole = rows.filter(row => {
     const field = row.payloads.find(p => p.phase === 1)
     const document = row.payloads.find(p => p.phase === 2)
     if (field === undefined) return true
     const id = idIn(fieldIds, field)
-    if (document === undefined || replacePointer(document, field.artifactId, id)) {
-      field.artifactId = id
-      return true
-    }
-    refused.push({
-      row,
-      error: new RowError(
-        'pointer_not_found',
-        'the document does not have the pointer to its field exactly once',
-      ),
-    })
+    field.artifactId = id
+    if (document === undefined || replaceToken(document, tokens.field, id)) return true
+    refuse(row, 'the document')
     return false
   })
   const documents = await packPhase(whole, 2, config, prefix)
@@ -46,6 +45,9 @@ export async function packBatch(
   for (const row of whole) {
     for (const payload of row.payloads)
       if (payload.phase === 2) payload.artifactId = idIn(documentIds, payload)
+    const target = targetOf(row, tokens)
+    if (target === null) refuse(row, 'what the row is to hold')
+    else row.target = target
   }
   for (const row of rows) for (const payload of row.payloads) payload.bytes = null
   return { built: [...fields, ...documents].map(nameByArtifact), refused }
@@ -91,13 +93,25 @@ function idIn(ids: Map<ArtifactId, ArtifactId>, { artifactId }: FieldPayload): A
   return id
 }
 
-/** In the text, and in what is known of it. @returns false when the text has the pointer not exactly once */
-function replacePointer(document: FieldPayload, old: ArtifactId, id: ArtifactId): boolean {
-  const at = document.bytes?.indexOf(old) ?? -1
-  if (at === -1 || document.bytes?.indexOf(old, at + 1) !== -1) return false
+/** In the text, and in what is known of it. @returns false when the text has the token not exactly once */
+function replaceToken(document: FieldPayload, token: string, id: ArtifactId): boolean {
+  const at = document.bytes?.indexOf(token) ?? -1
+  if (at === -1 || document.bytes?.indexOf(token, at + 1) !== -1) return false
   document.bytes.write(id, at, 'latin1')
-  document.refersTo = document.refersTo.map(each => (each === old ? id : each))
+  document.refersTo = document.refersTo.map(each => (each === token ? id : each))
   return true
+}
+
+/** With the ids in it. Null when a token is not there, or twice: only an array has several pointers to one document. */
+function targetOf({ target, payloads }: PlannedRow, tokens: Tokens): string | null {
+  if (target === null) return null
+  let text = target
+  for (const { phase, artifactId } of payloads) {
+    const parts = text.split(phase === 1 ? tokens.field : tokens.document)
+    if (parts.length < 2 || (parts.length > 2 && (phase === 1 || !text.startsWith('[')))) return null
+    text = parts.join(artifactId)
+  }
+  return text
 }
 
 /** From here on the artifacts have their names. */

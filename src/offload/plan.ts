@@ -1,9 +1,9 @@
 // Step 2: let Postgres decide, for each claimed row, what is to be offloaded, and hand out the bytes.
 
+import { randomUUID } from 'node:crypto'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
-import { preparedRows } from '../db/prepared.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import {
   documentSql,
@@ -14,21 +14,24 @@ import {
   ident,
   isFieldBlockedSql,
   lostPointerSql,
-  mentionsPointerSql,
-  pointersInSql,
+  ownFieldSql,
+  pointerIdsSql,
+  pointerStateSql,
   restSql,
+  targetSql,
   tenantSql,
   versionSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import type { Source } from '../source/sources.ts'
-import type { Job } from './claim.ts'
+import type { Job } from './lease.ts'
 import {
   bytesWithoutNumbersSql,
   hasLongNumbersSql,
   longNumbersTextBytes,
   textBytesBoundSql,
 } from './long-numbers.ts'
+import { notePointers } from './payload-pointers.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
 export interface FieldPayload {
@@ -68,6 +71,13 @@ export interface PlannedRow {
   tenantId: TenantId | null
   entityId: string | null
   payloads: FieldPayload[]
+  /**
+   * Text of the value that the row is to hold, with the tokens in the place of its artifacts until they are known. Null of
+   * a row that is streamed: it is made when its artifacts are.
+   */
+  target: string | null
+  /** See `pointerStateSql`. */
+  pointers: { ids: string; state: string } | null
   /** Length of the longest payload's text, also of one that is too large. */
   largestBytes: number
   /** What reading the row needs beside these payloads: those that it points to already, and what stays in it. */
@@ -75,6 +85,19 @@ export interface PlannedRow {
   /** Its numbers are written out far longer than they are stored: it is worked on alone, with little time. */
   longNumbers: boolean
 }
+
+/**
+ * What stands in the texts of a batch where the artifacts' ids will: an id is known only once its payload is packed. Random,
+ * so that no application can have it in a document.
+ */
+export interface Tokens {
+  /** Of the field's artifact, in the document and in what the row is to hold. */
+  field: string
+  /** Of the document's, in what the row is to hold. */
+  document: string
+}
+
+export const newTokens = (): Tokens => ({ field: randomUUID(), document: randomUUID() })
 
 interface PlanRow {
   ord: number
@@ -85,9 +108,9 @@ interface PlanRow {
   fieldText: string | null
   restBytes: number | null
   restText: string | null
-  /** Separated by commas. */
-  fieldRefs: string | null
-  restRefs: string | null
+  target: string | null
+  pointerIds: string | null
+  pointerState: string | null
   heldBytes: number
   lostPointer: boolean
   longNumbers: boolean
@@ -97,8 +120,8 @@ interface PlanRow {
 /**
  * Plans the claimed rows of one source in one statement.
  *
- * Phase 1's artifact ids are made up here and passed in, since the pointer of phase 1 is part of the payload of
- * phase 2: see pack-batch.ts. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
+ * The statement also makes the value that the row is to hold, so that the commit opens no document again. The tokens
+ * stand for artifacts: see pack-batch.ts. Text comes out as Postgres's own `jsonb::text` and is never parsed. Of a row with a payload over
  * `streamThresholdBytes` only sizes come out. Rows are taken until what they store, and then their text,
  * reaches `budgetBytes`; what follows is deferred without its text being rendered, or sent.
  *
@@ -110,27 +133,29 @@ export async function planRows(
   source: Source,
   jobs: Job[],
   limits: { budgetBytes: number; streamThresholdBytes: number; maxPayloadBytes: number },
+  tokens: Tokens,
 ): Promise<PlannedRow[]> {
-  const phase1Ids = jobs.map(newArtifactId)
   const { rows } = await db.query<PlanRow>({
     text: planSql(source),
-    prepare: jobs.length <= preparedRows,
+    prepare: true,
     values: [
       arrayText(jobs.map(job => job.rowId)),
-      arrayText(phase1Ids),
+      tokens.field,
       limits.streamThresholdBytes,
       limits.budgetBytes,
       limits.maxPayloadBytes,
+      tokens.document,
     ],
   })
   const byOrd = Map.groupBy(rows, row => Number(row.ord))
-  return jobs.map((job, i) => {
+  const planned = jobs.map((job, i) => {
     const [row, ...others] = byOrd.get(i + 1) ?? []
-    const phase1Id = phase1Ids[i]
-    if (row === undefined || phase1Id === undefined) return unreadRow(job, source, 'gone')
+    if (row === undefined) return unreadRow(job, source, 'gone')
     if (others.length > 0) return unreadRow(job, source, 'ambiguous')
-    return toPlannedRow(job, source, row, phase1Id, limits.maxPayloadBytes)
+    return toPlannedRow(job, source, row, limits.maxPayloadBytes)
   })
+  await notePointers(db, source, planned, tokens)
+  return planned
 }
 
 function unreadRow(job: Job, source: Source, outcome: 'gone' | 'ambiguous'): PlannedRow {
@@ -142,29 +167,25 @@ function unreadRow(job: Job, source: Source, outcome: 'gone' | 'ambiguous'): Pla
     tenantId: null,
     entityId: null,
     payloads: [],
+    target: null,
+    pointers: null,
     largestBytes: 0,
     heldBytes: 0,
     longNumbers: false,
   }
 }
 
-function toPlannedRow(
-  job: Job,
-  source: Source,
-  row: PlanRow,
-  phase1Id: ArtifactId,
-  maxPayloadBytes: number,
-): PlannedRow {
+function toPlannedRow(job: Job, source: Source, row: PlanRow, maxPayloadBytes: number): PlannedRow {
   const payloads: FieldPayload[] = []
   if (row.fieldBytes !== null) {
     payloads.push({
-      artifactId: phase1Id,
+      artifactId: newArtifactId(),
       phase: 1,
       kind: source.phase1Kind,
       field: source.phase1Field,
       sizeBytes: row.fieldBytes,
       bytes: row.fieldText === null ? null : Buffer.from(row.fieldText),
-      refersTo: idsOf(row.fieldRefs),
+      refersTo: [],
     })
   }
   if (row.restBytes !== null) {
@@ -175,7 +196,7 @@ function toPlannedRow(
       field: null,
       sizeBytes: row.restBytes,
       bytes: row.restText === null ? null : Buffer.from(row.restText),
-      refersTo: idsOf(row.restRefs),
+      refersTo: [],
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))
@@ -200,14 +221,12 @@ function toPlannedRow(
     tenantId: row.tenantId === null ? null : asTenantId(row.tenantId),
     entityId: row.entityId,
     payloads: outcome === 'offload' || outcome === 'too-large' ? payloads : [],
+    target: row.target,
+    pointers: row.pointerIds === null ? null : { ids: row.pointerIds, state: row.pointerState ?? '' },
     largestBytes,
     heldBytes: row.heldBytes,
     longNumbers: row.longNumbers,
   }
-}
-
-export function idsOf(list: string | null): string[] {
-  return list === null || list === '' ? [] : list.split(',')
 }
 
 function planSql(source: Source): string {
@@ -226,22 +245,18 @@ function planSql(source: Source): string {
   const unrendered = (value: string, goes = 'true') =>
     `case when ${isHuge(value)} then pg_column_size(${value})
           when r.long_numbers and ${goes} then ${textBytesBoundSql(value)} end`
-  // Only a text that has the name can have the pointer: looking for one at any depth is work. Of what is not rendered here
-  // the stream finds out.
-  const refsSql = (value: string, text: string) =>
-    `case when ${value} is not null and ${mentionsPointerSql(source, text)}
-          then array_to_string(${pointersInSql(source, value)}, ',') end`
+  const restGoes = `(t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes})`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.
   return `
     with claimed as (
-      select c.row_id, c.phase1_id, c.ord
-        from unnest($1::text[], $2::uuid[]) with ordinality as c(row_id, phase1_id, ord)
+      select c.row_id, c.ord
+        from unnest($1::text[]) with ordinality as c(row_id, ord)
        where ${seesAllRowsOfSql(source.id)}
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
     found as (
-      select c.ord, c.row_id, c.phase1_id, ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
+      select c.ord, c.row_id, ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
              ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
              ${column} as stored,
              coalesce(sum(pg_column_size(${column}))
@@ -250,33 +265,36 @@ function planSql(source: Source): string {
         join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
     ),
     opened as (
-      select f.ord, f.phase1_id, f.version, f.tenant_id, f.entity_id,
+      select f.ord, f.version, f.tenant_id, f.entity_id,
              case when not ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} then ${documentSql('f.stored')} end as doc
         from found f
        where f.stored_before < $4
       offset 0
     ),
+    fields as (
+      select o.*, ${ownFieldSql(source, 'o.doc')} as own_field from opened o offset 0
+    ),
     phase1 as (
-      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field,
-             ${followedIdsSql(source, 'o.doc')} as followed, jsonb_typeof(o.doc) = 'array' as is_array,
-             ${hasOwnFieldSql(source, 'o.doc')} as has_own_field
-        from opened o
+      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id', 'o.own_field')} as field,
+             ${followedIdsSql(source, 'o.doc')} as followed, ${pointerIdsSql(source, 'o.doc')} as pointers,
+             jsonb_typeof(o.doc) = 'array' as is_array, ${hasOwnFieldSql(source, 'o.doc')} as has_own_field
+        from fields o
       offset 0
     ),
     rests as (
-      select p.ord, p.version, p.tenant_id, p.entity_id, p.field, p.followed, p.is_array, p.has_own_field,
-             ${restSql(source, 'p.doc', 'p.field', 'p.phase1_id')} as rest
+      select p.*, ${restSql(source, 'p.doc', 'p.field', '$2::uuid')} as rest
         from phase1 p
       offset 0
     ),
     looked as (
       select r.*, coalesce(${isFieldBlockedSql(source, 'r.rest', 'r.field')}, false) as blocked,
-             ${hasLongNumbers('r.field')} or ${hasLongNumbers('r.rest')} as long_numbers
+             case when pg_column_size(r.doc) > 2 * ${hugeBytes} or ${hasLongNumbersSql('r.doc')}
+                  then ${hasLongNumbers('r.field')} or ${hasLongNumbers('r.rest')} else false end as long_numbers
         from rests r
       offset 0
     ),
     texts as (
-      select r.ord, r.version, r.tenant_id, r.entity_id, r.followed, r.has_own_field, r.field, r.rest, r.long_numbers, r.blocked,
+      select r.*,
              ${unrendered('r.field')} as field_unrendered,
              ${unrendered('r.rest', `(r.blocked or ${bytesWithoutNumbersSql('r.rest')} > ${source.thresholdBytes})`)} as rest_unrendered,
              case when not r.long_numbers and not ${isHuge('r.field')} then r.field::text end as field_text,
@@ -286,14 +304,13 @@ function planSql(source: Source): string {
       offset 0
     ),
     sized as (
-      select t.ord, t.version, t.tenant_id, t.entity_id, t.field_text, t.lost_pointer, t.long_numbers,
-             ${refsSql('t.field', 't.field_text')} as field_refs,
-             ${refsSql('t.rest', 't.rest_text')} as rest_refs,
+      select t.ord, t.version, t.tenant_id, t.entity_id, t.doc, t.field, t.rest, t.pointers, t.field_text, t.rest_text, t.lost_pointer,
+             t.long_numbers,
              case when cardinality(t.followed) > 0 then lighter.payload_bytes(t.tenant_id, t.followed, not t.has_own_field) else 0 end
                + case when octet_length(t.rest_text) <= ${source.thresholdBytes} then octet_length(t.rest_text) else 0 end as held_bytes,
              coalesce(t.field_unrendered, octet_length(t.field_text)) as field_bytes,
-             case when t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes} then t.rest_text end as rest_text,
-             case when t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes} then octet_length(t.rest_text) else t.rest_unrendered end as rest_bytes,
+             coalesce(${restGoes}, false) as rest_goes,
+             case when ${restGoes} then octet_length(t.rest_text) else t.rest_unrendered end as rest_bytes,
              coalesce(t.field_unrendered, t.rest_unrendered) is not null as huge
         from texts t
       offset 0
@@ -301,12 +318,23 @@ function planSql(source: Source): string {
     weighed as (
       select s.*, s.huge or greatest(coalesce(s.field_bytes, 0), coalesce(s.rest_bytes, 0)) > $3 as streamed
         from sized s
+      offset 0
     ),
     -- what would be sent: nothing of a row that is to be streamed
     cut as (
-      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.field_refs, w.rest_refs, w.held_bytes, w.lost_pointer, w.long_numbers,
+      select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.held_bytes, w.lost_pointer,
+             w.long_numbers, w.pointers,
              case when not w.streamed and w.tenant_id is not null then w.field_text end as field_text,
-             case when not w.streamed and w.tenant_id is not null then w.rest_text end as rest_text,
+             case when not w.streamed and w.tenant_id is not null and w.rest_goes then w.rest_text end as rest_text,
+             case when not w.streamed and not w.long_numbers and w.tenant_id is not null and (w.rest_goes or w.field is not null)
+                  then case when w.rest_goes then (${targetSql(source, {
+                    doc: 'w.doc',
+                    rest: 'w.rest',
+                    tenant: 'w.tenant_id',
+                    field: 'w.field',
+                    restGoes: 'w.rest_goes',
+                    restArtifactId: '$6::uuid',
+                  })})::text else w.rest_text end end as target,
              case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
         from weighed w
       offset 0
@@ -319,11 +347,13 @@ function planSql(source: Source): string {
            d.field_bytes::float8 as "fieldBytes", d.rest_bytes::float8 as "restBytes", d.over_budget as deferred,
            case when not d.over_budget then d.field_text end as "fieldText",
            case when not d.over_budget then d.rest_text end as "restText",
-           d.field_refs as "fieldRefs", d.rest_refs as "restRefs", d.held_bytes::float8 as "heldBytes",
-           coalesce(d.lost_pointer, false) as "lostPointer", coalesce(d.long_numbers, false) as "longNumbers"
+           case when not d.over_budget then d.target end as target,
+           array_to_string(nullif(d.pointers, '{}'), ',') as "pointerIds", ${pointerStateSql('d.pointers', 'd.tenant_id')} as "pointerState",
+           d.held_bytes::float8 as "heldBytes", coalesce(d.lost_pointer, false) as "lostPointer",
+           coalesce(d.long_numbers, false) as "longNumbers"
       from decided d
     union all
-    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, null, 0, false, false
+    select f.ord::int, f.version, f.tenant_id, f.entity_id, null, null, true, null, null, null, null, null, 0, false, false
       from found f
      where f.stored_before >= $4`
 }

@@ -1,8 +1,8 @@
 // Step 4: tell Postgres of objects before their first byte is sent. Whatever happens from here on, every
 // object in the bucket is known, and the orphan sweep need not list the bucket.
 import type { Queryable } from '../db/pool.ts'
-import { preparedRows } from '../db/prepared.ts'
 import { StoreError } from '../errors.ts'
+import { LeaseLost } from './lease.ts'
 import type { BuiltObject } from './pack.ts'
 
 export type ObjectToRegister = Pick<
@@ -16,19 +16,25 @@ export type ObjectToRegister = Pick<
   payloadBytes: number | null
 }
 
-/** One statement however many objects. They are orphans `leaseMs` from now unless the lease is extended or they are committed. */
+/**
+ * One statement however many objects. They are orphans `leaseMs` from now unless the lease is extended or they are committed.
+ * @param leaseId of the batch that they are for
+ * @throws {LeaseLost} the batch is another daemon's by now; none is registered
+ */
 export async function registerObjects(
   db: Queryable,
   objects: ObjectToRegister[],
   leaseMs: number,
+  leaseId: string | null = null,
 ): Promise<void> {
-  await db.query({
+  const { rowCount } = await db.query({
     text: `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, payload_bytes, lease_until)
      select d.tenant_id, d.r2_key, d.kind, 'uploading', d.content_type, d.content_encoding, d.artifact_count, d.byte_length, d.payload_bytes,
             now() + $8 * interval '1 ms'
        from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $9::bigint[])
-         as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length, payload_bytes)`,
-    prepare: objects.length <= preparedRows,
+         as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length, payload_bytes)
+      where $10::uuid is null or exists (select from lighter.leases l where l.id = $10)`,
+    prepare: true,
     values: [
       objects.map(o => o.tenantId),
       objects.map(o => o.key),
@@ -39,8 +45,10 @@ export async function registerObjects(
       objects.map(o => o.byteLength),
       leaseMs,
       objects.map(o => o.payloadBytes),
+      leaseId,
     ],
   })
+  if (rowCount !== objects.length) throw new LeaseLost()
 }
 
 /**

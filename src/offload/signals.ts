@@ -3,6 +3,7 @@
 
 export type SignalPoint =
   | 'after-claim'
+  | 'after-split'
   | 'after-plan'
   | 'after-register'
   | 'before-stream'
@@ -11,5 +12,6 @@ export type SignalPoint =
   | 'after-upload'
   | 'before-commit'
   | 'after-commit'
+  | 'after-return'
 
 export type Signal = (point: SignalPoint) => void | Promise<void>

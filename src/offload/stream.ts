@@ -13,7 +13,7 @@ import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { copyOutText, rowChanged } from './copy-out.ts'
 import type { Location } from './pack.ts'
-import { idsOf } from './plan.ts'
+import { idsOf } from './payload-pointers.ts'
 import { recordUploadId, registerObjects } from './register.ts'
 import type { Signal } from './signals.ts'
 import { createTextSearch } from './text-search.ts'
@@ -39,6 +39,8 @@ export interface StreamOptions {
   /** For reading it; 0: as long as the store takes. */
   timeoutMs: number
   leaseMs: number
+  /** Of the row's batch. */
+  leaseId: string
   signal: Signal
   /** Told of the object as soon as it is registered, so that its lease is extended with the job's. */
   onRegister: (object: { tenantId: string; key: string }) => void
@@ -78,6 +80,7 @@ export async function streamPayload(
       },
     ],
     options.leaseMs,
+    options.leaseId,
   )
   options.onRegister({ tenantId: request.tenantId, key })
   await options.signal('after-register')

@@ -3,6 +3,7 @@ import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
+import { unqueueRows } from '../offload/unqueue.ts'
 import { ident, isVersionSql, passGuardSql, rowsSql } from '../source/expressions.ts'
 import type { Source } from '../source/sources.ts'
 
@@ -18,8 +19,8 @@ export interface RestoredRow {
  * Writes those rows that still are the version that was read. Waits for none: a row that the application holds is
  * left for later, one that it has changed keeps the change.
  *
- * The table's triggers stay quiet as in the offload's rewrite. A job that ours made all the same, or that was
- * waiting, goes: with the row locked nobody can be writing it, and what we wrote is not to be offloaded.
+ * The table's triggers stay quiet as in the offload's rewrite. What is queued of the row, by ours all the same or since
+ * before, goes: with the row locked nobody can be writing it, and what we wrote is not to be offloaded.
  * @returns versions of the rows that were written
  * @throws {RowError} `rewrite_undone`, and nothing is written: a trigger of the table made something else of a value
  */
@@ -49,20 +50,10 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
         )
       }
       const ids = written.map(row => row.rowId)
-      await db.query({
-        // In the order in which all statements take jobs.
-        text: `with mine as materialized (
-                 select j.source_id, j.row_id from lighter.jobs j
-                  where j.source_id = $1 and j.row_id = any ($2::text[])
-                  order by j.source_id, j.row_id for update of j
-               )
-               delete from lighter.jobs j using mine d where j.source_id = d.source_id and j.row_id = d.row_id`,
-        values: [source.id, arrayText(ids)],
-      })
+      await unqueueRows(db, source.id, ids)
       return written.map(row => row.version)
     },
-    // The second keeps our own trigger, where it does fire, from waking a daemon for nothing.
-    `${source.quietRewrite ? 'set local session_replication_role = replica; ' : ''}set local lighter.woken = 'on'; ${passGuardSql}`,
+    `${source.quietRewrite ? 'set local session_replication_role = replica; ' : ''}${passGuardSql}`,
   )
 }
 

@@ -62,19 +62,20 @@ export function documentSql(column: string): string {
  * a child inherits the table. Nor the place without the file: CLUSTER and VACUUM FULL put another row there.
  */
 export const versionSql = (alias: string) =>
-  `concat_ws(' ', ${alias}.xmin, ${alias}.ctid, ${alias}.tableoid, ${fileSql(alias)}, ${serverSql})`
+  `concat_ws(' ', ${alias}.xmin, ${alias}.ctid, ${alias}.tableoid, ${fileOfSql(alias)}, ${serverStartSql})`
 
 /** True of the version that `versionSql` named; never when another server was asked then. */
 export const isVersionSql = (alias: string, version: string) => {
   const part = (n: number) => `split_part(${version}, ' ', ${n})`
   return `${alias}.xmin = ${part(1)}::xid and ${alias}.ctid = ${part(2)}::tid and ${alias}.tableoid = ${part(3)}::oid
-    and ${fileSql(alias)} = ${part(4)}::oid and ${serverSql} = ${part(5)}`
+    and ${fileOfSql(alias)} = ${part(4)}::oid and ${serverStartSql} = ${part(5)}`
 }
 
-const fileSql = (alias: string) => `pg_relation_filenode(${alias}.tableoid)`
+/** The file of a row's table or partition. */
+export const fileOfSql = (alias: string) => `pg_relation_filenode(${alias}.tableoid)`
 
-// A sub-select: asked once for a statement, not for each row.
-const serverSql = '(select extract(epoch from pg_postmaster_start_time())::text)'
+/** Which server answers, since when. A sub-select: asked once for a statement, not for each row. */
+export const serverStartSql = '(select extract(epoch from pg_postmaster_start_time())::text)'
 
 /**
  * True while the source is attached, works, and is as it was when it was loaded.
@@ -102,16 +103,26 @@ function hasFieldPointerSql(field: string, doc: string, tenant: string): string 
  *
  * The pointer's names are reserved. Where the application put something of its own under them, phase 1
  * would overwrite it, so such a row keeps its field inline (phase 2 may still take the row whole).
+ * @param own `ownFieldSql`, where that is at hand
  */
-export function fieldSql(source: Source, doc: string, tenant: string): string {
+export function fieldSql(
+  source: Source,
+  doc: string,
+  tenant: string,
+  own = ownFieldSql(source, doc),
+): string {
   if (source.phase1Field === null) return 'null::jsonb'
-  const field = literal(source.phase1Field)
   const names = [fieldRefKey(source.phase1Field), fieldCountKey(source.phase1Field)].map(literal).join(', ')
   return `case when jsonb_typeof(${doc}) = 'object'
-      and jsonb_typeof(${doc} -> ${field}) in ('array', 'object')
-      and ${doc} -> ${field} not in ('[]'::jsonb, '{}'::jsonb)
+      and jsonb_typeof(${own}) in ('array', 'object')
+      and ${own} not in ('[]'::jsonb, '{}'::jsonb)
       and (not ${doc} ?| array[${names}] or ${hasFieldPointerSql(source.phase1Field, doc, tenant)})
-    then ${doc} -> ${field} end`
+    then ${own} end`
+}
+
+/** The value of phase 1's field, whatever it is. Each look copies it. */
+export function ownFieldSql(source: Source, doc: string): string {
+  return source.phase1Field === null ? 'null::jsonb' : `(${doc} -> ${literal(source.phase1Field)})`
 }
 
 /**
@@ -177,7 +188,7 @@ function restOfObjectSql(source: Source, doc: string, field: string, fieldArtifa
  * and the pointer to all the rest. A pointer beside a field that is inline is stale, since the application has
  * written the field again (cleared it, say): left in the envelope without the field it would bring back the old.
  */
-export function envelopeSql(
+function envelopeSql(
   source: Source,
   doc: string,
   rest: string,
@@ -208,7 +219,7 @@ function envelopeOfObjectSql(
   const limit = source.envelopeValueLimit
   const stays = `case
       when pg_column_size(${rest} -> k) > 8 * ${limit} + 1024 then false
-      when jsonb_typeof(${rest} -> k) in ('number', 'array', 'object') and ${hasLongNumbersSql(`${rest} -> k`)} then false
+      when jsonb_typeof(${rest} -> k) in ('number', 'array', 'object') and ${hasLongNumbersSql(`jsonb_build_array(${rest} -> k)`)} then false
       else octet_length((${rest} -> k)::text) <= ${limit} end`
   return `(coalesce((
       select jsonb_object_agg(k, ${rest} -> k)
@@ -216,6 +227,27 @@ function envelopeOfObjectSql(
        where jsonb_typeof(${rest}) = 'object' and ${rest} ? k
          and ${stays}), '{}'::jsonb)
     || jsonb_build_object(${literal(metadataRefKey)}, ${restArtifactId}, ${literal(metadataKindKey)}, ${literal(source.phase2Kind)}::text))`
+}
+
+/** What the row is to hold, of one whose field, or rest, goes. The ids of the artifacts may be parameters or columns. */
+export function targetSql(
+  source: Source,
+  d: { doc: string; rest: string; tenant: string; field: string; restGoes: string; restArtifactId: string },
+): string {
+  return `case when ${d.restGoes} then ${envelopeSql(source, d.doc, d.rest, d.tenant, d.field, d.restArtifactId)}
+    when ${d.field} is not null then ${d.rest} end`
+}
+
+/**
+ * What the database says of a row's pointers: each id, and whether its artifact exists and can be read. The plan goes by
+ * that; the commit makes sure that it still holds. Null of a row without pointers.
+ * @param ids uuid[]
+ */
+export function pointerStateSql(ids: string, tenant: string): string {
+  return `case when cardinality(${ids}) > 0 then (
+    select string_agg(concat_ws(' ', i.id, a.id is not null, a.id is not null and a.purged_at is null), ',' order by i.id)
+      from unnest(${ids}) i(id)
+      left join public.artifact_refs a on a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(i.id) and a.id = i.id) end`
 }
 
 /** The pointers in `doc`, as an object of those that are there; of an array, which is nothing else, all of it. */
@@ -232,11 +264,6 @@ export function pointersInSql(source: Source, doc: string): string {
     return literal(`strict $.** ? (exists(${member})).${JSON.stringify(name)} ? (@.type() == "string")`)
   })
   return `lighter.pointers_in(${doc}, array[${paths.join(', ')}]::jsonpath[])`
-}
-
-/** False only of a text of jsonb without any pointer. */
-export function mentionsPointerSql(source: Source, text: string): string {
-  return `(${source.pointerNames.map(name => `strpos(${text}, ${literal(JSON.stringify(name))}) > 0`).join(' or ')})`
 }
 
 /** The ids of the pointers in `doc` that reading may follow, as uuid[]. */

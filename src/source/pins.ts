@@ -49,6 +49,8 @@ export async function passCommitGate(pool: pg.Pool): Promise<void> {
 
 /** True of a row that is to stay as it is, by itself or with all of its tenant's. Two looks into indexes of few rows. */
 export function isPinnedSql(source: Source, rowId: string, tenant: string): string {
-  return `(exists (select from lighter.pins pin where pin.source_id = ${source.id} and pin.row_id = ${rowId})
-      or exists (select from lighter.pins pin where pin.source_id = ${source.id} and pin.tenant_id = ${tenant}))`
+  // The first look is made once a statement.
+  return `((select exists (select from lighter.pins pin where pin.source_id = ${source.id}))
+      and (exists (select from lighter.pins pin where pin.source_id = ${source.id} and pin.row_id = ${rowId})
+        or exists (select from lighter.pins pin where pin.source_id = ${source.id} and pin.tenant_id = ${tenant})))`
 }

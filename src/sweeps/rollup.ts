@@ -136,7 +136,13 @@ async function addLatency(db: Queryable): Promise<number> {
 /** The queue, too: what was long once would keep its files for ever. A transaction for each: none holds the lock of two. */
 async function giveBackSpace({ pool }: SweepContext, counts: Counts): Promise<void> {
   let bytes = 0
-  for (const table of ['lighter.jobs', 'lighter.storage_changes', 'lighter.latency_changes']) {
+  for (const table of [
+    'lighter.inbox',
+    'lighter.waiting',
+    'lighter.leases',
+    'lighter.storage_changes',
+    'lighter.latency_changes',
+  ]) {
     const { rows } = await pool.query<{ bytes: number }>(
       'select lighter.give_back_space($1)::float8 as bytes',
       [table],

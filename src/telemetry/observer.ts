@@ -62,8 +62,7 @@ export function createObserver(metrics: OffloadMetrics, tracing: () => Tracing |
         metrics.inFlight({ batches: -1 })
       }
     },
-    claimed: metrics.claimed,
     committed: metrics.committed,
-    released: metrics.released,
+    returned: metrics.returned,
   }
 }

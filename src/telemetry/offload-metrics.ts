@@ -13,7 +13,7 @@ const latencyBuckets = Array.from({ length: 19 }, (_, i) => 2 ** (i + 4) / 1000)
 export interface OffloadMetrics {
   claimed(rows: number): void
   committed(commit: Committed): void
-  released(rows: { retried: number; deadLetters: number; putBack: number }): void
+  returned(rows: { retried: number; deadLetters: number; putBack: number }): void
   step(name: StepName, seconds: number): void
   /** More (or fewer) bytes, batches or large rows under way. */
   inFlight(change: { bytes?: number; batches?: number; largeRows?: number }): void
@@ -148,7 +148,7 @@ export function createOffloadMetrics(registers: Registry[], tenants: number): Of
       countTenants?.(commit.artifacts)
       for (const each of commit.latencies) observeLatency(each)
     },
-    released: ({ retried, deadLetters, putBack }) => {
+    returned: ({ retried, deadLetters, putBack }) => {
       rows.inc({ outcome: 'retried' }, retried)
       rows.inc({ outcome: 'dead_letter' }, deadLetters)
       rows.inc({ outcome: 'put_back' }, putBack)

@@ -6,15 +6,17 @@ import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import type { BatchOutcome, BatchResult } from '../offload/batch-result.ts'
-import { claimJobs, hasDueJobs, type Job } from '../offload/claim.ts'
+import { hasDueJobs } from '../offload/claim.ts'
 import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
 import type { PipelineContext } from '../offload/context.ts'
 import { runLargeRow } from '../offload/large-row.ts'
+import { keepLease, type Lease } from '../offload/lease.ts'
 import { notePartitions } from '../offload/missing-parts.ts'
 import type { Work } from '../offload/observer.ts'
 import { runBatch } from '../offload/pipeline.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
+import { createClaims } from './claims.ts'
 import type { Notice } from './notice.ts'
 
 /**
@@ -66,6 +68,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       batchBytes: Math.max(config.batchBytes * fairBatchShare, config.streamThresholdBytes),
     },
   }
+  const claims = createClaims(context.pool, config.leaseMs)
   const inFlight = new Set<Promise<void>>()
   const largeInFlight = new Set<Promise<void>>()
   /** One at most. */
@@ -155,7 +158,12 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         'rows could not be offloaded; see lighter.failures and lighter.jobs.last_error',
       )
     }
-    const { rowError, outage, ...counts } = result
+    if (result.leaseLost) {
+      log.warn(
+        'the lease of a batch ran out before its end; another daemon has its rows. Raise OFFLOAD_LEASE_MS if that happens often',
+      )
+    }
+    const { rowError, outage, leaseLost, ...counts } = result
     for (const key of ['planMs', 'packMs', 'uploadMs', 'commitMs'] as const)
       counts[key] = Math.round(counts[key])
     log.info(counts, what)
@@ -165,7 +173,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   const track = (set: Set<Promise<void>>, work: Promise<void>, what: string) => {
     const tracked: Promise<void> = work
       .catch(error => {
-        // The leases of its jobs run out, and they are claimed again.
+        // Its lease runs out, and its rows are claimed again.
         databaseFailures++
         sourcesLoadedAt = Number.NEGATIVE_INFINITY
         // What is cut off by our own stop is no trouble.
@@ -189,13 +197,21 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     }
   }
 
-  const startBatch = (jobs: Job[], claimMs: number, batchContext: PipelineContext, what: string) =>
-    runBatch(batchContext, sources, jobs, claimMs).then(({ result, large, work }) => {
+  const startBatch = (lease: Lease, claimMs: number, batchContext: PipelineContext, what: string) =>
+    runBatch(batchContext, sources, lease, claimMs).then(({ result, large, work }) => {
       learnSize(result)
-      if (result.deferred > 0) full = true
       startLarge(large, work)
       report(result, what)
     })
+
+  /** With nothing beside it: whoever dies on it shall take nobody along. */
+  const startSuspect = async (lease: Lease, claimMs: number) => {
+    const stopHeartbeat = keepLease(context, lease, [])
+    await Promise.all(inFlight)
+    stopHeartbeat()
+    track(inFlight, startBatch(lease, claimMs, context, 'suspect row'), 'suspect row')
+    await Promise.all(inFlight)
+  }
 
   /**
    * While there is a backlog, beside the batches in order and never behind them: see claimFairly. A backlog that is
@@ -212,9 +228,9 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       const claim = await claimFairly(db, await activeSources(), limit, config.leaseMs)
       const claimMs = performance.now() - claimingSince
       tenants = claim.tenants
-      if (claim.jobs.length === 0) continue
+      if (claim.lease === null) continue
       await context.signal('after-claim')
-      await startBatch(claim.jobs, claimMs, fairContext, 'batch of the newest')
+      await startBatch(claim.lease, claimMs, fairContext, 'batch of the newest')
     }
   }
 
@@ -231,9 +247,12 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     const ids = await activeSourceIds()
     const limit = claimLimit()
     claimedAt = performance.now()
-    const jobs = ids.length === 0 ? [] : await claimJobs(db, ids, limit, config.leaseMs)
-    full = jobs.length === limit
-    return { jobs, claimMs: performance.now() - claimedAt }
+    const claim =
+      ids.length === 0
+        ? { leases: [], full: false }
+        : await claims.next(ids, limit, breaker.state() === 'half-open')
+    full = claim.full
+    return { leases: claim.leases, claimMs: performance.now() - claimedAt }
   }
 
   /** While claims do not fill a batch they are so far apart: what comes one by one goes into one pack. */
@@ -262,8 +281,8 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       // Each time: LISTEN may have been lost, or found again, under a load that never ends. Beside the claim: until it
       // is said, who writes notifies in vain, and nothing worse.
       const awake = options.hears() ? options.notice.awake() : undefined
-      const { jobs, claimMs } = await claim().finally(() => awake)
-      if (jobs.length === 0) {
+      const { leases, claimMs } = await claim().finally(() => awake)
+      if (leases.length === 0) {
         // A table may have been attached while we slept, and what woke us be its first row.
         if (!foundAny && sourcesLoadedAt < drainingSince) {
           sourcesLoadedAt = Number.NEGATIVE_INFINITY
@@ -277,7 +296,11 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       foundAny = true
       await context.signal('after-claim')
-      track(inFlight, startBatch(jobs, claimMs, context, 'batch'), 'batch')
+      for (const lease of leases) {
+        if (lease.isHalf) await context.signal('after-split')
+        if (lease.suspect) await startSuspect(lease, claimMs)
+        else track(inFlight, startBatch(lease, claimMs, context, 'batch'), 'batch')
+      }
       if (full && breaker.state() === 'closed' && fairlyInFlight.size === 0) {
         track(fairlyInFlight, workFairly(), 'batch of the newest')
       }

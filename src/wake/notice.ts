@@ -1,8 +1,9 @@
-// Tells the triggers whether a NOTIFY is worth its price: a row of lighter.daemons. While a daemon is awake it finds jobs
+// Tells the triggers whether a NOTIFY is worth its price: a row of lighter.daemons, and by all of these a number that the
+// triggers look at (lighter.daemon_says). While a daemon is awake it finds jobs
 // by itself; while it sleeps and can hear it wants to be notified. With nobody awake and somebody asleep a trigger
 // notifies; with nobody at all it does not, and writes just queue.
 //
-// Each change leaves a dead row that every trigger reads over while some snapshot is old enough to need it, so changes
+// Each change leaves a dead row that is read over while some snapshot is old enough to need it, so changes
 // are at least 5 s apart. In between, a row may say "asleep" of a daemon that is awake: then writers notify in vain. Or
 // "awake" of one that has nothing to do: then it must look for jobs often (see `asleep`).
 import { randomUUID } from 'node:crypto'
@@ -100,11 +101,7 @@ export function openNotice(
     try {
       const client = await connect()
       const now = performance.now()
-      await client.query(
-        `insert into lighter.daemons (id, asleep, until) values ($1, $2, clock_timestamp() + $3 * interval '1 ms')
-             on conflict (id) do update set asleep = excluded.asleep, until = excluded.until`,
-        [id, asleep, forMs],
-      )
+      await client.query('select lighter.daemon_says($1, $2, $3)', [id, asleep, forMs])
       row = { asleep, writtenAt: now, until: now + forMs }
     } catch (error) {
       drop()
@@ -183,8 +180,7 @@ export function openNotice(
       clearTimeout(timer)
       if (session !== null) {
         const { client } = session
-        const leave =
-          row === null ? undefined : client.query('delete from lighter.daemons where id = $1', [id])
+        const leave = row === null ? undefined : client.query('select lighter.daemon_says($1, null, 0)', [id])
         await within(1000, 'leaving', Promise.resolve(leave)).catch(() => undefined)
         await within(1000, 'closing', client.end()).catch(() => undefined)
       }

@@ -93,8 +93,10 @@ async function check(context: ApiContext): Promise<Readiness> {
     inTime(
       requireAllRows(context.pool, []).then(() =>
         context.pool.query<{ seconds: number | null }>(
-          `select extract(epoch from now() - j.enqueued_at)::float8 as seconds
-           from lighter.jobs j where j.available_at <= now() order by j.priority, j.available_at limit 1`,
+          `select extract(epoch from now() - least(
+                    (select i.enqueued_at from lighter.inbox i order by i.id limit 1),
+                    (select w.enqueued_at from lighter.waiting w where w.available_at <= now() order by w.priority, w.available_at limit 1)
+                  ))::float8 as seconds`,
         ),
       ),
     ).then(

@@ -1,0 +1,117 @@
+// The end of rows in their lease: done, back into the queue, or out of it as dead letters.
+import { arrayText } from '../db/array-text.ts'
+import type { Queryable } from '../db/pool.ts'
+import { type Job, type Lease, LeaseLost } from './lease.ts'
+
+/** A row that was neither offloaded nor found to have nothing to offload. */
+export interface Returned {
+  job: Job
+  /** Null: nothing went wrong, it just was not its turn. */
+  error: string | null
+  /** Whether the row is to blame. An outage of the store must not burn attempts. */
+  countsAsAttempt: boolean
+  /** It had changed, or was locked, when its offload was to be committed. */
+  conflicted: boolean
+  /** A dead letter at once: trying again would only cost the same again. */
+  final: boolean
+  delayMs: number
+}
+
+/** Wait before the next attempt: exponential from 1 s to 10 min, with jitter so that a crowd spreads out. */
+export function backoffMs(attempts: number, random: () => number = Math.random): number {
+  return Math.min(1000 * 2 ** Math.max(0, attempts - 1), 600_000) * (0.5 + random() / 2)
+}
+
+/** It is given up: its row stays inline and whole, and lighter.retry brings it back. */
+export const isDeadLetter = ({ job, countsAsAttempt, final }: Returned, maxAttempts: number): boolean =>
+  final || (countsAsAttempt && job.attempts >= maxAttempts)
+
+/**
+ * Takes rows out of their lease: `done` for good, `returned` into lighter.waiting or, given up, lighter.failed_jobs. What
+ * somebody else has taken out of the lease meanwhile (a restore, a detach) is returned nowhere.
+ *
+ * One statement. In a transaction, call `closeJobs` once that has committed.
+ * @throws {LeaseLost} the lease is another daemon's by now; nothing is changed
+ */
+export async function settle(
+  db: Queryable,
+  lease: Lease,
+  done: Job[],
+  returned: Returned[],
+  maxAttempts: number,
+): Promise<void> {
+  const positions = [...done.map(job => job.position), ...returned.map(({ job }) => job.position)]
+  if (positions.length === 0) return
+  const settled = new Set(positions)
+  const isLast = [...lease.open].every(position => settled.has(position))
+  const back = [...returned].sort((a, b) => byKey(a.job, b.job))
+  const { rows } = await db.query<{ held: number }>({
+    text: settleSql,
+    prepare: true,
+    values: [
+      lease.id,
+      arrayText(positions),
+      isLast,
+      arrayText(back.map(({ job }) => job.position)),
+      arrayText(back.map(({ job }) => job.sourceId)),
+      arrayText(back.map(({ job }) => job.rowId)),
+      arrayText(back.map(({ job }) => job.priority)),
+      arrayText(back.map(r => Math.round(r.delayMs))),
+      arrayText(back.map(({ job, countsAsAttempt }) => (countsAsAttempt ? job.attempts : job.attempts - 1))),
+      arrayText(back.map(({ job, conflicted }) => Math.min(job.conflicts + (conflicted ? 1 : 0), 30))),
+      arrayText(back.map(({ job }) => job.enqueuedMs)),
+      arrayText(back.map(({ job, error }) => error ?? job.error)),
+      arrayText(back.map(r => isDeadLetter(r, maxAttempts))),
+    ],
+  })
+  if (rows[0]?.held !== 1) throw new LeaseLost()
+}
+
+/** In memory, what `settle` has done. */
+export function closeJobs(jobs: Job[]): void {
+  for (const job of jobs) job.lease.open.delete(job.position)
+}
+
+/** In one order in all statements that write lighter.waiting, so that two of them can't deadlock. The lease is locked first. */
+const settleSql = `
+  with held as materialized (
+    select l.id, l.done from lighter.leases l where l.id = $1 for update
+  ),
+  ended as (
+    delete from lighter.leases l using held h where l.id = h.id and $3
+  ),
+  shrunk as (
+    update lighter.leases l set done = l.done || $2::int[] from held h where l.id = h.id and not $3
+  ),
+  back as materialized (
+    select r.source_id, r.row_id, r.priority, r.delay_ms, r.attempts, r.conflicts, to_timestamp(r.enqueued_ms / 1000) as enqueued_at,
+           r.error, r.is_dead
+      from unnest($4::int[], $5::int[], $6::text[], $7::int2[], $8::int8[], $9::int[], $10::int2[], $11::float8[], $12::text[], $13::bool[])
+             with ordinality as r(position, source_id, row_id, priority, delay_ms, attempts, conflicts, enqueued_ms, error, is_dead, ord)
+      join held h on r.position <> all (h.done)
+     order by r.ord
+  ),
+  dead as (
+    insert into lighter.failed_jobs (source_id, row_id, attempts, enqueued_at, last_error)
+    select source_id, row_id, attempts, enqueued_at, coalesce(error, 'unknown') from back where is_dead
+        on conflict (source_id, row_id) do update
+       set attempts = excluded.attempts, failed_at = now(), last_error = excluded.last_error
+  ),
+  again as (
+    insert into lighter.waiting as w (source_id, row_id, priority, available_at, attempts, conflicts, enqueued_at, last_error)
+    select source_id, row_id, priority,
+           -- whose turn it just was not keeps its place: at the end it would wait for the whole of a backlog
+           case when delay_ms = 0 then least(enqueued_at, now()) else now() + delay_ms * interval '1 ms' end,
+           attempts, conflicts, enqueued_at, error
+      from back where not is_dead
+        on conflict (source_id, row_id) do update
+       set priority = least(w.priority, excluded.priority), available_at = least(w.available_at, excluded.available_at),
+           attempts = greatest(w.attempts, excluded.attempts), conflicts = greatest(w.conflicts, excluded.conflicts),
+           enqueued_at = least(w.enqueued_at, excluded.enqueued_at), last_error = coalesce(excluded.last_error, w.last_error)
+  )
+  select count(*)::int as held from held`
+
+/** As Postgres has it where the order matters: between two of these statements it need only be the same. */
+function byKey(a: Job, b: Job): number {
+  return a.sourceId - b.sourceId || (a.rowId < b.rowId ? -1 : a.rowId > b.rowId ? 1 : 0)
+}
