@@ -255,14 +255,18 @@ function planSql(source: Source): string {
        where ${seesAllRowsOfSql(source.id)}
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
+    -- By look-ups of keys, whatever Postgres believes of a table that has no statistics yet.
     found as (
-      select c.ord, c.row_id, ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
-             ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id,
-             ${column} as stored,
-             coalesce(sum(pg_column_size(${column}))
+      select c.ord, c.row_id, r.*,
+             coalesce(sum(pg_column_size(r.stored))
                         over (order by c.ord rows between unbounded preceding and 1 preceding), 0) as stored_before
         from claimed c
-        join ${fromSql(source)} on ${key} = c.row_id::${source.keyType}
+       cross join lateral (
+         select ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
+                ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id, ${column} as stored
+           from ${fromSql(source)}
+          where ${key} = c.row_id::${source.keyType}
+         offset 0) r
     ),
     opened as (
       select f.ord, f.version, f.tenant_id, f.entity_id,

@@ -94,8 +94,9 @@ export function tenantSql(source: Source): string {
 /** True where `doc` carries a phase 1 pointer that is one: it names an artifact of the row's tenant. */
 function hasFieldPointerSql(field: string, doc: string, tenant: string): string {
   const id = `lighter.as_uuid(${doc} -> ${literal(fieldRefKey(field))})`
-  return `exists (select from public.artifact_refs a
-             where a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(${id}) and a.id = ${id})`
+  // Without a pointer nothing is looked for.
+  return `(${id} is not null and exists (select from public.artifact_refs a
+             where a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(${id}) and a.id = ${id}))`
 }
 
 /**

@@ -30,8 +30,8 @@ async function doctor(): Promise<{ lines: string[]; last: string | undefined }> 
 test('a dead letter', async () => {
   await sql(`insert into notes values (2, '${tenant}', '${document}');
              insert into lighter.failed_jobs (source_id, row_id, attempts, enqueued_at, last_error)
-               select source_id, row_id, 8, enqueued_at, 'made for this' from lighter.jobs;
-             delete from lighter.jobs`)
+               select source_id, row_id, 8, enqueued_at, 'made for this' from lighter.inbox;
+             delete from lighter.inbox`)
   const { lines, last } = await doctor()
   expect(lines).toContainEqual(expect.stringMatching(/^warn {2}queue: .*1 dead letters/))
   expect(last).toMatch(/^1 warning\(s\)/)
@@ -53,7 +53,7 @@ test('a source that is left out since its table is gone', async () => {
 
 test('a queue that nobody works on', async () => {
   await sql(`insert into notes values (2, '${tenant}', '${document}');
-             update lighter.jobs set enqueued_at = now() - interval '90 s', available_at = now() - interval '90 s'`)
+             update lighter.inbox set enqueued_at = now() - interval '90 s'`)
   const { lines, last } = await doctor()
   expect(lines).toContainEqual(
     expect.stringMatching(/^warn {2}queue: 1 waiting, oldest 9\d s.*does not move/),

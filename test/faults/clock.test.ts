@@ -14,7 +14,9 @@ import {
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { type RunningCli, runCli, startCli } from '../support/process.ts'
+import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { type FaultyStore, startFaultyStore } from '../support/request-fault.ts'
+import { value } from '../support/sql.ts'
 import { secretToken } from '../support/tokens.ts'
 
 const environment = useFreshEnvironment()
@@ -74,18 +76,28 @@ describe.for([
     const { conversationId } = await newConversation(environment)
     const held = await insertMessage(environment, conversationId, '{"tool_interactions": ["held"]}')
     const over = await insertMessage(environment, conversationId, '{"tool_interactions": ["over"]}')
-    const claim = (id: string, interval: string) =>
-      environment.admin.query(
-        `update lighter.jobs set available_at = now() + $2::interval, attempts = 1 where row_id = $1`,
-        [id, interval],
-      )
-    await claim(held, '30 minutes')
-    await claim(over, '-30 seconds')
+    const sourceId = await value<number>(environment.admin, 'select id from lighter.sources')
+    await emptyQueue(environment)
+    await leaseRows(environment.admin, sourceId, [held], { leaseMs: 30 * 60_000 })
+    await leaseRows(environment.admin, sourceId, [over], { leaseMs: -30_000 })
+    // One that waits for half an hour yet, and one that has waited.
+    const [later, due] = [
+      await insertMessage(environment, conversationId, '{"tool_interactions": ["later"]}'),
+      await insertMessage(environment, conversationId, '{"tool_interactions": ["due"]}'),
+    ]
+    await environment.admin.query('delete from lighter.inbox')
+    await environment.admin.query(
+      `insert into lighter.waiting (source_id, row_id, available_at)
+       values ($1, $2, now() + interval '30 minutes'), ($1, $3, now() - interval '30 seconds')`,
+      [sourceId, later, due],
+    )
     await started()
     await until(async () => {
-      const { rows } = await environment.admin.query<{ id: string }>('select row_id as id from lighter.jobs')
-      return rows.length === 1 && rows[0]?.id === held
-    }, 'only the one that is held is left')
+      const { rows } = await environment.admin.query<{ id: string }>(
+        'select row_id as id from lighter.jobs order by place',
+      )
+      return rows.length === 2 && rows[0]?.id === held && rows[1]?.id === later
+    }, 'only the one that is held, and the one that waits, are left')
   })
 
   test('sweeps take what is due by the clock of the database, neither sooner nor later', async () => {

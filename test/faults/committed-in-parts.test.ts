@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { createPool } from '../../src/db/pool.ts'
 import { commitBatch } from '../../src/offload/commit.ts'
 import { packBatch } from '../../src/offload/pack-batch.ts'
-import { planRows } from '../../src/offload/plan.ts'
+import { newTokens, planRows } from '../../src/offload/plan.ts'
 import { registerObjects } from '../../src/offload/register.ts'
 import { loadSources } from '../../src/source/sources.ts'
 import {
@@ -14,6 +14,7 @@ import {
   rawMetadata,
   useEnvironment,
 } from '../support/environment.ts'
+import { leaseRows } from '../support/queue.ts'
 
 const environment = await useEnvironment()
 const metadata = (n: number) => `{"tool_interactions": [{"n": ${n}}], "text": "${'x'.repeat(9000)}"}`
@@ -29,22 +30,25 @@ async function uploadedTogether() {
   const [source] = (await loadSources(pool)).values()
   if (source === undefined) throw new Error('nothing is attached')
   const { offload } = environment.config()
-  const jobs = ids.map(rowId => ({ sourceId: source.id, rowId, attempts: 1 }))
-  const rows = await planRows(pool, source, jobs, {
+  const { id: leaseId, jobs } = await leaseRows(pool, source.id, ids)
+  const limits = {
     budgetBytes: offload.batchBytes,
     streamThresholdBytes: offload.streamThresholdBytes,
     maxPayloadBytes: offload.maxPayloadBytes,
-  })
-  const { built } = await packBatch(rows, offload, environment.store.prefix)
+  }
+  const tokens = newTokens()
+  const rows = await planRows(pool, source, jobs, limits, tokens)
+  const { built } = await packBatch(rows, offload, environment.store.prefix, tokens)
   await registerObjects(
     pool,
     built.map(o => ({ ...o, byteLength: o.body.length })),
     60_000,
+    leaseId,
   )
   for (const { key, body, contentType } of built) await environment.store.put(key, body, { contentType })
   const locations = new Map(built.flatMap(o => [...o.locations]))
   const objects = built.map(o => ({ tenantId: o.tenantId, key: o.key, byteLength: o.body.length }))
-  const commit = (n: number) => commitBatch(pool, rows.slice(n, n + 1), locations, objects)
+  const commit = (n: number) => commitBatch(pool, rows.slice(n, n + 1), locations, objects, 8)
   return { ids, pool, commit, keys: objects.map(o => o.key) }
 }
 

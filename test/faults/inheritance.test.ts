@@ -112,11 +112,13 @@ test('a row that gets the key of one that is being offloaded keeps its payload',
       held.release()
       await settled(environment)
     },
-    { signal: signals.signal },
+    { signal: signals.signal, env: { OFFLOAD_MAX_ATTEMPTS: '1' } },
   )
   const [second, first] = await stored('notes')
   expect(second).toBe(whole('second'))
   expect(first).toContain('tool_interactions_ref')
+  // It has queued its key, of which there are two now.
+  expect(await lighterOk(environment, ['retry', '--dry-run'])).toContain('several rows have this key')
 })
 
 test('rows of one key stay inline and whole, as dead letters, and doctor says that the key is not unique', async () => {

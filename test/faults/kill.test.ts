@@ -13,6 +13,7 @@ import {
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
 import { expectExact, noise, settings } from '../support/killed.ts'
 import { spawnDaemon } from '../support/spawn-daemon.ts'
+import { value } from '../support/sql.ts'
 
 const environment = useFreshEnvironment()
 
@@ -38,6 +39,7 @@ async function writeRows(): Promise<Map<string, string>> {
 
 const points: SignalPoint[] = [
   'after-claim',
+  'after-split',
   'after-plan',
   'after-register',
   'before-stream',
@@ -46,15 +48,54 @@ const points: SignalPoint[] = [
   'after-upload',
   'before-commit',
   'after-commit',
+  'after-return',
 ]
+
+/** What must be so that a daemon comes to the point. @returns ends it */
+async function lead(point: SignalPoint, written: Map<string, string>): Promise<() => Promise<void>> {
+  if (point === 'after-split') {
+    // Another one has died on them.
+    const daemon = await spawnDaemon(environment, { env: settings, killAt: 'after-claim' })
+    expect(await daemon.ended).toEqual({ code: null, signal: 'SIGKILL' })
+    const left = 'select coalesce(max(cardinality(row_ids)), 0) from lighter.leases'
+    expect(await value<number>(environment.admin, left)).toBeGreaterThan(1)
+  }
+  if (point !== 'after-return') return async () => undefined
+  // A row that can not be rewritten fails, and goes back.
+  await environment.admin.query(`
+    create function refuse() returns trigger language plpgsql as $$ begin
+      if new.id::text = '${written.keys().next().value}' then raise exception 'not this one'; end if;
+      return new;
+    end $$;
+    create trigger refuse before update on conversation_messages for each row execute function refuse();
+    alter table conversation_messages enable always trigger refuse`)
+  return async () => {
+    await environment.admin.query('drop trigger refuse on conversation_messages')
+  }
+}
+
+/** Each row that is not offloaded yet is queued, or worked on, in one place. */
+async function expectOnePlace(written: Map<string, string>): Promise<void> {
+  const { rows } = await environment.admin.query<{ id: string; places: number; offloaded: boolean }>(
+    `select m.id, m.metadata ?| array['tool_interactions_ref', 'artifact_metadata_ref'] as offloaded,
+            (select count(*)::int from lighter.jobs j where j.row_id = m.id::text) as places
+       from conversation_messages m where m.id::text = any ($1)`,
+    [[...written.keys()]],
+  )
+  expect(rows).toHaveLength(written.size)
+  for (const { id, places, offloaded } of rows) expect(places, id).toBe(offloaded ? 0 : 1)
+}
 
 describe.for(points)('killed %s', point => {
   test('nothing is lost, and the next daemon finishes', async () => {
     const written = await writeRows()
+    const letGo = await lead(point, written)
     const daemon = await spawnDaemon(environment, { env: settings, killAt: point })
     expect(await daemon.ended).toEqual({ code: null, signal: 'SIGKILL' })
+    await letGo()
 
     await expectExact(environment, written)
+    await expectOnePlace(written)
     expect((await bucketMismatches(environment)).unregistered).toEqual([])
     expect(await strayArtifacts(environment)).toEqual([])
     if (point === 'mid-multipart') {
@@ -83,7 +124,7 @@ test('killed again and again, the work still gets done', async () => {
   const written = await writeRows()
   for (const point of points) {
     const daemon = await spawnDaemon(environment, { env: settings, killAt: point })
-    // The last ones may find nothing left to do.
+    // Those that die earlier leave leases for the one that dies as it splits one. The last ones may find nothing left to do.
     const idle = drained(environment).then(() => daemon.kill('SIGTERM'))
     await Promise.race([daemon.ended, idle])
     await daemon.ended

@@ -129,8 +129,8 @@ describe('time-outs', () => {
     // A lock on the whole table makes a statement last long enough to be cancelled.
     const holder = await connect(environment.urls.admin)
     try {
-      await holder.query('begin; lock table lighter.jobs in access exclusive mode')
-      await cancel('%available_at = now()%')
+      await holder.query('begin; lock table lighter.inbox in access exclusive mode')
+      await cancel('%from lighter.inbox%')
       await holder.query('commit')
       await until(() => said(lines, 'trying again').length > 0, 'the claim has failed')
 
@@ -215,7 +215,7 @@ describe('time-outs', () => {
         40_000,
       )
       await holder.query('commit')
-      await environment.admin.query('update lighter.jobs set available_at = now()')
+      await environment.admin.query('update lighter.waiting set available_at = now()')
       await drained(environment)
       await expectWhole(written)
     } finally {
@@ -240,7 +240,7 @@ describe('time-outs', () => {
           ])
       }
       await environment.admin.query(
-        `insert into lighter.jobs (source_id, row_id) select id, $1 from lighter.sources on conflict do nothing`,
+        `insert into lighter.inbox (source_id, row_id) select id, $1 from lighter.sources`,
         [held],
       )
       for (const id of written.keys()) {
@@ -325,7 +325,7 @@ describe('conflicts', () => {
       await hold.reached
       const [id] = written.keys()
       await other.query(`begin; set local deadlock_timeout = '60s'`)
-      await other.query('select from lighter.jobs where row_id = $1 for update', [id])
+      await other.query('select from lighter.leases where $1 = any (row_ids) for update', [id])
       hold.release()
       await until(async () => {
         const { rows } = await environment.admin.query(
@@ -333,7 +333,7 @@ describe('conflicts', () => {
           [login.role],
         )
         return rows.length === 1
-      }, 'the commit has the row, and waits for its job')
+      }, 'the commit has the row, and waits for its lease')
       await other.query('select from conversation_messages where id = $1 for update', [id])
       await other.query('commit')
       await drained(environment)

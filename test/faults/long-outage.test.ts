@@ -27,12 +27,17 @@ afterAll(async () => {
 const MiB = 1024 * 1024
 const count = (from: string) => value<number>(environment.admin, `select count(*)::int from ${from}`)
 
-/** Two hours, for the queue and for what was registered. In the order in which all statements take jobs. */
+/** Two hours, for the queue and for what was registered. In the order in which all statements take them. */
 const twoHoursPass = () =>
   environment.admin.query(`
-    with jobs as materialized (select source_id, row_id from lighter.jobs order by source_id, row_id for update)
-    update lighter.jobs j set enqueued_at = enqueued_at - interval '2 hours', available_at = available_at - interval '2 hours'
-      from jobs where j.source_id = jobs.source_id and j.row_id = jobs.row_id;
+    with held as materialized (select id from lighter.leases order by id for update)
+    update lighter.leases l
+       set enqueued_at = array(select e - interval '2 hours' from unnest(l.enqueued_at) with ordinality as u(e, ord) order by ord)
+      from held where l.id = held.id;
+    update lighter.inbox set enqueued_at = enqueued_at - interval '2 hours';
+    with held as materialized (select source_id, row_id from lighter.waiting order by source_id, row_id for update)
+    update lighter.waiting w set enqueued_at = enqueued_at - interval '2 hours', available_at = available_at - interval '2 hours'
+      from held where w.source_id = held.source_id and w.row_id = held.row_id;
     update lighter.objects set created_at = created_at - interval '2 hours', lease_until = lease_until - interval '2 hours'`)
 
 test('a day without a store', async () => {
@@ -56,11 +61,8 @@ test('a day without a store', async () => {
       await insertMessage(environment, conversationId, `{"tool_interactions": [${n}]}`)
     await twoHoursPass()
   }
-  await until(
-    async () => (await value<number>(environment.admin, 'select max(attempts) from lighter.jobs')) === 0,
-    'no job is claimed',
-    60_000,
-  )
+  await until(async () => (await count('lighter.leases')) === 0, 'no row is claimed', 60_000)
+  expect(await value<number>(environment.admin, 'select max(attempts) from lighter.jobs')).toBe(0)
   expect(await count('lighter.jobs')).toBe(12 * 2505)
   expect(await count('lighter.failed_jobs')).toBe(0)
   expect(

@@ -5,6 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { newConversation } from '../support/environment.ts'
 import { environmentOnOwnServer, startOwnPostgres } from '../support/own-server.ts'
 import { runCli, startCli } from '../support/process.ts'
+import { emptyQueue } from '../support/queue.ts'
 import { startReplica } from '../support/replica.ts'
 import { value } from '../support/sql.ts'
 
@@ -23,7 +24,7 @@ test('a backfill stands still while a replica does not replay, and goes on when 
      select $1, 'assistant', '', '{"tool_interactions": [1]}' from generate_series(1, $2::int)`,
     [conversationId, rows],
   )
-  await environment.admin.query('delete from lighter.jobs')
+  await emptyQueue(environment)
   await replica.caughtUp()
   const reader = new pg.Client({ connectionString: replica.postgres.url() })
   await reader.connect()
@@ -36,7 +37,7 @@ test('a backfill stands still while a replica does not replay, and goes on when 
   await reader.query('select pg_wal_replay_pause()')
   const blind = await runCli(args, { env: environment.env })
   expect(JSON.parse(blind.stdout)).toMatchObject(finished)
-  await environment.admin.query('delete from lighter.jobs')
+  await emptyQueue(environment)
   await reader.query('select pg_wal_replay_resume()')
   await replica.caughtUp()
 

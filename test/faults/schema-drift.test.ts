@@ -80,7 +80,7 @@ test(
     drop trigger if exists account_objects on lighter.objects;
     revoke select on lighter.legal_holds from lighter_daemon;
     grant select on lighter.tenants to public;
-    alter table lighter.jobs enable row level security`)
+    alter table lighter.inbox enable row level security`)
     const named = await lighter(environment, ['migrate', '--status'])
     expect(named.code).toBe(2)
     for (const name of [
@@ -95,7 +95,7 @@ test(
       'view public.artifact_refs differs',
       'lighter.legal_holds to lighter_daemon',
       'grant table lighter.tenants to public was not given',
-      'row-level security lighter.jobs differs',
+      'row-level security lighter.inbox differs',
       'column lighter.tenants.legal_hold is boolean, not boolean not null default false',
     ])
       expect(named.stdout).toContain(name)

@@ -81,7 +81,6 @@ describe('privileges', () => {
     'lighter.failures': reports,
     // What release trusts: only detach, which is the owner's, writes it.
     'lighter.former_sources': readers,
-    'lighter.gone_rows': daemonWrites,
     // An erasure takes the tenant's.
     'lighter.idempotency_keys': { service_role: 'SELECT', lighter_daemon: 'SELECT DELETE' },
     // Which epoch of the owner object is this database's.
@@ -90,7 +89,14 @@ describe('privileges', () => {
       lighter_daemon: 'SELECT UPDATE(next_epoch,next_nonce,owner_epoch,owner_etag)',
     },
     // What is empty gives back its space.
-    'lighter.jobs': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
+    'lighter.inbox': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
+    'lighter.inbox_id_seq': {},
+    'lighter.waiting': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
+    // Whoever knows a lease's id could commit in its holder's name.
+    'lighter.leases': { service_role: 'SELECT', lighter_daemon: `${write} TRUNCATE` },
+    'lighter.jobs': readers,
+    // By lighter.daemon_says. Whoever set it could make every write notify.
+    'lighter.notify_until': { lighter_daemon: 'SELECT UPDATE' },
     // Logs: appended to and added up, never changed.
     'lighter.latency_changes': { service_role: 'SELECT', lighter_daemon: 'SELECT INSERT DELETE TRUNCATE' },
     'lighter.latency_changes_id_seq': {},
@@ -170,6 +176,7 @@ describe('privileges', () => {
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
     'attach_said(name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)': [],
     'build_guard(lighter.sources)': [],
+    'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
@@ -179,6 +186,7 @@ describe('privileges', () => {
     'column_type(regclass,name)': [],
     'count_frame()': [],
     'current_tenant()': everybody,
+    'daemon_says(uuid,boolean,double precision)': ['lighter_daemon'],
     'dependent_obstacles(lighter.sources)': ['lighter_daemon'],
     'dependents(lighter.sources)': ['lighter_daemon'],
     'describe_source(regclass,name,jsonb)': [],
@@ -204,6 +212,8 @@ describe('privileges', () => {
     'forget_missing(integer)': [],
     'guard_body(lighter.sources)': [],
     'has_before_trigger(regclass)': ['lighter_daemon'],
+    // Asked by whoever writes to the table.
+    'heavy_1(jsonb)': [...roles],
     'hidden_tables(integer[])': ['lighter_daemon'],
     'name_of_column(oid,smallint,name,boolean)': backEnd,
     'note_partitions()': ['lighter_daemon'],
@@ -225,6 +235,7 @@ describe('privileges', () => {
     'is_trusted(oid)': ['lighter_daemon'],
     // Of the tenant of the transaction, whoever asks.
     'own_entity_frames(uuid,text,text,integer,timestamp with time zone,uuid)': everybody,
+    'own_function(regprocedure)': [],
     'owner_obstacles(lighter.sources)': ['lighter_daemon'],
     'trigger_obstacles(lighter.sources)': ['lighter_daemon'],
     'new_obstacle(text,text,text,boolean)': ['lighter_daemon'],
@@ -232,7 +243,7 @@ describe('privileges', () => {
     'raise_obstacles(regclass,name,lighter.obstacle[])': [],
     'reader_obstacles(lighter.sources)': ['lighter_daemon'],
     'reads_beyond(text,name,text[])': ['lighter_daemon'],
-    'requeue(regclass,text[],name,integer)': backEnd,
+    'requeue(regclass,text[],name)': backEnd,
     'require_own_artifacts()': [],
     'require_tenant()': [],
     'retention_policy_of(uuid,text)': backEnd,
@@ -318,6 +329,7 @@ describe('privileges', () => {
       'own_entity_frames',
       'recount_frames',
       'set_threshold',
+      'wake_daemon',
     ])
     for (const { name, owner, config } of rows) {
       expect(config, name).toContain('search_path=pg_catalog, pg_temp')

@@ -1,15 +1,19 @@
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { claimInbox } from '../../src/offload/claim.ts'
 import { loadSources } from '../../src/source/sources.ts'
 import {
   createEnvironment,
   hydratedMany,
+  insertMessage,
+  newConversation,
   startDaemon,
   type TestEnvironment,
   until,
   useEnvironment,
 } from '../support/environment.ts'
+import { emptyQueue } from '../support/queue.ts'
 import {
   asRole,
   backendPid,
@@ -550,7 +554,7 @@ describe('row-level security', () => {
 })
 
 describe('detach', () => {
-  test('takes trigger, function, jobs, dead letters, policy and rights away, and nothing else', async () => {
+  test('takes trigger, functions, jobs, dead letters, policy and rights away, and nothing else', async () => {
     const table = await createTable(plain)
     await admin.query(`
       alter table ${table} enable row level security;
@@ -563,14 +567,30 @@ describe('detach', () => {
       `insert into lighter.failed_jobs (source_id, row_id, attempts, enqueued_at, last_error) values ($1, 'x', 1, now(), 'x')`,
       [id],
     )
+    await admin.query(`insert into lighter.waiting (source_id, row_id) values ($1, 'x'), (0, 'x')`, [id])
+    const lease = randomUUID()
+    await admin.query(
+      `insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at)
+       values ($2, now() + interval '1 hour', array[$1::int, 0, $1], array['x', 'y', 'z'], array_fill(now(), array[3]))`,
+      [id, lease],
+    )
+    expect(
+      await column(admin, 'select place from lighter.jobs where source_id = $1 order by place', [id]),
+    ).toEqual(['inbox', 'lease', 'lease', 'waiting'])
     expect(await traces(table)).toEqual({ sources: 1, triggers: 1, policies: 1, rights: true })
     expect(await value(admin, `select lighter.detach('${table}')`)).toBe(true)
+    // Those of others stay, also in a batch of both.
+    expect(
+      await column(admin, `select place || ' ' || row_id from lighter.jobs where source_id = 0 order by 1`),
+    ).toEqual(['lease y', 'waiting x'])
+    expect(await value(admin, 'select id from lighter.leases')).toBe(lease)
+    await emptyQueue(environment)
     expect(await traces(table)).toEqual(nothing)
     expect(
       await value(
         admin,
         `select (select count(*) from lighter.jobs where source_id = $1) + (select count(*) from lighter.failed_jobs where source_id = $1)
-              + (select count(*) from pg_proc where proname = 'enqueue_' || $1::int)`,
+              + (select count(*) from pg_proc where proname in ('enqueue_' || $1::int, 'heavy_' || $1::int))`,
         [id],
       ),
     ).toBe('0')
@@ -672,10 +692,13 @@ describe('set_threshold', () => {
   })
   afterAll(() => own.close())
 
+  /** The trigger of a table, and what its condition asks. */
   const definition = (table = 'conversation_messages') =>
     value<string>(
       own.admin,
-      `select pg_get_triggerdef(oid) from pg_trigger where tgrelid = $1::regclass and tgname like 'lighter%'`,
+      `select pg_get_triggerdef(t.oid) || ';' || pg_get_functiondef(('lighter.heavy_' || s.id || '(jsonb)')::regprocedure)
+         from pg_trigger t join lighter.sources s on s.relation = t.tgrelid and t.tgname = 'lighter_enqueue_' || s.id
+        where t.tgrelid = $1::regclass`,
       [table],
     )
 
@@ -688,18 +711,18 @@ describe('set_threshold', () => {
     await own.admin.query(`create table gone (${plain}); select lighter.attach('gone'); drop table gone`)
     expect(await value(own.worker, 'select lighter.set_threshold(2000)')).toBe(1)
     // A value of a sixth of the threshold in binary can be over it as text.
-    expect(await definition()).toContain('pg_column_size(new.metadata) > 333)')
+    expect(await definition()).toContain('pg_column_size(doc) operator(pg_catalog.>) 333 or')
     expect(await definition('fixed')).toBe(fixed)
     expect(await value(own.worker, 'select lighter.set_threshold(2000)')).toBe(0)
     const source = (await loadSources(own.worker)).get(id)
     expect(source?.thresholdBytes).toBe(2000)
-    // The trigger's function is still the owner's, not the daemon's.
+    // The trigger's functions are still the owner's, not the daemon's.
     expect(
-      await value(
+      await column(
         own.admin,
-        `select pg_get_userbyid(proowner) = current_user from pg_proc where proname = 'enqueue_${id}'`,
+        `select pg_get_userbyid(proowner) = current_user from pg_proc where proname in ('enqueue_${id}', 'heavy_${id}')`,
       ),
-    ).toBe(true)
+    ).toEqual([true, true])
   })
 
   test.each([
@@ -730,21 +753,35 @@ describe('set_threshold', () => {
     await own.admin.query(`select lighter.detach('wide')`)
   })
 
-  test('gives up on a table that stays locked, and changes nothing', async () => {
-    const before = await definition()
-    const settings = await value(own.admin, 'select threshold_bytes from lighter.settings')
-    const holder = await connect(own.urls.admin)
+  test('needs no lock of a table, and holds for the next row of a session that is in the middle of a transaction', async () => {
+    const [holder, writer] = [await connect(own.urls.admin), await connect(own.urls.application)]
+    const { conversationId } = await newConversation(own)
+    const write = () => insertMessage(own, conversationId, `{"text": "${'x'.repeat(900)}"}`, writer)
     try {
-      await holder.query('begin; lock table conversation_messages in row exclusive mode')
-      expect((await errorOf(own.worker.query('select lighter.set_threshold(3000, 50)'))).code).toBe('55P03')
+      await own.worker.query('select lighter.set_threshold(8000)')
+      await writer.query('begin')
+      await write()
+      const before = await definition()
+      expect(await value(own.worker, 'select lighter.set_threshold(3000, 50)')).toBe(1)
+      expect(await definition()).not.toBe(before)
+      const second = await write()
+      await writer.query('commit')
+      expect(await column(own.admin, 'select row_id from lighter.jobs')).toEqual([second])
+      await holder.query('begin; lock table conversation_messages in access exclusive mode')
+      expect(await value(own.worker, 'select lighter.set_threshold(8000, 50)')).toBe(1)
+      await holder.query('rollback')
+      expect(await definition()).toContain('1333 or')
+      await write()
+      expect(await column(own.admin, 'select row_id from lighter.jobs')).toEqual([second])
     } finally {
-      await holder.end()
+      await Promise.all([holder.end(), writer.end()])
+      await emptyQueue(own)
     }
-    expect(await definition()).toBe(before)
-    expect(await value(own.admin, 'select threshold_bytes from lighter.settings')).toBe(settings)
   })
 
-  test('gives up, too, while somebody else attaches', async () => {
+  test('gives up while somebody else attaches, and changes nothing', async () => {
+    const before = await definition()
+    const settings = await value(own.admin, 'select threshold_bytes from lighter.settings')
     const other = await connect(own.urls.admin)
     try {
       await other.query(`begin; create table slow (${plain}); select lighter.attach('slow')`)
@@ -752,12 +789,16 @@ describe('set_threshold', () => {
     } finally {
       await other.end()
     }
+    expect(await definition()).toBe(before)
+    expect(await value(own.admin, 'select threshold_bytes from lighter.settings')).toBe(settings)
   })
 
   test.each([
     `lighter.attach('conversation_messages')`,
     `lighter.detach('conversation_messages')`,
     'lighter.build_triggers()',
+    '(select lighter.build_heavy(s) from lighter.sources s limit 1)',
+    `lighter.own_function('lighter.heavy_1(jsonb)')`,
     '(select lighter.build_trigger(s) from lighter.sources s limit 1)',
     '(select lighter.grant_source(s) from lighter.sources s limit 1)',
     'lighter.enqueue_1()',
@@ -765,14 +806,14 @@ describe('set_threshold', () => {
     expect((await errorOf(own.worker.query(`select ${call}`))).code).toBe('42501')
   })
 
-  test('waits for a short lock, so that a busy table is no reason to fail', async () => {
+  test('waits for an attach that ends soon, so that one is no reason to fail', async () => {
     const [holder, waiter] = [await connect(own.urls.admin), await connect(own.urls.daemon)]
     try {
-      await holder.query('begin; lock table conversation_messages in row exclusive mode')
+      await holder.query(`begin; create table quick (${plain}); select lighter.attach('quick')`)
       const pid = await backendPid(waiter)
       const change = value(waiter, 'select lighter.set_threshold(4000, 30000)')
       await untilBlocked(own.admin, pid)
-      await holder.query('commit')
+      await holder.query('rollback')
       expect(await change).toBe(1)
     } finally {
       await Promise.all([holder.end(), waiter.end()])
@@ -821,30 +862,32 @@ describe('dead letters and second looks', () => {
     expect(await failed(otherId)).toEqual([otherRow])
     expect(await retry('')).toBe('1')
     expect(await jobs(otherId)).toEqual([{ row_id: otherRow, ...fresh }])
-    await admin.query('delete from lighter.jobs where source_id = any ($1)', [[id, otherId]])
+    await emptyQueue(environment)
   })
 
-  test('retry leaves a job that is there again as it is, and the letter goes', async () => {
+  test('retry of a row that waits again forgets its attempts, too, and the letter goes', async () => {
     await fail('1')
-    await admin.query(`insert into lighter.jobs (source_id, row_id, attempts) values ($1, '1', 3)`, [id])
-    expect(await value(environment.worker, `select lighter.retry('${table}')`)).toBe('0')
-    expect(await jobs()).toEqual([{ row_id: '1', priority: 0, attempts: 3 }])
+    await admin.query(
+      `insert into lighter.waiting (source_id, row_id, attempts, priority, available_at) values ($1, '1', 3, 10, now() + interval '1 hour')`,
+      [id],
+    )
+    expect(await value(environment.worker, `select lighter.retry('${table}')`)).toBe('1')
+    expect(await jobs()).toEqual([{ row_id: '1', ...fresh }])
+    expect(await value(admin, 'select available_at <= now() from lighter.waiting')).toBe(true)
     expect(await failed()).toEqual([])
-    await admin.query('delete from lighter.jobs where source_id = $1', [id])
+    await emptyQueue(environment)
   })
 
-  test('requeue enqueues rows once each, with keys as the trigger writes them', async () => {
+  test('requeue enqueues rows as a write to each would, with keys as the trigger writes them', async () => {
     const requeue = (args: string) =>
       value<string>(environment.worker, `select lighter.requeue('${table}', ${args})`)
     expect(await requeue(`array['7', ' 07', '8', null]`)).toBe('2')
-    expect(await requeue(`array['8', '9'], priority => 10`)).toBe('1')
+    expect(await requeue(`array['8', '9']`)).toBe('2')
     expect(await requeue(`array[]::text[]`)).toBe('0')
-    expect(await jobs()).toEqual([
-      { row_id: '7', ...fresh },
-      { row_id: '8', ...fresh },
-      { row_id: '9', attempts: 0, priority: 10 },
-    ])
-    await admin.query('delete from lighter.jobs where source_id = $1', [id])
+    expect(await jobs()).toEqual(['7', '8', '8', '9'].map(row => ({ row_id: row, ...fresh })))
+    const { lease } = await claimInbox(environment.worker, [id], 100, 60_000)
+    expect(lease?.jobs.map(job => job.rowId)).toEqual(['7', '8', '9'])
+    await emptyQueue(environment)
   })
 
   test('requeue refuses what is no key of the table, which would fail every batch it is in', async () => {

@@ -353,6 +353,19 @@ describe('a source', () => {
     await expectHealthy(environment)
   })
 
+  test('whose writers may not ask what its trigger asks fails, and the advice is the statement that mends it', async () => {
+    const environment = await changed('revoke execute on function lighter.heavy_1(jsonb) from public')
+    const examination = await doctor(environment)
+    expectFailure(
+      examination,
+      source,
+      /may not call lighter\.heavy_1/,
+      /^grant execute on function lighter\.heavy_1\(jsonb\) to public;$/,
+    )
+    await environment.admin.query(examination.of(source).advice ?? '')
+    await expectHealthy(environment)
+  })
+
   test('whose trigger has another threshold fails, and the advice mends it', async () => {
     const environment = await changed('update lighter.settings set threshold_bytes = 9000')
     const examination = await doctor(environment)
@@ -453,9 +466,42 @@ describe('queue and LISTEN', () => {
   test('jobs that nobody works on are a warning', async () => {
     const environment = await healthyEnvironment()
     await environment.admin.query(
-      `insert into lighter.jobs (source_id, row_id, enqueued_at) values (1, 'x', now() - interval '1 hour')`,
+      `insert into lighter.inbox (source_id, row_id, enqueued_at) values (1, 'x', now() - interval '1 hour')`,
     )
     expectWarning(await doctor(environment), 'queue', /1 waiting, oldest 36\d\d s/, /lighter start/)
+    // Nor are those that a daemon has left behind, or that have failed, forgotten.
+    await environment.admin.query(
+      `delete from lighter.inbox;
+       insert into lighter.waiting (source_id, row_id, enqueued_at, last_error) values (1, 'x', now() - interval '1 hour', 'no answer');
+       insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at)
+       values (gen_random_uuid(), now() - interval '1 hour', '{1}', '{y}', array[now() - interval '2 hours'])`,
+    )
+    expectWarning(
+      await doctor(environment),
+      'queue',
+      /2 waiting, oldest 72\d\d s, 1 of them after an error/,
+      /./,
+    )
+  })
+
+  test('jobs of a source that does not exist are a warning, and the advice removes them', async () => {
+    const environment = await healthyEnvironment()
+    await environment.admin.query(
+      `insert into lighter.inbox (source_id, row_id) values (99, 'x');
+       insert into lighter.waiting (source_id, row_id) values (99, 'x')`,
+    )
+    const examination = await doctor(environment)
+    expectWarning(
+      examination,
+      'queue',
+      /a source that does not exist/,
+      /^Remove them: delete from lighter\.inbox/,
+    )
+    const statement =
+      /delete from lighter\.inbox j .*?;/.exec(examination.of('queue').advice ?? '')?.[0] ?? ''
+    for (const table of ['inbox', 'waiting'])
+      await environment.admin.query(statement.replace('lighter.inbox', `lighter.${table}`))
+    await expectHealthy(environment)
   })
 
   test('a LISTEN connection that can not be had, or is deaf, is a warning', async () => {

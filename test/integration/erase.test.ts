@@ -25,6 +25,7 @@ import {
 } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
 import { runCli, startCli } from '../support/process.ts'
+import { leaseRows } from '../support/queue.ts'
 import { openRawS3 } from '../support/raw-s3.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { column, errorOf, value } from '../support/sql.ts'
@@ -132,9 +133,18 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
       [tenant.rowIds[0]],
     )
   for (const tenant of [gone, stays]) {
-    await job(tenant, 'lighter.jobs', '', '')
+    await job(tenant, 'lighter.inbox', '', '')
+    await job(tenant, 'lighter.waiting', '', '')
     await job(tenant, 'lighter.failed_jobs', ', attempts, enqueued_at, last_error', `, 8, now(), 'x'`)
   }
+  // Both of them in one batch, which a daemon is just working on, and each in one of its own.
+  const sourceId = await value<number>(environment.admin, 'select id from lighter.sources')
+  const firstOf = ({ rowIds }: TenantData) => rowIds[0] ?? ''
+  const leases = [
+    await leaseRows(environment.admin, sourceId, [firstOf(gone), firstOf(stays)]),
+    await leaseRows(environment.admin, sourceId, [firstOf(gone)]),
+    await leaseRows(environment.admin, sourceId, [firstOf(stays)]),
+  ]
 
   const survey = await surveyErasure(environment.worker, environment.store.prefix, all(gone))
   expect(survey).toMatchObject({ artifacts, objects_shared: 0, outside_prefix: 0 })
@@ -147,7 +157,7 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
   expect(counts).toMatchObject({
     artifacts_purged: artifacts,
     artifacts_erased: artifacts,
-    jobs: 1,
+    jobs: 4,
     dead_letters: 1,
     idempotency_keys: 30,
     settings: 2,
@@ -168,9 +178,17 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
   const errors = (await contents(gone)).filter(result => result instanceof Error)
   expect(errors).toHaveLength(survey.rows_pointing)
   const { rows: queue } = await environment.admin.query(
-    'select row_id from lighter.jobs union all select row_id from lighter.failed_jobs',
+    `select place, row_id from lighter.jobs union all select 'failed', row_id from lighter.failed_jobs order by place`,
   )
-  expect(queue.map(row => row.row_id)).toEqual([stays.rowIds[0], stays.rowIds[0]])
+  expect(queue).toEqual(
+    ['failed', 'inbox', 'lease', 'lease', 'waiting'].map(place => ({ place, row_id: firstOf(stays) })),
+  )
+  // What was worked on of the erased tenant can not be committed any more, nor what was in a batch with it; others can.
+  const held = await column<string>(
+    environment.admin,
+    'select id from lighter.leases where until is not null',
+  )
+  expect(held).toEqual([leases[2]?.id])
   expect(await contents(stays)).toEqual(before)
   expect(await keysOf(stays.tenantId)).toEqual(staysKeys)
   expect(await tableCounts(stays.tenantId)).toMatchObject({ keys: 30, tenants: 1, policies: 1 })

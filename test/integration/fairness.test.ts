@@ -2,8 +2,9 @@
 // FAIRNESS_JOBS; what is asserted is how much of it was worked off meanwhile, not how fast the machine is.
 import { expect, test } from 'vitest'
 import type { BatchResult } from '../../src/offload/batch-result.ts'
-import { claimJobs } from '../../src/offload/claim.ts'
-import { releaseJobs } from '../../src/offload/release.ts'
+import { claimInbox, claimWaiting } from '../../src/offload/claim.ts'
+import { notYet } from '../../src/offload/return-jobs.ts'
+import { settle } from '../../src/offload/settle.ts'
 import {
   insertMessage,
   newConversation,
@@ -31,11 +32,11 @@ async function fillBacklog(jobs: number): Promise<{ tenantId: string; conversati
       [big.conversationId, jobs],
     )
     await db.query(
-      `insert into lighter.jobs (source_id, row_id, available_at, enqueued_at)
-       select s.id, m.id::text, now() - interval '1 hour', now() - interval '1 hour'
+      `insert into lighter.inbox (source_id, row_id, enqueued_at)
+       select s.id, m.id::text, now() - interval '1 hour'
          from conversation_messages m, lighter.sources s`,
     )
-    await db.query('commit; analyze lighter.jobs; analyze conversation_messages')
+    await db.query('commit; analyze lighter.inbox; analyze conversation_messages')
   } finally {
     db.release()
   }
@@ -121,7 +122,7 @@ test("a tenant's hundreds of large rows let another tenant's large row go first"
   const claimed = async (where: string) =>
     (await value<number>(
       environment.admin,
-      `select count(*)::int from lighter.jobs where available_at <= now() and ${where}`,
+      `select count(*)::int from lighter.jobs where (place = 'inbox' or place = 'waiting' and available_at <= now()) and ${where}`,
     )) === 0
   await until(() => claimed('true'), 'every row is in line, or was turned away')
   const other = await newConversation(environment)
@@ -134,20 +135,29 @@ test("a tenant's hundreds of large rows let another tenant's large row go first"
   expect(meanwhile).toBeLessThan(15)
 })
 
-test('a job whose turn it was not keeps its place in the queue', async () => {
+test('a row whose turn it was not keeps its place in the queue', async () => {
   const { conversationId } = await newConversation(environment)
   const ids: string[] = []
   for (let n = 0; n < 3; n++)
     ids.push(await insertMessage(environment, conversationId, `{"tool_interactions": [${n}]}`))
   const sources = await environment.admin.query<{ id: number }>('select id from lighter.sources')
   const sourceIds = sources.rows.map(row => row.id)
-  const claim = async (limit: number) => await claimJobs(environment.worker, sourceIds, limit, 60_000)
-  const jobs = await claim(2)
-  expect(jobs.map(job => job.rowId)).toEqual(expect.arrayContaining(ids.slice(0, 2)))
-  await releaseJobs(
+  // One that failed before, and is due since a moment ago.
+  await environment.admin.query(
+    `insert into lighter.waiting (source_id, row_id, attempts, last_error) values ($1, 'failed', 1, 'x')`,
+    [sourceIds[0]],
+  )
+  const { lease } = await claimInbox(environment.worker, sourceIds, 2, 60_000)
+  if (lease === null) throw new Error('nothing was claimed')
+  expect(lease.jobs.map(job => job.rowId)).toEqual(ids.slice(0, 2))
+  await settle(
     environment.worker,
-    jobs.map(job => ({ job, error: null, countsAsAttempt: false, final: false, delayMs: 0 })),
+    lease,
+    [],
+    lease.jobs.map(job => notYet(job)),
     8,
   )
-  expect((await claim(2)).map(job => job.rowId).sort()).toEqual(ids.slice(0, 2).sort())
+  const again = await claimWaiting(environment.worker, sourceIds, 2, 60_000)
+  expect(again?.jobs.map(job => job.rowId).sort()).toEqual(ids.slice(0, 2).sort())
+  expect(again?.jobs).toMatchObject([{ attempts: 1 }, { attempts: 1 }])
 })

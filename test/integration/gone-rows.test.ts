@@ -1,8 +1,9 @@
 // Rows that are not there when their jobs are worked on: gone for good, back in a moment, or only hidden.
-import { afterEach, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import {
   asJsonbText,
+  createSignals,
   drained,
   hydrated,
   insertMessage,
@@ -11,7 +12,8 @@ import {
   startDaemon,
   useFreshEnvironment,
 } from '../support/environment.ts'
-import { runNow } from '../support/sweep.ts'
+import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
+import { connect, value } from '../support/sql.ts'
 
 const environment = useFreshEnvironment()
 let daemon: Daemon | null = null
@@ -22,23 +24,14 @@ afterEach(async () => {
 })
 
 const heavy = '{"tool_interactions": [{"n": 1}]}'
-const count = async (sql: string) => (await environment.admin.query<{ n: number }>(sql)).rows[0]?.n
-const jobs = () => count('select count(*)::int as n from lighter.jobs')
-const gone = () => count('select count(*)::int as n from lighter.gone_rows')
+const count = (table: string) => value<number>(environment.admin, `select count(*)::int from ${table}`)
 
-/** Sweeps until all are decided (transactions of other databases of the server count too); returns how many are back. */
-async function swept(): Promise<number> {
-  let queued = 0
-  await expect
-    .poll(
-      async () => {
-        queued += (await runNow(environment, 'orphans')).counts.rows_queued_again ?? 0
-        return gone()
-      },
-      { timeout: 20_000 },
-    )
-    .toBe(0)
-  return queued
+async function expectOffloaded(id: string, text: string): Promise<void> {
+  await drained(environment)
+  expect(await rawMetadata(environment, id)).toContain('tool_interactions_ref')
+  expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, text))
+  expect(await strayArtifacts(environment)).toEqual([])
+  expect(await count('lighter.failed_jobs')).toBe(0)
 }
 
 test('a row deleted before its offload is forgotten', async () => {
@@ -47,36 +40,72 @@ test('a row deleted before its offload is forgotten', async () => {
   await environment.app.query('delete from conversation_messages where id = $1', [id])
   daemon = await startDaemon(environment)
   await drained(environment)
-  expect(await gone()).toBe(1)
-  expect(await swept()).toBe(0)
+  for (const table of ['lighter.failed_jobs', 'lighter.objects', 'artifact_refs'])
+    expect(await count(table)).toBe(0)
 })
 
-test('a row that a transaction under way writes again, having seen the job, is queued when that is over', async () => {
-  const { conversationId } = await newConversation(environment)
-  const id = await insertMessage(environment, conversationId, heavy)
-  await environment.app.query('delete from conversation_messages where id = $1', [id])
-  const writer = await environment.app.connect()
-  try {
-    await writer.query('begin')
-    await writer.query(
-      `insert into conversation_messages (id, conversation_id, role, content, metadata) values ($1, $2, 'assistant', '', $3)`,
-      [id, conversationId, heavy],
-    )
-    daemon = await startDaemon(environment)
-    await expect.poll(jobs, { timeout: 10_000 }).toBe(0)
-    expect(await gone()).toBe(1)
-    // Its transaction is still under way: too early to tell.
-    expect((await runNow(environment, 'orphans')).counts).toMatchObject({ rows_queued_again: 0 })
-    expect(await gone()).toBe(1)
-    await writer.query('commit')
-  } finally {
-    writer.release()
-  }
-  expect(await rawMetadata(environment, id)).toBe(heavy)
-  await swept()
-  await drained(environment)
-  expect(await rawMetadata(environment, id)).toContain('tool_interactions_ref')
-  expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, heavy))
+describe.each(['read committed', 'repeatable read', 'serializable'])('in %s', isolation => {
+  /** Deletes the row, if it is there, and writes it again under its key. */
+  const rewrite = (id: string, conversationId: string, text: string) => [
+    { text: 'delete from conversation_messages where id = $1', values: [id] },
+    {
+      text: `insert into conversation_messages (id, conversation_id, role, content, metadata) values ($1, $2, 'assistant', '', $3)`,
+      values: [id, conversationId, text],
+    },
+  ]
+
+  test('a row that a transaction under way writes again, having seen it queued, is queued when that is over', async () => {
+    const { conversationId } = await newConversation(environment)
+    const id = await insertMessage(environment, conversationId, heavy)
+    await environment.app.query('delete from conversation_messages where id = $1', [id])
+    const writer = await connect(environment.urls.application)
+    try {
+      await writer.query(`begin isolation level ${isolation}`)
+      for (const statement of rewrite(id, conversationId, heavy)) await writer.query(statement)
+      daemon = await startDaemon(environment)
+      await drained(environment)
+      expect(await count('conversation_messages')).toBe(0)
+      await writer.query('commit')
+    } finally {
+      await writer.end()
+    }
+    expect(await rawMetadata(environment, id)).toBe(heavy)
+    await expectOffloaded(id, heavy)
+  })
+
+  // Whichever comes first, the commit of the daemon or that of the writer.
+  test.each(['after-claim', 'after-plan', 'after-upload', 'before-commit', 'after-commit'] as const)(
+    'a row that is deleted and written again while its offload is held %s ends offloaded as it was written last',
+    async point => {
+      const { conversationId } = await newConversation(environment)
+      const signals = createSignals()
+      daemon = await startDaemon(environment, { signal: signals.signal })
+      for (const committed of ['while it is held', 'when it has gone on']) {
+        const written = `{"tool_interactions": [{"again": "${committed}"}]}`
+        const hold = signals.holdAt(point)
+        const id = await insertMessage(environment, conversationId, heavy)
+        const writer = await connect(environment.urls.application)
+        try {
+          await hold.reached
+          await writer.query(`begin isolation level ${isolation}`)
+          for (const statement of rewrite(id, conversationId, written)) await writer.query(statement)
+          if (committed === 'while it is held') await writer.query('commit')
+          hold.release()
+          if (committed !== 'while it is held') {
+            await expect
+              .poll(() => value(environment.admin, 'select count(*)::int from lighter.leases'))
+              .toBe(0)
+            await writer.query('commit')
+          }
+        } finally {
+          hold.release()
+          await writer.end()
+        }
+        await expectOffloaded(id, written)
+      }
+      expect((await bucketMismatches(environment)).unregistered).toEqual([])
+    },
+  )
 })
 
 test('rows that row-level security hides from the daemon wait with the remedy, and are not gone', async () => {

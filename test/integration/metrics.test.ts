@@ -210,23 +210,28 @@ test('a row that changes meanwhile, one that is deleted and one that is given up
     found => (byLabel(found, 'lighter_queue_failed_jobs', 'source').conversation_messages ?? 0) > 0,
     'the dead letter is in the metrics',
   )
-  expect(byLabel(samples, 'lighter_rows_total', 'outcome')).toEqual({
+  const outcomes = byLabel(samples, 'lighter_rows_total', 'outcome')
+  expect(outcomes).toEqual({
     offloaded: 1,
-    nothing: 0,
+    nothing: expect.any(Number),
     gone: 1,
-    changed: 1,
+    changed: expect.any(Number),
     // What is too large would be so again.
     retried: 0,
     put_back: 0,
     dead_letter: 1,
   })
+  // The write in the middle has queued the row beside what had changed by it: the one finds it done by the other, or both
+  // at work on it.
+  expect(outcomes.changed).toBeGreaterThanOrEqual(1)
+  expect((outcomes.changed ?? 0) + (outcomes.nothing ?? 0)).toBeGreaterThanOrEqual(2)
 })
 
 test('a queue that waits: depth, age, and what is paused', async () => {
   await environment.admin.query('update lighter.sources set paused = true')
   const { conversationId } = await newConversation(environment)
   for (let i = 0; i < 3; i++) await insertMessage(environment, conversationId, small)
-  await environment.admin.query(`update lighter.jobs set enqueued_at = now() - interval '1 hour'`)
+  await environment.admin.query(`update lighter.inbox set enqueued_at = now() - interval '1 hour'`)
   await start()
   const samples = await scraped(found => (found.get('lighter_database_up') ?? 0) === 1, 'it has looked')
   const source = '{source="conversation_messages"}'

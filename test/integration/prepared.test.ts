@@ -2,7 +2,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { createPool, type Queryable } from '../../src/db/pool.ts'
 import { commitBatch } from '../../src/offload/commit.ts'
-import { planRows } from '../../src/offload/plan.ts'
+import { newTokens, planRows } from '../../src/offload/plan.ts'
 import { loadSources } from '../../src/source/sources.ts'
 import {
   asJsonbText,
@@ -13,6 +13,7 @@ import {
   startDaemon,
   useEnvironment,
 } from '../support/environment.ts'
+import { leaseRows } from '../support/queue.ts'
 import { startTcpProxy } from '../support/tcp-proxy.ts'
 
 const environment = await useEnvironment()
@@ -47,29 +48,34 @@ test('the statements of a small batch are planned once, not for each batch', asy
   if (source === undefined) throw new Error('no table is attached')
   const { conversationId } = await newConversation(environment)
   const rowId = await insertMessage(environment, conversationId, '{"model": "m"}')
-  const job = { sourceId: source.id, rowId, attempts: 1 }
+  const job = async () => {
+    const [only] = (await leaseRows(environment.admin, source.id, [rowId])).jobs
+    if (only === undefined) throw new Error('the lease is empty')
+    return only
+  }
   const limits = { budgetBytes: 1e6, streamThresholdBytes: 1e6, maxPayloadBytes: 1e6 }
   for (let n = 0; n < 20; n++) {
-    const rows = await planRows(pool, source, [job], limits)
+    const rows = await planRows(pool, source, [await job()], limits, newTokens())
     expect(rows).toMatchObject([{ outcome: 'nothing' }])
-    expect((await commitBatch(pool, rows, new Map(), [])).done.size).toBe(1)
+    expect((await commitBatch(pool, rows, new Map(), [], 8)).done.size).toBe(1)
   }
   const { rows } = await pool.query(
     'select generic_plans::int, custom_plans::int from pg_prepared_statements',
   )
-  // Postgres tries its luck with the first five. Plan, rewrite, bookkeeping.
-  expect(rows).toEqual(Array.from({ length: 3 }, () => ({ generic_plans: 15, custom_plans: 5 })))
+  // Postgres tries its luck with the first five. Plan, rewrite, bookkeeping, and the end of the lease.
+  expect(rows).toEqual(Array.from({ length: 4 }, () => ({ generic_plans: 15, custom_plans: 5 })))
 
   // A source that was paused meanwhile has another version, but no other statements, which a session would keep.
-  const planned = await planRows(pool, source, [job], limits)
+  const outdated = await job()
+  const planned = await planRows(pool, source, [outdated], limits, newTokens())
   await environment.admin.query('update lighter.sources set paused = true')
   await environment.admin.query('update lighter.sources set paused = false')
-  expect(await commitBatch(pool, planned, new Map(), [])).toMatchObject({ changed: [job] })
+  expect(await commitBatch(pool, planned, new Map(), [], 8)).toMatchObject({ changed: [outdated] })
   const [reloaded] = (await loadSources(pool)).values()
   if (reloaded === undefined) throw new Error('no table is attached')
-  const again = await planRows(pool, reloaded, [job], limits)
-  expect((await commitBatch(pool, again, new Map(), [])).done.size).toBe(1)
-  expect((await pool.query('select from pg_prepared_statements')).rowCount).toBe(3)
+  const again = await planRows(pool, reloaded, [await job()], limits, newTokens())
+  expect((await commitBatch(pool, again, new Map(), [], 8)).done.size).toBe(1)
+  expect((await pool.query('select from pg_prepared_statements')).rowCount).toBe(4)
 })
 
 test('others are not', async () => {

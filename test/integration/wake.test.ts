@@ -281,14 +281,30 @@ describe('what a daemon tells the triggers', () => {
   })
 
   test('is found among the daemons that work when others have died: what they said ends by itself', async () => {
-    await environment.admin.query(
-      `insert into lighter.daemons (id, asleep, until) values (gen_random_uuid(), false, now() - interval '2 hours')`,
-    )
+    await environment.admin.query(`select lighter.daemon_says(gen_random_uuid(), false, -2 * 3600 * 1000)`)
     await start({ env: noPolling })
     await settled()
     await offloaded(await insert())
     const { rows } = await environment.admin.query('select from lighter.daemons')
     expect(rows).toHaveLength(1)
+  })
+
+  test('is said again, and heard again, some time after another has died awake', async () => {
+    await start({ env: { POLL_INTERVAL_MS: '2000' } })
+    await settled()
+    const notifies = async () => {
+      const { rows } = await environment.admin.query<{ notifies: boolean }>(
+        'select last_value > extract(epoch from clock_timestamp()) * 1000 as notifies from lighter.notify_until',
+      )
+      return rows[0]?.notifies === true
+    }
+    expect(await notifies()).toBe(true)
+    await environment.admin.query('select lighter.daemon_says(gen_random_uuid(), false, 500)')
+    expect(await notifies()).toBe(false)
+    // Until then polling finds them.
+    await offloaded(await insert())
+    await until(notifies, 'writers notify again', 20_000)
+    await offloaded(await insert())
   })
 
   test('is said over another connection when its own was lost in the middle of the work', async () => {
