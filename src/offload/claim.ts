@@ -182,9 +182,11 @@ export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Leas
 /** True if a claim would find something. */
 export async function hasDueJobs(db: Queryable, sourceIds: number[]): Promise<boolean> {
   const { rows } = await db.query<{ due: boolean }>({
-    text: `select exists (select from lighter.inbox where source_id = any ($1::int[]))
+    // With nothing that may be worked on, nothing is due.
+    text: `select cardinality($1::int[]) > 0 and (
+                  exists (select from lighter.inbox where source_id = any ($1::int[]))
                or exists (select from lighter.waiting where available_at <= now() and source_id = any ($1::int[]))
-               or exists (select from lighter.leases where until is null or until < now()) as due`,
+               or exists (select from lighter.leases where until is null or until < now())) as due`,
     values: [sourceIds],
   })
   return rows[0]?.due === true

@@ -17,7 +17,7 @@ import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
 import { rowChanged } from './copy-out.ts'
-import { keepLease } from './lease.ts'
+import { keepLease, LeaseLost } from './lease.ts'
 import { longNumbersTimeoutMs } from './long-numbers.ts'
 import { isTrouble } from './narrow-down.ts'
 import type { Work } from './observer.ts'
@@ -96,6 +96,7 @@ export async function runLargeRow(
         }
         row.target = await readTarget(context.pool, row)
       } catch (error) {
+        if (error instanceof LeaseLost) throw error
         if (error instanceof RowError && error.code === 'row_changed') {
           // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
           outcome = [{ ...row, outcome: 'nothing', payloads: [] }]
@@ -125,6 +126,7 @@ export async function runLargeRow(
     await finish(context, returned, result)
     return result
   } catch (error) {
+    if (error instanceof LeaseLost) return { ...result, leaseLost: true }
     await giveBack(context, [row.job], error)
     throw error
   } finally {

@@ -4,6 +4,7 @@
 // Promises: every row of the lease ends committed, returned to the queue or a dead letter, unless the process dies,
 // and then the lease runs out. Nothing is rewritten before its payload is stored.
 
+import { requireAllRows } from '../db/all-rows.ts'
 import type { Source } from '../source/sources.ts'
 import { addOutcome, type BatchOutcome, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded, type Uploaded } from './commit-uploaded.ts'
@@ -23,6 +24,9 @@ import { uploadObjects } from './upload.ts'
 /** A row whose object a store in part trouble did not take waits as long as after so many attempts. */
 const partOfStoreAttempt = 4
 
+/** A source that was attached just now is known to this daemon by then. */
+const newSourceRetryMs = 5000
+
 /**
  * Works off one lease but for its large rows, which stay in it.
  * @throws only when the database is in trouble; the rows come back when their lease runs out, if not sooner
@@ -35,8 +39,10 @@ export function runBatch(
 ): Promise<BatchOutcome & { work: Work }> {
   return context.observer.batch(lease.jobs.length, claimMs, async work => {
     const outcome: BatchOutcome = { result: emptyResult(lease.jobs.length), large: [] }
+    const objectsInFlight: { tenantId: string; key: string }[] = []
+    const stopHeartbeat = keepLease(context, lease, objectsInFlight)
     try {
-      await workOff(context, work, sources, lease, outcome)
+      await workOff(context, work, sources, lease, outcome, objectsInFlight)
     } catch (error) {
       if (!(error instanceof LeaseLost)) {
         await giveBack(
@@ -48,6 +54,8 @@ export function runBatch(
       }
       outcome.result.leaseLost = true
       outcome.large = []
+    } finally {
+      stopHeartbeat()
     }
     noteResult(work, outcome.result)
     return { ...outcome, work }
@@ -61,16 +69,9 @@ async function workOff(
   sources: Map<number, Source>,
   lease: Lease,
   outcome: BatchOutcome,
+  objectsInFlight: { tenantId: string; key: string }[],
 ): Promise<void> {
-  // Detached since: they are queued no more.
-  const strays = lease.jobs.filter(job => !sources.has(job.sourceId))
-  await settle(context.pool, lease, strays, [], context.config.maxAttempts)
-  closeJobs(strays)
-  const paused = lease.jobs.filter(job => sources.get(job.sourceId)?.paused === true)
-  await returnJobs(
-    context,
-    paused.map(job => notYet(job)),
-  )
+  await putAside(context, sources, lease)
   let left = lease.jobs.filter(job => sources.get(job.sourceId)?.paused === false)
   // Daemons died on it while it was alone.
   const exhausted = left.filter(job => job.attempts > context.config.maxAttempts)
@@ -89,7 +90,7 @@ async function workOff(
   }
   while (left.length > 0) {
     const before = left.length
-    left = await runRound(context, work, sources, lease, left, outcome)
+    left = await runRound(context, work, sources, lease, left, outcome, objectsInFlight)
     outcome.result.deferred += left.length
     if (
       left.length > 0 &&
@@ -104,6 +105,29 @@ async function workOff(
   }
 }
 
+/** Rows of sources that are paused, or that were attached since this daemon looked, wait; of detached ones they are done with. */
+async function putAside(context: PipelineContext, sources: Map<number, Source>, lease: Lease): Promise<void> {
+  const unknown = lease.jobs.filter(job => !sources.has(job.sourceId))
+  if (unknown.length > 0) {
+    // Hidden is not detached.
+    await requireAllRows(context.pool, [])
+    const { rows } = await context.pool.query<{ id: number }>('select id from lighter.sources')
+    const attached = new Set(rows.map(row => row.id))
+    const detached = unknown.filter(job => !attached.has(job.sourceId))
+    await settle(context.pool, lease, detached, [], context.config.maxAttempts)
+    closeJobs(detached)
+    await returnJobs(
+      context,
+      unknown.filter(job => attached.has(job.sourceId)).map(job => notYet(job, newSourceRetryMs)),
+    )
+  }
+  const paused = lease.jobs.filter(job => sources.get(job.sourceId)?.paused === true)
+  await returnJobs(
+    context,
+    paused.map(job => notYet(job)),
+  )
+}
+
 /** @returns what did not fit into it */
 async function runRound(
   context: PipelineContext,
@@ -112,59 +136,54 @@ async function runRound(
   lease: Lease,
   jobs: Job[],
   outcome: BatchOutcome,
+  objectsInFlight: { tenantId: string; key: string }[],
 ): Promise<Job[]> {
   const { config } = context
   const result = emptyResult(0)
   const returned: Returned[] = []
   const tokens = newTokens()
-  const objectsInFlight: { tenantId: string; key: string }[] = []
-  const stopHeartbeat = keepLease(context, lease, objectsInFlight)
-  try {
-    let started = performance.now()
-    const { rows, later } = await work.part('plan', () => planAll(context, sources, jobs, returned, tokens))
-    result.planMs = performance.now() - started
-    await context.signal('after-plan')
-    const { small, large, other } = sortRows(context, rows, later, returned)
+  let started = performance.now()
+  const { rows, later } = await work.part('plan', () => planAll(context, sources, jobs, returned, tokens))
+  result.planMs = performance.now() - started
+  await context.signal('after-plan')
+  const { small, large, other } = sortRows(context, rows, later, returned)
 
-    work.holds(small.reduce((sum, row) => sum + textBytes(row), 0))
-    started = performance.now()
-    const { built, refused } =
-      small.length === 0
-        ? { built: [], refused: [] }
-        : await work.part('pack', () => packBatch(small, config, context.store.prefix, tokens))
-    result.packMs = performance.now() - started
-    for (const { row, error } of refused) returned.push(failure(row.job, error.message))
-    work.holds(built.reduce((sum, object) => sum + object.body.length, 0))
+  work.holds(small.reduce((sum, row) => sum + textBytes(row), 0))
+  started = performance.now()
+  const { built, refused } =
+    small.length === 0
+      ? { built: [], refused: [] }
+      : await work.part('pack', () => packBatch(small, config, context.store.prefix, tokens))
+  result.packMs = performance.now() - started
+  for (const { row, error } of refused) returned.push(failure(row.job, error.message))
+  work.holds(built.reduce((sum, object) => sum + object.body.length, 0))
 
-    started = performance.now()
-    const uploaded = await uploadBuilt(context, work, lease, built, objectsInFlight)
-    result.uploadMs = performance.now() - started
-    await context.signal('after-upload')
+  started = performance.now()
+  const uploaded = await uploadBuilt(context, work, lease, built, objectsInFlight)
+  result.uploadMs = performance.now() - started
+  await context.signal('after-upload')
 
-    const ready: PlannedRow[] = []
-    result.outage = await outageOf(context, uploaded)
-    const kept = new Set(refused.map(each => each.row))
-    for (const row of small) {
-      if (kept.has(row)) continue
-      const error = row.payloads.map(p => uploaded.failures.get(p.artifactId)).find(e => e !== undefined)
-      if (error === undefined) ready.push(row)
-      else if (result.outage !== null) returned.push(blameless(row.job, error, backoffMs(1)))
-      else if (error.retryable) returned.push(blameless(row.job, error, backoffMs(partOfStoreAttempt)))
-      else returned.push(failure(row.job, error.message))
-    }
-
-    started = performance.now()
-    await context.signal('before-commit')
-    await commitAll(context, work, [...ready, ...other], uploaded, result, returned)
-    result.commitMs = performance.now() - started
-    await context.signal('after-commit')
-
-    await finish(context, returned, result)
-    addOutcome(outcome, { result, large })
-    return later
-  } finally {
-    stopHeartbeat()
+  const ready: PlannedRow[] = []
+  result.outage = await outageOf(context, uploaded)
+  const kept = new Set(refused.map(each => each.row))
+  for (const row of small) {
+    if (kept.has(row)) continue
+    const error = row.payloads.map(p => uploaded.failures.get(p.artifactId)).find(e => e !== undefined)
+    if (error === undefined) ready.push(row)
+    else if (result.outage !== null) returned.push(blameless(row.job, error, backoffMs(1)))
+    else if (error.retryable) returned.push(blameless(row.job, error, backoffMs(partOfStoreAttempt)))
+    else returned.push(failure(row.job, error.message))
   }
+
+  started = performance.now()
+  await context.signal('before-commit')
+  await commitAll(context, work, [...ready, ...other], uploaded, result, returned)
+  result.commitMs = performance.now() - started
+  await context.signal('after-commit')
+
+  await finish(context, returned, result)
+  addOutcome(outcome, { result, large })
+  return later
 }
 
 const textBytes = (row: PlannedRow) => row.payloads.reduce((sum, p) => sum + (p.bytes?.length ?? 0), 0)
