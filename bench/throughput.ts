@@ -104,10 +104,22 @@ export async function benchThroughput(quick: boolean): Promise<{ report: BenchRe
         settings: { quick, postgres: postgresSettings },
         figures,
         goals: [
-          atLeast('real distribution, against the best peer', figures['real.0ms.against_best_peer'] ?? 0, 30),
-          atLeast('the same with 50 ms store latency', figures['real.50ms.against_best_peer'] ?? 0, 30),
+          atLeast('real distribution, against the best peer', figures['real.0ms.against_best_peer'] ?? 0, 26),
+          atLeast('the same with 50 ms store latency', figures['real.50ms.against_best_peer'] ?? 0, 28),
           atLeast('16 KB payloads, against the best peer', figures['16kb.0ms.against_best_peer'] ?? 0, 8),
-          atLeast('real distribution, against the floor', floorShare, 0.6),
+          atLeast('real distribution, against the floor', floorShare, 0.5),
+          atMost(
+            "CPU of Postgres for a row against the floor's, real distribution",
+            (figures['real.0ms.lighter.postgres_cpu_ms_per_1000'] ?? 0) /
+              (figures['real.0ms.floor.postgres_cpu_ms_per_1000'] ?? 1),
+            1.2,
+          ),
+          atMost(
+            "WAL of a row against the floor's, real distribution",
+            (figures['real.0ms.lighter.wal_bytes_per_row'] ?? 0) /
+              (figures['real.0ms.floor.wal_bytes_per_row'] ?? 1),
+            1,
+          ),
           atMost(
             'PUTs per 1,000 artifacts, real distribution',
             figures['real.0ms.lighter.puts_per_1000'] ?? 0,

@@ -1,6 +1,7 @@
 // What the triggers cost the application: commit rate and p99 of plain writes, CPU of an insert; updates with a guard and
 // without.
 import { benchGuard } from './guard.ts'
+import { benchPgbench } from './pgbench.ts'
 import { startContestant } from './support/contestant.ts'
 import { atLeast, atMost, type BenchReport, figure, machine, type Table } from './support/report.ts'
 import { type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
@@ -90,9 +91,10 @@ export async function benchWritePath(quick: boolean): Promise<{ report: BenchRep
       }
     }
     const cpu = await benchTriggerCpu(servers, quick ? 5 : 15, rowsOf, simpleQueue)
+    const pgbench = await benchPgbench(servers, rounds, seconds, rowsOf['1kb'], simpleQueue)
     const guard = await benchGuard(servers, rounds, seconds)
-    Object.assign(figures, cpu.figures, guard.figures)
-    tables.push(...cpu.tables, ...guard.tables)
+    Object.assign(figures, cpu.figures, pgbench?.figures, guard.figures)
+    tables.push(...cpu.tables, ...(pgbench?.tables ?? []), ...guard.tables)
     const goal = (name: string, key: string, limit: number) => atLeast(name, figures[key] ?? 0, limit)
     return {
       report: {
@@ -115,6 +117,14 @@ export async function benchWritePath(quick: boolean): Promise<{ report: BenchRep
             0.85,
           ),
           goal('the same against NOTIFY each time', '1kb.16.draining.against_notify', 1.3),
+          goal('1 KB tool calls, 1 client, daemon stopped, against none', '1kb.1.stopped.against_none', 0.93),
+          goal('the same with 16 clients', '1kb.16.stopped.against_none', 0.86),
+          ...(pgbench === null
+            ? []
+            : [
+                goal('by pgbench, 1 client', 'pgbench.1.stopped.against_none', 0.78),
+                goal('by pgbench, 16 clients', 'pgbench.16.stopped.against_none', 0.76),
+              ]),
         ],
       },
       tables,
