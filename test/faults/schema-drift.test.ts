@@ -129,9 +129,11 @@ test(
     drop schema lighter cascade`)
     await lighterOk(environment, ['migrate'])
     expect(await objects()).toMatchObject({ status: 'ok' })
-    for (const name of ['tenants', 'legal_holds', 'jobs'])
+    for (const name of ['tenants', 'legal_holds', 'inbox', 'waiting', 'leases'])
       await change(`alter table lighter.${name} enable row level security, force row level security`)
-    expect(await lighterOk(environment, ['migrate'])).toMatch(/mended +row-level security lighter\.jobs/)
+    const migrated = await lighterOk(environment, ['migrate'])
+    for (const name of ['inbox', 'waiting', 'leases'])
+      expect(migrated).toMatch(new RegExp(`mended +row-level security lighter\\.${name}`))
     await lighterOk(environment, ['sweep', 'retention'])
   },
 )

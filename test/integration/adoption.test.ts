@@ -236,6 +236,9 @@ describe('an artifact_refs with rows, made by the original migration', () => {
       'delete from lighter.frame_exceptions',
       'truncate lighter.frames cascade',
       'select * from lighter.jobs',
+      'select * from lighter.inbox',
+      'select * from lighter.waiting',
+      'select * from lighter.leases',
       'select * from lighter.objects',
       'select * from lighter.storage_by_tenant',
       'select * from conversation_messages',
@@ -254,6 +257,8 @@ describe('an artifact_refs with rows, made by the original migration', () => {
       'select count(*) from lighter.frames',
       `select * from lighter.artifact_list('${tenants.a}')`,
       'select count(*) from lighter.jobs',
+      'select count(*) from lighter.inbox',
+      'select count(*) from lighter.leases',
     ]) {
       const attempt = asRole(db.environment.admin, role, stranger => stranger.query(sql))
       expect((await errorOf(attempt)).code, sql).toBe('42501')

@@ -58,7 +58,7 @@ describe('a database', () => {
         from pg_index i join pg_class c on c.oid = i.indrelid
        where i.indisunique
          and c.relnamespace = 'lighter'::regnamespace
-         and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname in ('tenant_id', 'row_id'))`)
+         and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname in ('tenant_id', 'row_id', 'row_ids'))`)
     const without = rows.filter(row => !row.columns.split(', ').includes('tenant_id'))
     expect(rows.length).toBeGreaterThan(without.length)
     expect(without.map(row => `${row.table} (${row.columns})`).sort()).toEqual(
@@ -80,7 +80,7 @@ describe('a database', () => {
       options: '-c default_transaction_read_only=on',
     })
     try {
-      await expect(replica.query('delete from lighter.jobs')).rejects.toThrow('read-only transaction')
+      await expect(replica.query('delete from lighter.inbox')).rejects.toThrow('read-only transaction')
       const client = createLighterClient({ pool: replica, store: environment.store, tenantId })
       const metadata = await rawMetadata(environment, id)
       expect(metadata).toContain('tool_interactions_ref')

@@ -3,6 +3,7 @@ import { execFile, spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { insertMessage, newConversation, useEnvironment } from '../support/environment.ts'
+import { emptyQueue } from '../support/queue.ts'
 
 const cli = path.join(import.meta.dirname, '../../src/cli/main.ts')
 const hasTerminal = spawnSync('script', ['--version']).stdout?.toString().includes('util-linux') === true
@@ -75,7 +76,7 @@ describe('a table', () => {
       const { conversationId } = await newConversation(environment)
       await insertMessage(environment, conversationId, '{"tool_interactions": [1]}')
     }
-    await environment.admin.query('delete from lighter.jobs')
+    await emptyQueue(environment)
   })
   const args = ['backfill', '--dry-run']
 

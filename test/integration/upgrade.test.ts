@@ -29,7 +29,9 @@ beforeAll(async () => {
   await writeFile(
     path.join(next, 'sql', 'migrations', '9999_next.sql'),
     `-- lock the attached tables first
-     alter table lighter.jobs add column of_next integer;
+     alter table lighter.inbox add column of_next integer;
+     alter table lighter.waiting add column of_next integer;
+     alter table lighter.leases add column of_next integer[];
      alter table lighter.objects add column of_next integer not null default 0;
      alter table lighter.loose_artifacts add column of_next text;
      alter table lighter.frames add column of_next text;

@@ -1,5 +1,8 @@
 // Invariant 4: the application's write never fails, waits for the store, or for the daemon.
 import { describe, expect, test } from 'vitest'
+import { claimInbox } from '../../src/offload/claim.ts'
+import { conflict } from '../../src/offload/return-jobs.ts'
+import { settle } from '../../src/offload/settle.ts'
 import {
   createSignals,
   drained,
@@ -10,6 +13,8 @@ import {
   startDaemon,
   useFreshEnvironment,
 } from '../support/environment.ts'
+import { leaseRows } from '../support/queue.ts'
+import { value } from '../support/sql.ts'
 
 const environment = useFreshEnvironment()
 
@@ -35,6 +40,7 @@ test('a row can be written at every step of its offload, waiting for nothing', a
       'after-register',
       'after-upload',
       'before-commit',
+      'after-commit',
     ] as const) {
       const hold = signals.holdAt(point)
       const id = await insertMessage(environment, conversationId, heavy)
@@ -52,31 +58,41 @@ test('a row can be written at every step of its offload, waiting for nothing', a
   }
 })
 
-test('a claim under way, not yet committed, does not make a write to the same row wait', async () => {
-  const { conversationId } = await newConversation(environment)
-  const id = await insertMessage(environment, conversationId, heavy)
-  const claimer = await environment.worker.connect()
-  const client = await environment.app.connect()
-  try {
-    await claimer.query('begin')
-    await claimer.query(`update lighter.jobs set available_at = now() + interval '1 minute'`)
-    await client.query(`set lock_timeout = '1ms'`)
-    await client.query(`set statement_timeout = '5s'`)
-    await client.query('update conversation_messages set metadata = $2 where id = $1', [id, heavy])
-  } finally {
-    await claimer.query('rollback')
-    claimer.release()
-    client.release(true)
-  }
-})
+test.each(['claim', 'settle', 'expire'])(
+  'a %s under way, not yet committed, does not make a write to the same row wait',
+  async step => {
+    const { conversationId } = await newConversation(environment)
+    const id = await insertMessage(environment, conversationId, heavy)
+    const source = await value<number>(environment.admin, 'select id from lighter.sources')
+    const claimer = await environment.worker.connect()
+    const client = await environment.app.connect()
+    try {
+      await claimer.query('begin')
+      if (step === 'claim') {
+        expect((await claimInbox(claimer, [source], 10, 60_000)).entries).toBe(1)
+      } else {
+        const lease = await leaseRows(claimer, source, [id])
+        if (step === 'settle') await settle(claimer, lease, [], lease.jobs.map(conflict), 8)
+        else await claimer.query('select from lighter.leases for update')
+      }
+      await client.query(`set lock_timeout = '1ms'`)
+      await client.query(`set statement_timeout = '5s'`)
+      await client.query('update conversation_messages set metadata = $2 where id = $1', [id, heavy])
+    } finally {
+      await claimer.query('rollback')
+      claimer.release()
+      client.release(true)
+    }
+  },
+)
 
-test('a write succeeds though the queue table is locked for reading by a backup', async () => {
+test('a write succeeds though the tables of the queue are locked for reading by a backup', async () => {
   const { conversationId } = await newConversation(environment)
   const backup = await environment.admin.connect()
   try {
     await backup.query('begin isolation level repeatable read')
     await backup.query(
-      'lock table lighter.jobs, lighter.objects, artifact_refs, conversation_messages in access share mode',
+      'lock table lighter.inbox, lighter.waiting, lighter.leases, lighter.daemons, lighter.objects, artifact_refs, conversation_messages in access share mode',
     )
     await insertMessage(environment, conversationId, heavy)
   } finally {
