@@ -180,11 +180,13 @@ begin
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
   execute format('drop function if exists lighter.%I(jsonb)', format('heavy_%s', source.id));
   execute format('drop function if exists lighter.%I()', format('guard_%s', source.id));
-  delete from lighter.inbox i where i.source_id = source.id;
-  delete from lighter.waiting w where w.source_id = source.id;
+  -- The leases first: what is just being returned from one is then waiting, and goes too. What is just being claimed its
+  -- daemon finds out.
   update lighter.leases l
      set done = l.done || (select array_agg(j.ord::integer) from unnest(l.source_ids) with ordinality j(source_id, ord) where j.source_id = source.id)
    where source.id = any (l.source_ids);
+  delete from lighter.waiting w where w.source_id = source.id;
+  delete from lighter.inbox i where i.source_id = source.id;
   delete from lighter.failed_jobs f where f.source_id = source.id;
   delete from lighter.pins p where p.source_id = source.id;
   delete from lighter.backfills b where b.source_id = source.id;

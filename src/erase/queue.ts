@@ -21,17 +21,37 @@ export async function removeJobs(context: SweepContext, scope: EraseScope, count
   for (const source of (await loadSources(context.pool)).values()) {
     if (scope.entity !== null && (source.entityType !== scope.entity.type || source.entityColumn === null))
       continue
-    counts.jobs = (counts.jobs ?? 0) + (await revokeLeases(context, scope, source))
-    for (const table of tables) {
-      for (let after: string = table.first; !context.signal.aborted; ) {
-        const { removed, last } = await removePage(context, scope, source, table, after)
-        counts[table.counted] = (counts[table.counted] ?? 0) + removed
-        context.onProgress(counts)
-        if (last === null) break
-        after = last
-      }
+    // A row may be on its way from the one to the other meanwhile.
+    while ((await removeOf(context, scope, source, counts)) > 0 && !context.signal.aborted);
+  }
+}
+
+/** @returns how many rows of the scope it came across */
+async function removeOf(
+  context: SweepContext,
+  scope: EraseScope,
+  source: Source,
+  counts: Counts,
+): Promise<number> {
+  let found = 0
+  const revoke = async () => {
+    const removed = await revokeLeases(context, scope, source)
+    counts.jobs = (counts.jobs ?? 0) + removed
+    found += removed
+  }
+  await revoke()
+  for (const table of tables) {
+    for (let after: string = table.first; !context.signal.aborted; ) {
+      const page = await removePage(context, scope, source, table, after)
+      counts[table.counted] = (counts[table.counted] ?? 0) + page.removed
+      found += page.found
+      context.onProgress(counts)
+      if (page.last === null) break
+      after = page.last
     }
   }
+  await revoke()
+  return found
 }
 
 /** True of a row of the scope. Parameter 2 is the tenant. */
@@ -78,8 +98,8 @@ async function removePage(
   source: Source,
   { name, key }: (typeof tables)[number],
   after: string,
-): Promise<{ removed: number; last: string | null }> {
-  const { rows } = await pool.query<{ removed: number; last: string | null }>(
+): Promise<{ found: number; removed: number; last: string | null }> {
+  const { rows } = await pool.query<{ found: number; removed: number; last: string | null }>(
     `with page as materialized (
        select ${key} as key, row_id from ${name} where source_id = $1 and ${key} > $3 order by ${key} limit $4
      ),
@@ -89,8 +109,8 @@ async function removePage(
      removed as (
        delete from ${name} j using mine where j.source_id = $1 and j.${key} = mine.key returning 1
      )
-     select (select count(*)::int from removed) as removed, (select max(key)::text from page) as last`,
+     select (select count(*)::int from mine) as found, (select count(*)::int from removed) as removed, (select max(key)::text from page) as last`,
     [source.id, scope.tenantId, after, pageRows],
   )
-  return rows[0] ?? { removed: 0, last: null }
+  return rows[0] ?? { found: 0, removed: 0, last: null }
 }

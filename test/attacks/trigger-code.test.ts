@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { attach, createTable } from '../support/black-box.ts'
 import { useEnvironment } from '../support/environment.ts'
-import { value } from '../support/sql.ts'
+import { asRole, column, uniqueRole, value } from '../support/sql.ts'
 
 const environment = await useEnvironment()
 
@@ -32,4 +32,55 @@ test.each([
   await environment.admin.query(
     `select lighter.detach('victim'); drop table victim, caught; drop type evil cascade`,
   )
+})
+
+test('what a writer has put before pg_catalog is not called by what the trigger asks, nor does it hide a row', async () => {
+  await createTable(environment, 'shadowed', '(id integer primary key, tenant_id uuid, metadata jsonb)')
+  await attach(environment, 'shadowed')
+  const role = uniqueRole('shadow')
+  await environment.admin.query(`
+    create role ${role};
+    create schema ${role} authorization ${role};
+    grant insert, update on shadowed to ${role};
+    create table ${role}.caught (what text);
+    grant insert on ${role}.caught to public`)
+  const body = (what: string, result: string) =>
+    `language plpgsql as $$ begin insert into ${role}.caught values ('${what}'); return ${result}; end $$`
+  try {
+    await asRole(environment.admin, role, async db => {
+      await db.query(`
+        create function ${role}.pg_column_size(doc jsonb) returns integer ${body('size', '0')};
+        create function ${role}.pg_column_compression(doc jsonb) returns text ${body('compression', 'null')};
+        create function ${role}.never(a integer, b integer) returns boolean ${body('comparison', 'false')};
+        create function ${role}.has_not(a jsonb, b text) returns boolean ${body('key', 'false')};
+        create operator ${role}.> (function = ${role}.never, leftarg = integer, rightarg = integer);
+        create operator ${role}.? (function = ${role}.has_not, leftarg = jsonb, rightarg = text)`)
+    })
+    await asRole(environment.admin, role, async db => {
+      await db.query(`set local search_path = ${role}, pg_catalog, public`)
+      // So it would be for who does not name what is meant.
+      expect(
+        await value(
+          db,
+          `select pg_column_size('{"a": 1}'::jsonb) + (2 > 1)::int + ('{"a": 1}'::jsonb ? 'a')::int`,
+        ),
+      ).toBe(0)
+      await db.query(`delete from ${role}.caught`)
+      await db.query(`insert into shadowed values (1, $1, '{"tool_interactions": [1]}')`, [randomUUID()])
+      await db.query(`insert into shadowed values (2, $1, $2)`, [
+        randomUUID(),
+        JSON.stringify({ text: 'x'.repeat(9000) }),
+      ])
+      await db.query(`insert into shadowed values (3, $1, '{"small": true}')`, [randomUUID()])
+    })
+    expect(await column(environment.admin, 'select row_id from lighter.inbox order by row_id')).toEqual([
+      '1',
+      '2',
+    ])
+    expect(await column(environment.admin, `select what from ${role}.caught`)).toEqual([])
+  } finally {
+    await environment.admin.query(
+      `select lighter.detach('shadowed'); drop table shadowed; drop schema ${role} cascade; drop role ${role}`,
+    )
+  }
 })
