@@ -43,7 +43,7 @@ test('what a writer has put before pg_catalog is not called by what the trigger 
     create schema ${role} authorization ${role};
     grant insert, update on shadowed to ${role};
     create table ${role}.caught (what text);
-    grant insert on ${role}.caught to public`)
+    grant insert, delete, select on ${role}.caught to public`)
   const body = (what: string, result: string) =>
     `language plpgsql as $$ begin insert into ${role}.caught values ('${what}'); return ${result}; end $$`
   try {

@@ -21,7 +21,10 @@ const bugs: Bug[] = [
   {
     what: 'rows are rewritten whether they have changed meanwhile or not',
     file: 'src/offload/commit.ts',
-    right: ' and $' + "{isVersionSql('m', 'r.version')}",
+    right:
+      ' and m.xmin = r.xmin and m.ctid = r.place and m.tableoid = r.tbl and $' +
+      "{fileOfSql('m')} = r.file and $" +
+      '{serverStartSql} = r.server',
     wrong: '',
     finds: 'mismatched',
   },
