@@ -8,7 +8,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if pg_sequence_last_value('lighter.notify_until'::regclass) > extract(epoch from clock_timestamp()) * 1000
+  if clock_timestamp() < to_timestamp(pg_sequence_last_value('lighter.notify_until'::regclass) / 1000::double precision)
      and current_setting('max_prepared_transactions') = '0' and pg_notification_queue_usage() < 0.5 then
     perform pg_notify('lighter_jobs', '{}');
   end if;
@@ -150,7 +150,7 @@ begin
         return null;
       end if;
       insert into lighter.inbox (source_id, row_id) values (%1$s, key);
-      if pg_sequence_last_value('lighter.notify_until'::regclass) > extract(epoch from clock_timestamp()) * 1000 then
+      if clock_timestamp() < to_timestamp(pg_sequence_last_value('lighter.notify_until'::regclass) / 1000::double precision) then
         perform lighter.wake_daemon();
       end if;
       return null;

@@ -28,6 +28,7 @@ import {
   useEnvironment,
 } from '../support/environment.ts'
 import { mendFailingRows, writeFailingRows } from '../support/failing-rows.ts'
+import { leaseRows } from '../support/queue.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { listRoutes } from '../support/routes.ts'
 
@@ -664,6 +665,27 @@ describe('daemons', () => {
 
 describe('looking up', () => {
   const big = JSON.stringify({ tool_interactions: [{ secret: 'S'.repeat(100) }], trace: 'T'.repeat(9000) })
+
+  test('a row that is queued: where it is, how often it failed, and why', async () => {
+    const { rowId, sourceId } = await offload('{"tool_interactions": [1]}')
+    const job = async () =>
+      (await session.get(`/dashboard/row?source_id=${sourceId}&row_id=${rowId}`)).json.row.job
+    await environment.admin.query(
+      `insert into lighter.waiting (source_id, row_id, attempts, available_at, last_error) values ($1, $2, 2, now() + interval '1 hour', 'no answer')`,
+      [sourceId, rowId],
+    )
+    expect(await job()).toMatchObject({ place: 'waiting', attempts: 2, last_error: 'no answer' })
+    await environment.admin.query('delete from lighter.waiting')
+    const { id } = await leaseRows(environment.admin, Number(sourceId), [rowId], { attempts: 3, error: 'x' })
+    expect(await job()).toMatchObject({
+      place: 'lease',
+      attempts: 2,
+      last_error: 'x',
+      available_at: expect.stringMatching(/^\d{4}-/),
+    })
+    await environment.admin.query('delete from lighter.leases where id = $1', [id])
+    expect(await job()).toBeNull()
+  })
 
   test('a row: its pointers, and where and how what they point to is; nothing of the payload', async () => {
     const { rowId, sourceId, tenantId } = await offload(big)

@@ -192,7 +192,6 @@ describe('a row is in one committed place at a time', () => {
 
   test('at every moment, among daemons that share the work, with rows that fail and leases that run out', async () => {
     await environment.admin.query(`
-      create table stumbled (id uuid primary key);
       create function stumble() returns trigger language plpgsql security definer set search_path = public as $$ begin
         -- Each third row fails the first time, and keeps that in mind by what a rollback does not undo.
         if abs(hashtext(new.id::text)) % 3 = 0 and nextval('stumbles') < 60 then raise exception 'not yet'; end if;
@@ -203,7 +202,7 @@ describe('a row is in one committed place at a time', () => {
       alter table conversation_messages enable always trigger stumble`)
     onTestFinished(async () => {
       await environment.admin.query(
-        'drop trigger stumble on conversation_messages; drop function stumble(); drop sequence stumbles; drop table stumbled',
+        'drop trigger stumble on conversation_messages; drop function stumble(); drop sequence stumbles',
       )
     })
     const ids = await Promise.all(Array.from({ length: 200 }, (_, n) => insert(heavy(n))))
