@@ -45,7 +45,7 @@ begin
     returning f.source_id, f.row_id, f.enqueued_at, f.last_error
   )
   insert into lighter.waiting (source_id, row_id, enqueued_at, last_error)
-    select t.source_id, t.row_id, t.enqueued_at, t.last_error from taken t order by t.source_id, t.row_id
+    select t.source_id, t.row_id, t.enqueued_at, t.last_error from taken t order by t.source_id, t.row_id collate "C"
     on conflict on constraint waiting_pkey do update
       set available_at = least(waiting.available_at, excluded.available_at), attempts = 0, priority = 0;
   get diagnostics moved = row_count;

@@ -11,7 +11,7 @@ export async function enqueueRows(db: Queryable, sourceId: number, rowIds: strin
   if (rowIds.length === 0) return 0
   const { rowCount } = await db.query({
     text: `insert into lighter.waiting (source_id, row_id, priority)
-           select $1, r, ${backfillPriority} from unnest($2::text[]) r order by r
+           select $1, r, ${backfillPriority} from unnest($2::text[]) r order by r collate "C"
                on conflict do nothing`,
     values: [sourceId, arrayText(rowIds)],
   })

@@ -142,6 +142,7 @@ async function rewriteRows(
 
 function targetText({ target, job }: PlannedRow): string {
   if (target === null) throw new Error(`what row ${job.rowId} is to hold was not made`)
+  if (target.includes(separator)) throw new Error(`what row ${job.rowId} is to hold is no JSON text`)
   return target
 }
 
@@ -172,7 +173,7 @@ function rewriteSql(source: Source): string {
         join ${fromSql(source)} on m.${key} = r.row_id::${source.keyType}
          and m.xmin = r.xmin and m.ctid = r.place and m.tableoid = r.tbl and ${fileOfSql('m')} = r.file and ${serverStartSql} = r.server
        where not r.goes or (
-               ${tenantSql(source)} = r.tenant_id and not ${isPinnedSql(source, 'r.row_id', tenantSql(source))}
+               r.target is not null and ${tenantSql(source)} = r.tenant_id and not ${isPinnedSql(source, 'r.row_id', tenantSql(source))}
                and (r.pointer_ids is null or ${pointerStateSql(ids, 'r.tenant_id')} = r.pointer_state))
          for no key update of m skip locked
     ),

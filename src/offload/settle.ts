@@ -111,7 +111,7 @@ const settleSql = `
   )
   select count(*)::int as held from held`
 
-/** As Postgres has it where the order matters: between two of these statements it need only be the same. */
+/** As Postgres orders by collation "C", of text that keys have. */
 function byKey(a: Job, b: Job): number {
   return a.sourceId - b.sourceId || (a.rowId < b.rowId ? -1 : a.rowId > b.rowId ? 1 : 0)
 }

@@ -26,7 +26,7 @@ export async function unqueueRows(db: Queryable, sourceId: number, rowIds: strin
       with waiting as materialized (
         select w.source_id, w.row_id from lighter.waiting w
          where w.source_id = $1 and w.row_id = any ($2::text[])
-         order by w.source_id, w.row_id for update
+         order by w.source_id, w.row_id collate "C" for update
       ),
       inbox as (
         delete from lighter.inbox i where i.source_id = $1 and i.row_id = any ($2::text[])
