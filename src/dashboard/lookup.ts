@@ -53,7 +53,13 @@ export interface RowFacts {
   /** What the column takes in the table, compressed as Postgres does it; null: SQL null. */
   stored_bytes: number | null
   pointers: { name: string; artifact_id: string; artifact: ArtifactFacts | null }[]
-  job: { attempts: number; enqueued_at: string; available_at: string; last_error: string | null } | null
+  job: {
+    place: string
+    attempts: number
+    enqueued_at: string
+    available_at: string
+    last_error: string | null
+  } | null
   dead_letter: { attempts: number; failed_at: string; last_error: string } | null
 }
 
@@ -131,7 +137,7 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
                              where a.tenant_id = f.tenant_id and a.frame_id = lighter.frame_of(p.artifact_id) and a.id = p.artifact_id)) order by p.name), '[]')
                      from pointers p),
                  'job', (
-                   select json_build_object('place', j.place, 'attempts', j.attempts, 'enqueued_at', j.enqueued_at, 'available_at', j.available_at,
+                   select json_build_object('place', j.place, 'attempts', j.attempts, 'enqueued_at', j.enqueued_at, 'available_at', coalesce(j.available_at, now()),
                                             'last_error', left(j.last_error, ${shownErrorCharacters}))
                      from lighter.jobs j where j.source_id = $3 and j.row_id = f.row_id
                     order by j.enqueued_at limit 1),

@@ -16,7 +16,7 @@ import { requireRights } from './rights.ts'
 const sqlDir = path.join(import.meta.dirname, '..', '..', 'sql')
 
 /**
- * A migration that begins with this locks a table into which the triggers write (lighter.jobs). It then has the attached
+ * A migration that begins with this locks a table into which the triggers write (lighter.inbox). It then has the attached
  * tables locked first: a write that has one of those, and waits for ours, would keep us from making its triggers anew.
  */
 const lockSourcesFirst = '-- lock the attached tables first'

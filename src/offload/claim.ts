@@ -15,15 +15,27 @@ const notTriedYet = { attempts: 1, conflicts: 0, priority: 0, error: null }
 
 const lazySql = `lazy as materialized (select set_config('synchronous_commit', 'off', true))`
 
-/** Takes the entries that `due` names, and leases their rows: parameters 1 and 2. A row that has several is leased once. */
+/**
+ * Takes the entries that `due` names, and leases their rows: parameters 1 and 2. A row that has several is leased once. One
+ * that waits for another attempt goes on waiting, however often it is written meanwhile: each attempt costs an upload.
+ */
 const takeEntriesSql = (due: string) => `
   with ${lazySql},
   due as materialized (${due}),
   taken as (
     delete from lighter.inbox i using due where i.id = due.id returning i.id, i.source_id, i.row_id, i.enqueued_at
   ),
+  later as materialized (
+    select w.source_id, w.row_id from lighter.waiting w
+      join (select distinct source_id, row_id from taken) t using (source_id, row_id)
+     where w.available_at > now() and (w.conflicts > 0 or w.attempts > 0)
+       for share of w skip locked
+  ),
   jobs as materialized (
-    select source_id, row_id, min(enqueued_at) as enqueued_at, max(id) as id, count(*) as entries from taken group by source_id, row_id order by min(id)
+    select t.source_id, t.row_id, min(t.enqueued_at) as enqueued_at, max(t.id) as id, count(*) as entries
+      from taken t
+     where not exists (select from later l where l.source_id = t.source_id and l.row_id = t.row_id)
+     group by t.source_id, t.row_id order by min(t.id)
   ),
   lease as (
     insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at)

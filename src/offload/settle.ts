@@ -105,7 +105,9 @@ const settleSql = `
            attempts, conflicts, enqueued_at, error
       from back where not is_dead
         on conflict (source_id, row_id) do update
-       set priority = least(w.priority, excluded.priority), available_at = least(w.available_at, excluded.available_at),
+       set priority = least(w.priority, excluded.priority),
+           available_at = case when greatest(w.conflicts, excluded.conflicts, w.attempts, excluded.attempts) > 0
+                               then greatest(w.available_at, excluded.available_at) else least(w.available_at, excluded.available_at) end,
            attempts = greatest(w.attempts, excluded.attempts), conflicts = greatest(w.conflicts, excluded.conflicts),
            enqueued_at = least(w.enqueued_at, excluded.enqueued_at), last_error = coalesce(excluded.last_error, w.last_error)
   )

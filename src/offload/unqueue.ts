@@ -2,7 +2,10 @@
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 
-/** In a transaction, with the rows locked. Leases first, as all statements take them. */
+/**
+ * In a transaction, with the rows locked. Leases first, as all statements take them. What is just being claimed stays in its
+ * lease: whoever calls this has forbidden that the rows are offloaded.
+ */
 export async function unqueueRows(db: Queryable, sourceId: number, rowIds: string[]): Promise<void> {
   const values = [sourceId, arrayText(rowIds)]
   await db.query({

@@ -23,7 +23,7 @@ const changeEveryMs = 5000
 const awakeAfterMs = 250
 /** Who found nothing for so long falls asleep. */
 const idleMs = 1000
-/** A daemon that died awake keeps others from being woken for so long. */
+/** A daemon that died awake keeps others from being woken for so long, and until the next of them says something. */
 const awakeForMs = 20_000
 
 export interface Notice {

@@ -279,6 +279,32 @@ describe('a claim of the inbox', () => {
     expect(await hydrated(environment, id)).toBe(heavy('second'))
   })
 
+  test('leaves a row to its next attempt, however often it is written meanwhile', async () => {
+    const [busy, failing, backfilled] = [await insert(), await insert(), await insert()]
+    await environment.admin.query(
+      `insert into lighter.waiting (source_id, row_id, priority, conflicts, attempts, available_at)
+       values ($1, $2, 0, 3, 0, now() + interval '1 minute'), ($1, $3, 0, 0, 2, now() + interval '1 minute'),
+              ($1, $4, 10, 0, 0, now())`,
+      [source.id, busy, failing, backfilled],
+    )
+    const { lease } = await claimInbox(pool, [source.id], 100, leaseMs)
+    expect(lease?.jobs.map(job => job.rowId)).toEqual([backfilled])
+    // The others are queued as before, and in one place.
+    expect(
+      await column(
+        environment.admin,
+        `select row_id from lighter.jobs where place <> 'lease' and priority = 0 order by conflicts`,
+      ),
+    ).toEqual([failing, busy])
+    await update(busy, heavy('once more'))
+    expect((await claimInbox(pool, [source.id], 100, leaseMs)).lease).toBeNull()
+    await environment.admin.query('update lighter.waiting set available_at = now() where row_id = $1', [busy])
+    await update(busy, heavy('when it is due'))
+    expect((await claimInbox(pool, [source.id], 100, leaseMs)).lease?.jobs.map(job => job.rowId)).toEqual([
+      busy,
+    ])
+  })
+
   test('by many at once takes each entry once', async () => {
     const ids = Array.from({ length: 300 }, () => randomUUID())
     await environment.admin.query(

@@ -95,7 +95,8 @@ async function check(context: ApiContext): Promise<Readiness> {
         context.pool.query<{ seconds: number | null }>(
           `select extract(epoch from now() - least(
                     (select i.enqueued_at from lighter.inbox i order by i.id limit 1),
-                    (select w.enqueued_at from lighter.waiting w where w.available_at <= now() order by w.priority, w.available_at limit 1)
+                    (select w.enqueued_at from lighter.waiting w where w.available_at <= now() order by w.priority, w.available_at limit 1),
+                    (select min(e) from lighter.leases l cross join lateral unnest(l.enqueued_at) e where l.until is null or l.until < now())
                   ))::float8 as seconds`,
         ),
       ),
