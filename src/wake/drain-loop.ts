@@ -296,11 +296,11 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       }
       foundAny = true
       await context.signal('after-claim')
+      if (leases.some(lease => lease.isHalf)) await context.signal('after-split')
       for (const lease of leases) {
-        if (lease.isHalf) await context.signal('after-split')
-        if (lease.suspect) await startSuspect(lease, claimMs)
-        else track(inFlight, startBatch(lease, claimMs, context, 'batch'), 'batch')
+        if (!lease.suspect) track(inFlight, startBatch(lease, claimMs, context, 'batch'), 'batch')
       }
+      for (const lease of leases) if (lease.suspect) await startSuspect(lease, claimMs)
       if (full && breaker.state() === 'closed' && fairlyInFlight.size === 0) {
         track(fairlyInFlight, workFairly(), 'batch of the newest')
       }
