@@ -221,10 +221,9 @@ test('a row that changes meanwhile, one that is deleted and one that is given up
     put_back: 0,
     dead_letter: 1,
   })
-  // The write in the middle has queued the row beside what had changed by it: the one finds it done by the other, or both
+  // The write in the middle has queued the row beside what had changed by it: the one waits for the other, finds it done, or
   // at work on it.
   expect(outcomes.changed).toBeGreaterThanOrEqual(1)
-  expect((outcomes.changed ?? 0) + (outcomes.nothing ?? 0)).toBeGreaterThanOrEqual(2)
 })
 
 test('a queue that waits: depth, age, and what is paused', async () => {
