@@ -128,7 +128,7 @@ create or replace view lighter.jobs as
 comment on view lighter.jobs is
   'The queue: every row that is in the inbox, waits or is worked on. One that was written twice may be there twice. Fresh: as it is. Cost: reads all of the queue, also for one row.';
 
--- Counting a million entries takes 170 to 340 ms (measured), and a watcher asks every few seconds. So the first 100,000
+-- Counting a million entries takes some hundred milliseconds, and a watcher asks every few seconds. So the first 100,000
 -- of the inbox are counted, and as many of those that wait; the rest is reckoned by the size of the table.
 create or replace view lighter.queue_health as
   with written as (

@@ -5,6 +5,11 @@ import type { Counts, SweepContext } from '../sweeps/context.ts'
 import type { EraseScope } from './scope.ts'
 
 const pageRows = 5000
+/**
+ * A row may be on its way from one place to another while they are read, so they are read until nothing is found. A tenant
+ * who goes on writing is queued again all the time, and must not keep the erasure from its end.
+ */
+const mostPasses = 5
 
 /** Tables of queued rows, each read page by page in the order of its key, and what is removed from them is counted as. */
 const tables = [
@@ -21,8 +26,9 @@ export async function removeJobs(context: SweepContext, scope: EraseScope, count
   for (const source of (await loadSources(context.pool)).values()) {
     if (scope.entity !== null && (source.entityType !== scope.entity.type || source.entityColumn === null))
       continue
-    // A row may be on its way from the one to the other meanwhile.
-    while ((await removeOf(context, scope, source, counts)) > 0 && !context.signal.aborted);
+    for (let pass = 0; pass < mostPasses && !context.signal.aborted; pass++) {
+      if ((await removeOf(context, scope, source, counts)) === 0) break
+    }
   }
 }
 

@@ -13,7 +13,7 @@ import { type Job, keepLease, type Lease, LeaseLost } from './lease.ts'
 import type { Work } from './observer.ts'
 import type { BuiltObject } from './pack.ts'
 import { packBatch } from './pack-batch.ts'
-import { newTokens, type PlannedRow } from './plan.ts'
+import { newTokens, type PlannedRow, textBytes } from './plan.ts'
 import { planAll, sortRows } from './plan-batch.ts'
 import { registerObjects } from './register.ts'
 import { blameless, failure, finish, giveBack, notYet, returnJobs } from './return-jobs.ts'
@@ -45,11 +45,8 @@ export function runBatch(
       await workOff(context, work, sources, lease, outcome, objectsInFlight)
     } catch (error) {
       if (!(error instanceof LeaseLost)) {
-        await giveBack(
-          context,
-          [...lease.jobs.filter(job => !outcome.large.some(row => row.job === job))],
-          error,
-        )
+        // The large ones too: none of them has begun.
+        await giveBack(context, lease.jobs, error)
         throw error
       }
       outcome.result.leaseLost = true
@@ -185,8 +182,6 @@ async function runRound(
   addOutcome(outcome, { result, large })
   return later
 }
-
-const textBytes = (row: PlannedRow) => row.payloads.reduce((sum, p) => sum + (p.bytes?.length ?? 0), 0)
 
 async function uploadBuilt(
   context: PipelineContext,

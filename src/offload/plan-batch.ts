@@ -4,7 +4,7 @@ import type { Source } from '../source/sources.ts'
 import type { PipelineContext } from './context.ts'
 import type { Job } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
-import { type PlannedRow, planRows, type Tokens } from './plan.ts'
+import { type PlannedRow, planRows, type Tokens, textBytes } from './plan.ts'
 import { ambiguousKey, lostPointer, rowsHidden, tooLarge } from './reasons.ts'
 import { blameless, failure, faultRetryMs, notYet } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
@@ -48,7 +48,7 @@ export async function planAll(
         async part => {
           const limits = { ...context.config, budgetBytes: Math.max(budgetBytes, 0) }
           const partRows = await planRows(context.pool, source, part, limits, tokens)
-          for (const row of partRows) for (const p of row.payloads) budgetBytes -= p.bytes?.length ?? 0
+          for (const row of partRows) budgetBytes -= textBytes(row)
           return partRows
         },
         (job, error) => failures.push({ job, error }),

@@ -97,6 +97,10 @@ export interface Tokens {
   document: string
 }
 
+/** What of the row is held in memory: its payloads, and what it is to hold. */
+export const textBytes = ({ payloads, target }: PlannedRow): number =>
+  payloads.reduce((sum, p) => sum + (p.bytes?.length ?? 0), target?.length ?? 0)
+
 export const newTokens = (): Tokens => ({ field: randomUUID(), document: randomUUID() })
 
 interface PlanRow {
@@ -324,7 +328,7 @@ function planSql(source: Source): string {
         from sized s
       offset 0
     ),
-    -- what would be sent: nothing of a row that is to be streamed
+    -- what would be sent, with what is to stay in the row: nothing of a row that is to be streamed
     cut as (
       select w.ord, w.version, w.tenant_id, w.entity_id, w.field_bytes, w.rest_bytes, w.held_bytes, w.lost_pointer,
              w.long_numbers, w.pointers,
@@ -339,13 +343,14 @@ function planSql(source: Source): string {
                     restGoes: 'w.rest_goes',
                     restArtifactId: '$6::uuid',
                   })})::text else w.rest_text end end as target,
-             case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as weight
+             case when w.streamed then 0 else coalesce(w.field_bytes, 0) + coalesce(w.rest_bytes, 0) end as payload_bytes
         from weighed w
       offset 0
     ),
     decided as (
       select s.*, s.total > $4 and s.total > s.weight as over_budget
-        from (select c.*, sum(c.weight) over (rows unbounded preceding) as total from cut c) s
+        from (select c.*, sum(c.weight) over (rows unbounded preceding) as total
+                from (select x.*, x.payload_bytes + coalesce(octet_length(x.target), 0) as weight from cut x) c) s
     )
     select d.ord::int as ord, d.version, d.tenant_id as "tenantId", d.entity_id as "entityId",
            d.field_bytes::float8 as "fieldBytes", d.rest_bytes::float8 as "restBytes", d.over_budget as deferred,

@@ -204,7 +204,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       report(result, what)
     })
 
-  /** With nothing beside it: whoever dies on it shall take nobody along. */
+  /** With no other batch in order beside it: whoever dies on it shall take few along. */
   const startSuspect = async (lease: Lease, claimMs: number) => {
     const stopHeartbeat = keepLease(context, lease, [])
     await Promise.all(inFlight)

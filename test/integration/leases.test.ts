@@ -1039,6 +1039,29 @@ describe('an erasure', () => {
   })
 
   // A row on its way from one place to the next is in one of the two, in whichever order they are looked at.
+  test('comes to its end though the tenant goes on writing', async () => {
+    const busy = await newConversation(environment)
+    const id = await insertMessage(environment, busy.conversationId, heavy())
+    let ended = false
+    const erasing = eraseJobs(busy.tenantId).finally(() => {
+      ended = true
+    })
+    let writes = 0
+    while (!ended && writes < 2000) {
+      await Promise.all(
+        Array.from({ length: 5 }, () =>
+          environment.admin.query('insert into lighter.inbox (source_id, row_id) values ($1, $2)', [
+            source.id,
+            id,
+          ]),
+        ),
+      )
+      writes += 5
+    }
+    expect(ended).toBe(true)
+    expect((await erasing).jobs).toBeGreaterThan(0)
+  })
+
   test('misses no row that is on its way from its lease back into the queue', async () => {
     const { tenantId, conversationId: own } = await newConversation(environment)
     const id = await insertMessage(environment, own, heavy())

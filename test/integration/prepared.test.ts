@@ -1,6 +1,7 @@
 // Named statements are for connections that are server sessions; behind a pooler the names would get lost.
 import { expect, onTestFinished, test } from 'vitest'
 import { createPool, type Queryable } from '../../src/db/pool.ts'
+import { claimInbox } from '../../src/offload/claim.ts'
 import { commitBatch } from '../../src/offload/commit.ts'
 import { newTokens, planRows } from '../../src/offload/plan.ts'
 import { loadSources } from '../../src/source/sources.ts'
@@ -76,6 +77,39 @@ test('the statements of a small batch are planned once, not for each batch', asy
   const again = await planRows(pool, reloaded, [await job()], limits, newTokens())
   expect((await commitBatch(pool, again, new Map(), [], 8)).done.size).toBe(1)
   expect((await pool.query('select from pg_prepared_statements')).rowCount).toBe(4)
+})
+
+test('what stays in the rows counts, too, for how many are planned at once', async () => {
+  const pool = poolOf(environment.urls.daemon)
+  await environment.admin.query('update lighter.sources set threshold_bytes = 100000')
+  try {
+    const [source] = (await loadSources(pool)).values()
+    if (source === undefined) throw new Error('no table is attached')
+    const { conversationId } = await newConversation(environment)
+    const stays = `{"tool_interactions": [1], "text": "${'x'.repeat(50_000)}"}`
+    for (let n = 0; n < 6; n++) await insertMessage(environment, conversationId, stays)
+    const { lease } = await claimInbox(pool, [source.id], 100, 60_000)
+    const rows = await planRows(
+      pool,
+      source,
+      lease?.jobs ?? [],
+      { budgetBytes: 120_000, streamThresholdBytes: 1e6, maxPayloadBytes: 1e6 },
+      newTokens(),
+    )
+    expect(rows.map(row => row.outcome)).toEqual([
+      'offload',
+      'offload',
+      'deferred',
+      'deferred',
+      'deferred',
+      'deferred',
+    ])
+    expect(rows.reduce((sum, row) => sum + (row.target?.length ?? 0), 0)).toBeLessThanOrEqual(120_000)
+  } finally {
+    await environment.admin.query(
+      'update lighter.sources set threshold_bytes = null; truncate lighter.leases',
+    )
+  }
 })
 
 test('others are not', async () => {
