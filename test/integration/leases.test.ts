@@ -1130,3 +1130,28 @@ test('a daemon whose lease was taken away says so, and goes on', async () => {
   )
   expect(await column(environment.admin, 'select row_id from lighter.failed_jobs')).toEqual([])
 })
+
+test('of a batch that the database refuses in a later round the large rows are given back, too', async () => {
+  let plans = 0
+  const daemon = await startDaemon(environment, {
+    env: { OFFLOAD_LEASE_MS: '600000', OFFLOAD_BATCH_BYTES: '65536', STREAM_THRESHOLD_BYTES: '65536' },
+    signal: point => {
+      // As Postgres says that it has no connection left.
+      if (point === 'after-plan' && ++plans === 2)
+        throw Object.assign(new Error('none left'), { code: '53300' })
+    },
+  })
+  onTestFinished(() => daemon.stop().then(() => undefined))
+  const client = await connect(environment.urls.application)
+  try {
+    await client.query('begin')
+    await insert(heavy('x'.repeat(80_000)), client)
+    for (let n = 0; n < 4; n++) await insert(heavy(`${n}`.repeat(40_000)), client)
+    await client.query('commit')
+  } finally {
+    await client.end()
+  }
+  await drained(environment)
+  expect(plans).toBeGreaterThan(2)
+  expect(await column(environment.admin, 'select row_id from lighter.failed_jobs')).toEqual([])
+})
