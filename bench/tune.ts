@@ -19,13 +19,11 @@ const backlogs: { setting: string; values: string[]; delayMs: number }[] = [
 
 /** Under messages as they come. */
 const perSecond = 100
-const lingers: { lingerMs: string; delayMs: number }[] = [
-  { lingerMs: '0', delayMs: 0 },
-  { lingerMs: '250', delayMs: 0 },
-  { lingerMs: '1000', delayMs: 0 },
-  { lingerMs: '5000', delayMs: 0 },
-  { lingerMs: '0', delayMs: 50 },
-  { lingerMs: '1000', delayMs: 50 },
+const settling: { settleFor: string; delayMs: number }[] = [
+  { settleFor: '0', delayMs: 0 },
+  { settleFor: '1 second', delayMs: 0 },
+  { settleFor: '5 seconds', delayMs: 0 },
+  { settleFor: '0', delayMs: 50 },
 ]
 
 export async function benchTune(quick: boolean): Promise<{ report: BenchReport; tables: Table[] }> {
@@ -56,14 +54,14 @@ export async function benchTune(quick: boolean): Promise<{ report: BenchReport; 
       }
     }
     const live: string[][] = []
-    for (const { lingerMs, delayMs } of lingers) {
-      const { p50, p99, putsPer1000 } = await lingering(servers, lingerMs, delayMs, quick)
-      const key = `OFFLOAD_LINGER_MS.${lingerMs}.${delayMs}ms`
+    for (const { settleFor, delayMs } of settling) {
+      const { p50, p99, putsPer1000 } = await settlingFor(servers, settleFor, delayMs, quick)
+      const key = `settle_for.${settleFor}.${delayMs}ms`
       figures[`${key}.p50_ms`] = p50
       figures[`${key}.p99_ms`] = p99
       figures[`${key}.puts_per_1000`] = putsPer1000
       live.push([
-        `OFFLOAD_LINGER_MS=${lingerMs}`,
+        `settle_for ${settleFor}, max_wait 0`,
         `${delayMs} ms`,
         figure(putsPer1000),
         figure(p50),
@@ -105,14 +103,14 @@ export async function benchTune(quick: boolean): Promise<{ report: BenchReport; 
   }
 }
 
-async function lingering(servers: BenchServers, lingerMs: string, delayMs: number, quick: boolean) {
+async function settlingFor(servers: BenchServers, settleFor: string, delayMs: number, quick: boolean) {
   const database = await servers.createDatabase()
   const delay = delayMs > 0 ? await startDelay(servers.r2Endpoint, delayMs) : null
   try {
+    await database.admin.query('select lighter.set_defaults(settle_for => $1)', [settleFor])
     const daemon = await startContestant('daemon', {
       ...database.env,
       ...(delay && { R2_ENDPOINT: delay.endpoint }),
-      OFFLOAD_LINGER_MS: lingerMs,
     })
     const { xids } = await write(database, {
       clients: 2,

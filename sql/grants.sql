@@ -6,12 +6,12 @@ declare
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
-      'give_back_space', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
+      'give_back_space', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger'],
     'service_role', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
-      'wake_daemon', 'requeue', 'retry', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
+      'wake_daemon', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
       'with_current_names', 'name_of_column'],
     'lighter_tenant', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'as_uuid', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
       'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_extend_idempotent', 'api_end_idempotent']);
@@ -78,7 +78,8 @@ begin
   grant select, insert, update, delete on public.artifact_refs, lighter.loose_artifacts, lighter.frames, lighter.frame_exceptions
     to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
-  grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.leases, lighter.failed_jobs, lighter.objects, lighter.sweep_runs to lighter_daemon;
+  grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.leases, lighter.failed_jobs, lighter.flushes, lighter.objects, lighter.sweep_runs to lighter_daemon;
+  grant update (pack_target_bytes, pack_min_bytes) on lighter.settings to lighter_daemon;
   grant select, update on sequence lighter.notify_until to lighter_daemon;
   grant insert, update, delete on lighter.daemons, lighter.locks to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;
@@ -101,7 +102,7 @@ begin
   -- Sums of all tenants, and nothing that they are made from: these views run with their owner's rights.
   grant usage on schema lighter to lighter_reporter;
   grant select on lighter.storage_entries, lighter.storage_total_entries, lighter.storage_by_kind, lighter.storage_by_tenant, lighter.storage_by_day,
-    lighter.queue_health, lighter.offload_latency, lighter.failures, lighter.savings, lighter.retention_due,
+    lighter.queue_health, lighter.waiting_groups, lighter.offload_latency, lighter.failures, lighter.savings, lighter.retention_due,
     lighter.pack_health, lighter.sweep_history, lighter.moved_rows, lighter.overdue_deletions, lighter.missing_parts to lighter_reporter;
 
   -- A request of the API: only its own tenant's artifacts, by row-level security, and only to read.
@@ -128,7 +129,7 @@ begin
     grant select, insert, update, delete on public.artifact_refs, lighter.loose_artifacts, lighter.frame_exceptions to service_role;
     grant select on all tables in schema lighter to service_role;
     grant update (voids) on lighter.frames to service_role;
-    grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.failed_jobs, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
+    grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.failed_jobs, lighter.flushes, lighter.tenants, lighter.retention_policies, lighter.legal_holds to service_role;
     foreach target in array array['lighter.loose_artifacts', 'lighter.frames', 'lighter.frame_exceptions']::regclass[] loop
       if not exists (
         select from pg_policy p

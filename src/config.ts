@@ -111,11 +111,6 @@ export const environmentSchema = z.object({
     .describe(
       'Under a backlog, how often the newest jobs are looked at, so that each tenant gets its turn; twice as often when there are several',
     ),
-  OFFLOAD_LINGER_MS: integer(0, 60_000)
-    .default(0)
-    .describe(
-      'How long rows may wait for others, for fuller packs: after waking, and between claims that do not fill a batch',
-    ),
   OFFLOAD_MAX_ATTEMPTS: integer(1, 100)
     .default(8)
     .describe('Failed attempts before a job becomes a dead letter'),
@@ -141,8 +136,15 @@ export const environmentSchema = z.object({
   UPLOAD_CONCURRENCY: integer(1, 256).default(16).describe('Requests to the object store at once'),
   PACK_MAX_BYTES: integer(64 * 1024, 256 * MiB)
     .default(8 * MiB)
-    .describe('Uncompressed text of one pack'),
-  PACK_MAX_ARTIFACTS: integer(1, 100_000).default(2000).describe('Artifacts of one pack'),
+    .describe('Uncompressed text of one pack, at most'),
+  PACK_TARGET_BYTES: integer(64 * 1024, 256 * MiB)
+    .default(4 * MiB)
+    .describe('Rows of one tenant and kind that wait leave when they have so much uncompressed text'),
+  PACK_MIN_BYTES: integer(0, 256 * MiB)
+    .default(32 * 1024)
+    .describe(
+      'With less than that they go on waiting even after max_wait: a PUT would cost more than it saves',
+    ),
   STORE_TIMEOUT_MS: integer(1000, 600_000)
     .default(30_000)
     .describe('Longest silence of the object store within one request'),
@@ -383,7 +385,6 @@ export interface PackConfig {
   packing: boolean
   codec: Codec
   maxPackBytes: number
-  maxPackArtifacts: number
 }
 
 export interface OffloadConfig extends PackConfig {
@@ -391,7 +392,8 @@ export interface OffloadConfig extends PackConfig {
   batchBytes: number
   batchesInFlight: number
   fairLookMs: number
-  lingerMs: number
+  packTargetBytes: number
+  packMinBytes: number
   maxAttempts: number
   leaseMs: number
   streamThresholdBytes: number
@@ -568,12 +570,12 @@ export function loadConfig(
       packing: e.OFFLOAD_PACKING === 'on',
       codec: e.OFFLOAD_CODEC,
       maxPackBytes: e.PACK_MAX_BYTES,
-      maxPackArtifacts: e.PACK_MAX_ARTIFACTS,
+      packTargetBytes: Math.min(e.PACK_TARGET_BYTES, e.PACK_MAX_BYTES),
+      packMinBytes: Math.min(e.PACK_MIN_BYTES, e.PACK_TARGET_BYTES, e.PACK_MAX_BYTES),
       batchRows: e.OFFLOAD_BATCH_ROWS,
       batchBytes: Math.max(e.OFFLOAD_BATCH_BYTES, e.STREAM_THRESHOLD_BYTES),
       batchesInFlight: e.OFFLOAD_BATCHES_IN_FLIGHT,
       fairLookMs: e.OFFLOAD_FAIR_LOOK_MS,
-      lingerMs: e.OFFLOAD_LINGER_MS,
       maxAttempts: e.OFFLOAD_MAX_ATTEMPTS,
       leaseMs: e.OFFLOAD_LEASE_MS,
       streamThresholdBytes: e.STREAM_THRESHOLD_BYTES,

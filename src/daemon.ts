@@ -207,6 +207,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
       showState()
       if (worker) {
         if (config.thresholdBytes !== undefined) await applyThreshold(config.thresholdBytes)
+        await notePackSizes()
         if (stopped.signal.aborted) return
         await listener.start()
         presence.start()
@@ -281,6 +282,16 @@ export function createDaemon(options: DaemonOptions): Daemon {
       await closed
     }
     return inTime
+  }
+
+  /** For the reports, which tell when rows leave. */
+  async function notePackSizes(): Promise<void> {
+    const { packTargetBytes, packMinBytes } = config.offload
+    await pool.query(
+      `update lighter.settings set pack_target_bytes = $1, pack_min_bytes = $2
+        where (pack_target_bytes, pack_min_bytes) <> ($1, $2)`,
+      [packTargetBytes, packMinBytes],
+    )
   }
 
   async function applyThreshold(bytes: number): Promise<void> {

@@ -25,6 +25,7 @@ export const newChaosCounts = (): ChaosCounts => ({
 const arrivals: Record<SignalPoint, number> = {
   'after-claim': 8,
   'after-split': 1,
+  'after-group': 8,
   'after-plan': 8,
   'after-register': 6,
   'before-stream': 1,

@@ -32,6 +32,15 @@ return coalesce(source.threshold_bytes, (select s.threshold_bytes from lighter.s
 comment on function lighter.effective_threshold(lighter.sources) is
   'Phase 2 threshold of a source in bytes: its own, else the one of lighter.settings.';
 
+-- What waits for company is not to wake a daemon.
+create or replace function lighter.waits_for_others(source lighter.sources) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (select coalesce(source.settle_for, s.settle_for) > interval '0' or coalesce(source.max_wait, s.max_wait) > interval '0'
+          from lighter.settings s);
+comment on function lighter.waits_for_others(lighter.sources) is
+  'Whether rows of a source wait before they leave: until they are settled, or until their pack is worth a PUT.';
+
 -- Room for each envelope value such that an envelope with all its keys stays below the threshold: what is left
 -- after the pointers (names as JSON spells them, two uuids, the kind), shared evenly. The count of phase 1 has a
 -- share: a row that the application has copied may have anything there.

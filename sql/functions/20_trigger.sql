@@ -71,7 +71,10 @@ declare
     lighter.effective_threshold(source) / 6);
 begin
   if source.phase1_field is not null then
-    heavy := format('%s or doc operator(pg_catalog.?) %L', heavy, source.phase1_field);
+    heavy := format('%s or doc operator(pg_catalog.?) %L', heavy, source.phase1_field)
+      || case when source.min_bytes > 0
+           then format(' and pg_catalog.pg_column_size(doc operator(pg_catalog.->) %L) operator(pg_catalog.>=) %s', source.phase1_field, source.min_bytes)
+           else '' end;
   end if;
   execute format('create or replace function %s(doc jsonb) returns boolean language plpgsql stable parallel safe as %L',
     name, format('begin return %s; end', heavy));
@@ -101,20 +104,13 @@ $$;
 comment on function lighter.own_function(regprocedure) is 'Gives a function that was made just now to the owner of schema lighter.';
 revoke all on function lighter.own_function(regprocedure) from public;
 
--- Creates (again) the functions and the trigger of one source.
-create or replace function lighter.build_trigger(source lighter.sources) returns void
+create or replace function lighter.build_enqueue(source lighter.sources) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $build$
 declare
   function_name text := format('lighter.enqueue_%s', source.id);
 begin
-  source := lighter.with_current_names(source);
-  -- lighter.missing_parts tells of it; nothing can be watched.
-  if source.json_column is null or source.key_column is null then
-    return;
-  end if;
-  perform lighter.build_heavy(source);
   -- Runs inside the application's transaction, as our owner, whatever role writes. It must neither fail nor wait, so it
   -- only appends.
   --
@@ -149,27 +145,47 @@ begin
         end if;
         return null;
       end if;
-      insert into lighter.inbox (source_id, row_id) values (%1$s, key);
-      if clock_timestamp() < to_timestamp(pg_sequence_last_value('lighter.notify_until'::regclass) / 1000::double precision) then
-        perform lighter.wake_daemon();
-      end if;
+      insert into lighter.inbox (source_id, row_id) values (%1$s, key);%5$s
       return null;
     end
     $body$, source.id, source.key_column,
     -- A key that grew from integer to bigint goes on.
     case source.key_type when 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end,
-    source.key_type));
+    source.key_type,
+    -- What is to wait for others wakes nobody.
+    case when not lighter.waits_for_others(source) then $wake$
+      if clock_timestamp() < to_timestamp(pg_sequence_last_value('lighter.notify_until'::regclass) / 1000::double precision) then
+        perform lighter.wake_daemon();
+      end if;$wake$ end));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Enqueues rows of %s for offload; made by lighter.attach.', source.relation));
   perform lighter.own_function(format('%s()', function_name)::regprocedure);
+end
+$build$;
+comment on function lighter.build_enqueue(lighter.sources) is 'Creates or replaces the function that queues the rows of a source; locks nothing.';
+revoke all on function lighter.build_enqueue(lighter.sources) from public;
+
+-- Creates (again) the functions and the trigger of one source.
+create or replace function lighter.build_trigger(source lighter.sources) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  source := lighter.with_current_names(source);
+  -- lighter.missing_parts tells of it; nothing can be watched.
+  if source.json_column is null or source.key_column is null then
+    return;
+  end if;
+  perform lighter.build_heavy(source);
+  perform lighter.build_enqueue(source);
   execute format('create or replace trigger %I after insert or update %s on %s for each row when (lighter.%I(new.%I)) execute function %s()',
     format('lighter_enqueue_%s', source.id),
     -- What a BEFORE trigger does to a column does not count as an update of that column.
     case when not lighter.has_before_trigger(source.relation) then format('of %I', source.json_column) end,
-    source.relation, format('heavy_%s', source.id), source.json_column, function_name);
+    source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
 end
-$build$;
+$$;
 comment on function lighter.build_trigger(lighter.sources) is 'Creates or replaces the trigger of a source and its functions; takes a SHARE ROW EXCLUSIVE lock on its table.';
 revoke all on function lighter.build_trigger(lighter.sources) from public;
 
@@ -230,3 +246,37 @@ $$;
 comment on function lighter.set_threshold(integer, integer) is
   'Sets the default phase 2 threshold in bytes, also for the triggers of sources that follow it; returns how many do. Locks none of their tables. Fails with lock_not_available, having changed nothing, when an attach or detach takes longer than lock_timeout_ms.';
 revoke all on function lighter.set_threshold(integer, integer) from public;
+
+create or replace function lighter.set_defaults(
+  settle_for interval default null,
+  max_wait interval default null,
+  ship_alone_bytes integer default null
+) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  source lighter.sources;
+  rebuilt integer := 0;
+begin
+  perform lighter.lock_attachments();
+  update lighter.settings s
+     set settle_for = coalesce(set_defaults.settle_for, s.settle_for), max_wait = coalesce(set_defaults.max_wait, s.max_wait),
+         ship_alone_bytes = coalesce(set_defaults.ship_alone_bytes, s.ship_alone_bytes);
+  for source in
+    select s.* from lighter.sources s join pg_class c on c.oid = s.relation
+     where s.settle_for is null or s.max_wait is null order by s.id
+  loop
+    source := lighter.with_current_names(source);
+    if source.json_column is not null and source.key_column is not null then
+      perform lighter.build_enqueue(source);
+      rebuilt := rebuilt + 1;
+    end if;
+  end loop;
+  perform lighter.wake_daemon();
+  return rebuilt;
+end
+$$;
+comment on function lighter.set_defaults(interval, interval, integer) is
+  'Sets when rows leave, for all sources without settings of their own: settle_for after the last write, after max_wait at the latest where their tenant has enough, payloads of ship_alone_bytes at once. Null: as it is. With ''0'' for both intervals rows leave as soon as they are written. Returns how many sources follow. Locks none of their tables.';
+revoke all on function lighter.set_defaults(interval, interval, integer) from public;

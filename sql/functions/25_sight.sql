@@ -190,10 +190,11 @@ begin
   delete from lighter.failed_jobs f where f.source_id = source.id;
   delete from lighter.pins p where p.source_id = source.id;
   delete from lighter.backfills b where b.source_id = source.id;
+  delete from lighter.flushes f where f.source_id = source.id;
   delete from lighter.source_partitions p where p.source_id = source.id;
   delete from lighter.sources s where s.id = source.id;
 end
 $$;
 comment on function lighter.remove_source(lighter.sources) is
-  'Removes a source''s triggers, functions, jobs, dead letters, pins and backfills, and its row of lighter.sources.';
+  'Removes a source''s triggers, functions, jobs, dead letters, pins, flushes and backfills, and its row of lighter.sources.';
 revoke all on function lighter.remove_source(lighter.sources) from public;

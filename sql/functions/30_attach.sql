@@ -50,6 +50,7 @@ return jsonb_build_object(
     'phase2_kind', 'assistant_message_metadata',
     'envelope_keys', array['tenant_id', 'model', 'iterations', 'reason', 'usage', 'lead_id', 'contact_id',
       'account_id', 'opportunity_id', 'activity_id', 'project_id', 'site_id'],
+    'min_bytes', 0,
     'skip_triggers', true,
     'allow_dependents', false,
     'trust_owner', false,
@@ -237,6 +238,23 @@ begin
      order by k);
   -- 0: what the settings say.
   s.threshold_bytes := nullif((options ->> 'threshold_bytes')::integer, 0);
+  s.min_bytes := (options ->> 'min_bytes')::integer;
+  -- Negative, and 0 for bytes: what the settings say.
+  s.settle_for := case when (options ->> 'settle_for')::interval >= '0' then (options ->> 'settle_for')::interval end;
+  s.max_wait := case when (options ->> 'max_wait')::interval >= '0' then (options ->> 'max_wait')::interval end;
+  s.ship_alone_bytes := nullif((options ->> 'ship_alone_bytes')::integer, 0);
+  if s.min_bytes not between 0 and 1000000000 then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('min_bytes must be between 0 and 1000000000, got %s', s.min_bytes));
+  end if;
+  if s.settle_for > '30 days' or s.max_wait > '90 days' then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('settle_for can be 30 days at most, max_wait 90 days; got %s and %s', s.settle_for, s.max_wait));
+  end if;
+  if s.ship_alone_bytes < 1024 then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('ship_alone_bytes must be 1024 or more, got %s', s.ship_alone_bytes));
+  end if;
   s.skip_triggers := (options ->> 'skip_triggers')::boolean;
   s.allow_dependents := (options ->> 'allow_dependents')::boolean;
   s.trust_owner := (options ->> 'trust_owner')::boolean;
@@ -309,19 +327,19 @@ revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources
 
 create or replace function lighter.attach_said(
   tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
-  phase2_kind text, envelope_keys text[], threshold_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean,
-  guard text
+  phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
+  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
 return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'parent_column', parent_column,
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
-  'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes,
-  'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
+  'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
+  'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
   'guard', guard));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) is
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) from public;
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
 
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
 create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
@@ -333,7 +351,7 @@ begin atomic
     select w.key, w.value, e.value as was, place
       from unnest(array['key_column', 'key_type', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
-             'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
+             'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
       join jsonb_each_text(to_jsonb(wanted)) w on w.key = n.name
       join jsonb_each_text(to_jsonb(existing)) e on e.key = n.name
      where wanted.relation is not null
@@ -365,6 +383,10 @@ create or replace function lighter.check_attach(
   phase2_kind text default null,
   envelope_keys text[] default null,
   threshold_bytes integer default null,
+  min_bytes integer default null,
+  settle_for interval default null,
+  max_wait interval default null,
+  ship_alone_bytes integer default null,
   skip_triggers boolean default null,
   allow_dependents boolean default null,
   trust_owner boolean default null,
@@ -375,12 +397,13 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
-           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner, guard)) d
+           phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
+           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) is
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -424,6 +447,10 @@ create or replace function lighter.attach(
   phase2_kind text default null,
   envelope_keys text[] default null,
   threshold_bytes integer default null,
+  min_bytes integer default null,
+  settle_for interval default null,
+  max_wait interval default null,
+  ship_alone_bytes integer default null,
   skip_triggers boolean default null,
   allow_dependents boolean default null,
   trust_owner boolean default null,
@@ -443,7 +470,8 @@ begin
   perform lighter.lock_attachments();
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
-    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner, guard));
+    phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
+    skip_triggers, allow_dependents, trust_owner, guard));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
@@ -451,11 +479,13 @@ begin
   if source_id is null then
     insert into lighter.sources (relation, json_column, key_column, key_type, tenant_column, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
-        envelope_keys, threshold_bytes, skip_triggers, allow_dependents, trust_owner, guard)
+        envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
+        trust_owner, guard)
       select wanted.relation, wanted.json_column, wanted.key_column, wanted.key_type, wanted.tenant_column,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
-        wanted.threshold_bytes, wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard
+        wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
+        wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard
       returning id into source_id;
     raise notice '%.% is attached (source %): %', target, wanted.json_column, source_id,
       (select string_agg(format('%s %s', r.name, r.found), ', ')
@@ -472,6 +502,8 @@ begin
            key_attnum = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
+           min_bytes = wanted.min_bytes, settle_for = wanted.settle_for, max_wait = wanted.max_wait,
+           ship_alone_bytes = wanted.ship_alone_bytes,
            skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents, trust_owner = wanted.trust_owner,
            guard = wanted.guard
      where s.id = source_id
@@ -487,9 +519,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text, integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, boolean, boolean, boolean, text, integer) from public;
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, integer) is
+  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void

@@ -57,6 +57,28 @@ comment on function lighter.retry(regclass, text) is
   'Brings dead letters back into the queue with their attempts forgotten: all, those of a table, or of one row. Returns how many.';
 revoke all on function lighter.retry(regclass, text) from public;
 
+create or replace function lighter.flush(target regclass default null, tenant uuid default null) returns timestamptz
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  asked constant timestamptz := clock_timestamp();
+begin
+  if target is not null and not exists (select from lighter.sources s where s.relation = target) then
+    raise exception '% is not attached', target
+      using errcode = 'undefined_object', hint = 'See select relation, json_column from lighter.sources;';
+  end if;
+  insert into lighter.flushes as f (source_id, tenant_id, flushed_at)
+    select s.id, tenant, asked from lighter.sources s where target is null or s.relation = target order by s.id
+    on conflict (source_id, tenant_id) do update set flushed_at = greatest(f.flushed_at, excluded.flushed_at);
+  perform lighter.wake_daemon();
+  return asked;
+end
+$$;
+comment on function lighter.flush(regclass, uuid) is
+  'Lets all rows that wait now leave without waiting on: those of all tables, or of one, and of all tenants, or of one. Returns the moment: rows that are queued later wait as ever. Pins and paused sources stay. A running daemon does the work; see lighter.jobs.';
+revoke all on function lighter.flush(regclass, uuid) from public;
+
 -- A queue that was long once keeps the files of its indexes for ever: VACUUM frees their pages for the next entries, and
 -- gives none back. So what is empty is truncated. Nobody waits for that: the lock is taken only where nobody has one, which
 -- is to say that no entry is uncommitted, and held for as long as making new files takes.

@@ -40,11 +40,22 @@ insert into lighter.installation default values;
 
 create table lighter.settings (
   singleton boolean primary key default true check (singleton),
-  threshold_bytes integer not null default 8000 check (threshold_bytes between 1024 and 1000000000)
+  threshold_bytes integer not null default 8000 check (threshold_bytes between 1024 and 1000000000),
+  settle_for interval not null default '1 minute' check (settle_for between '0' and '30 days'),
+  max_wait interval not null default '24 hours' check (max_wait between '0' and '90 days'),
+  ship_alone_bytes integer not null default 65536 check (ship_alone_bytes >= 1024),
+  pack_target_bytes integer not null default 4194304,
+  pack_min_bytes integer not null default 32768
 );
-comment on table lighter.settings is 'Settings that triggers need; the daemon writes them from its configuration.';
+comment on table lighter.settings is 'Settings that triggers and reports need. Change them by lighter.set_defaults; threshold and packs the daemon writes from its configuration.';
 comment on column lighter.settings.threshold_bytes is
   'Phase 2 offloads metadata whose text is longer than this (AI_ARTIFACT_META_THRESHOLD_BYTES), for sources without a threshold of their own.';
+comment on column lighter.settings.settle_for is 'A row leaves no sooner than so long after it was last written. Of sources without one of their own, as the next two.';
+comment on column lighter.settings.max_wait is
+  'How long a row may wait for its pack to fill, from when it was first seen. With 0 rows leave as soon as they are settled, whatever their number.';
+comment on column lighter.settings.ship_alone_bytes is 'A payload of so many bytes is worth a PUT of its own, and waits for no others.';
+comment on column lighter.settings.pack_target_bytes is 'PACK_TARGET_BYTES of the daemon that started last: rows of one tenant and kind leave when they have so much.';
+comment on column lighter.settings.pack_min_bytes is 'PACK_MIN_BYTES likewise: with less than that rows go on waiting, since a PUT would cost more than it saves.';
 insert into lighter.settings default values;
 
 create table lighter.prices (

@@ -23,6 +23,10 @@ create table lighter.sources (
   phase2_kind text not null,
   envelope_keys text[] not null,
   threshold_bytes integer check (threshold_bytes between 1024 and 1000000000),
+  min_bytes integer not null default 0 check (min_bytes between 0 and 1000000000),
+  settle_for interval check (settle_for between '0' and '30 days'),
+  max_wait interval check (max_wait between '0' and '90 days'),
+  ship_alone_bytes integer check (ship_alone_bytes >= 1024),
   skip_triggers boolean not null,
   allow_dependents boolean not null default false,
   trust_owner boolean not null default false,
@@ -59,6 +63,10 @@ comment on column lighter.sources.entity_column is 'Column whose value becomes a
 comment on column lighter.sources.phase1_field is 'Field that is offloaded whatever its size; null: no phase 1.';
 comment on column lighter.sources.envelope_keys is 'Keys that stay in the row after phase 2, when their values are small.';
 comment on column lighter.sources.threshold_bytes is 'Phase 2 threshold of this source; null: lighter.settings.threshold_bytes.';
+comment on column lighter.sources.min_bytes is 'A phase 1 field whose stored form, uncompressed, is smaller stays in the row.';
+comment on column lighter.sources.settle_for is 'A row leaves no sooner than so long after it was last written; null, as of the next two: lighter.settings has it.';
+comment on column lighter.sources.max_wait is 'How long a row may wait for its pack to fill, from when it was first seen.';
+comment on column lighter.sources.ship_alone_bytes is 'A payload of so many bytes waits for no others.';
 comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
 comment on column lighter.sources.trust_owner is 'The table may belong to a role that may not act as our owner: what it puts there runs with the rights of the daemon.';
 comment on column lighter.sources.allow_dependents is 'The owner accepts that indexes, constraints and policies read inside the column and see only what stays in the row.';

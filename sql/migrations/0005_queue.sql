@@ -32,7 +32,12 @@ create table lighter.waiting (
   conflicts smallint not null default 0,
   enqueued_at timestamptz not null default now(),
   last_error text,
-  primary key (source_id, row_id)
+  tenant_id uuid,
+  phase smallint check (phase in (1, 2)),
+  bytes integer,
+  row_xmin xid,
+  primary key (source_id, row_id),
+  constraint waiting_for_others check (num_nonnulls(tenant_id, phase, bytes, row_xmin) in (0, 4))
 ) with (
   fillfactor = 80,
   autovacuum_vacuum_scale_factor = 0,
@@ -43,14 +48,36 @@ create table lighter.waiting (
   autovacuum_analyze_threshold = 20000,
   autovacuum_vacuum_cost_delay = 0
 );
-create index waiting_due on lighter.waiting (priority, available_at);
+create index waiting_due on lighter.waiting (priority, available_at) where tenant_id is null;
+-- What each tenant has is added up from this index alone.
+create index waiting_groups_key on lighter.waiting (tenant_id, source_id, phase, enqueued_at) include (available_at, bytes)
+  where tenant_id is not null;
 -- What waits after an error is few among many.
 create index waiting_retrying on lighter.waiting (source_id) where last_error is not null;
-comment on table lighter.waiting is 'Rows that wait for their turn: they failed, changed while they were worked on, were put back, or were found by a backfill.';
+comment on table lighter.waiting is
+  'Rows that wait: for others of their tenant, until their pack is worth a PUT (they have a tenant here); or for their turn, since they failed, changed while they were worked on, were put back, or were found by a backfill.';
 comment on column lighter.waiting.priority is 'Lower goes first: 0 live, 10 backfill.';
-comment on column lighter.waiting.available_at is 'Not claimed before this.';
+comment on column lighter.waiting.available_at is 'Not claimed before this. Of a row that waits for others: when it is settled, unless it is written again.';
 comment on column lighter.waiting.attempts is 'How often it failed, or its daemon died while it worked on this row alone.';
 comment on column lighter.waiting.conflicts is 'Times the row had changed, or was locked, when its offload was to be committed.';
+
+comment on column lighter.waiting.tenant_id is 'Whose it was when it was looked at. This and the next three are there to tell when it pays to take it: what is taken is decided then. Null: it does not wait for others.';
+comment on column lighter.waiting.phase is 'Which phase takes most of it: by this its kind is known.';
+comment on column lighter.waiting.bytes is 'About how much would leave it, in bytes of text.';
+comment on column lighter.waiting.row_xmin is 'The transaction that had written the row when it was looked at: after another one it is not settled.';
+
+-- What an operator asked for: see lighter.flush.
+create table lighter.flushes (
+  id bigint generated always as identity primary key,  -- a publication for all tables needs one
+  source_id integer not null,
+  tenant_id uuid,
+  flushed_at timestamptz not null
+);
+create unique index flushes_scope on lighter.flushes (source_id, tenant_id) nulls not distinct;
+comment on table lighter.flushes is 'What lighter.flush was last called for: rows that were queued before leave without waiting.';
+comment on column lighter.flushes.id is 'The key, which a publication for all tables needs.';
+comment on column lighter.flushes.tenant_id is 'Only rows of this tenant; null: all.';
+comment on column lighter.flushes.flushed_at is 'When. Rows that are written later wait as ever.';
 
 -- A batch is one row, however many rows of a table it is: taking it and ending it cost next to nothing.
 create table lighter.leases (

@@ -113,14 +113,16 @@ comment on view lighter.storage_by_day is
 
 create or replace view lighter.jobs as
   select i.source_id, i.row_id, 'inbox'::text as place, 0::smallint as priority, i.enqueued_at as available_at, 0 as attempts,
-         0::smallint as conflicts, i.enqueued_at, null::text as last_error
+         0::smallint as conflicts, i.enqueued_at, null::text as last_error, null::uuid as tenant_id, null::integer as bytes
     from lighter.inbox i
   union all
-  select w.source_id, w.row_id, 'waiting'::text as place, w.priority, w.available_at, w.attempts, w.conflicts, w.enqueued_at, w.last_error
+  select w.source_id, w.row_id, 'waiting'::text as place, w.priority, w.available_at, w.attempts, w.conflicts, w.enqueued_at, w.last_error,
+         w.tenant_id, w.bytes
     from lighter.waiting w
   union all
   select j.source_id, j.row_id, 'lease'::text as place, coalesce(j.priority, 0::smallint) as priority, l.until as available_at,
-         coalesce(j.attempts, 0) as attempts, coalesce(j.conflicts, 0::smallint) as conflicts, j.enqueued_at, j.last_error
+         coalesce(j.attempts, 0) as attempts, coalesce(j.conflicts, 0::smallint) as conflicts, j.enqueued_at, j.last_error,
+         null::uuid as tenant_id, null::integer as bytes
     from lighter.leases l
    cross join lateral unnest(l.source_ids, l.row_ids, l.enqueued_at, l.priorities, l.attempts, l.conflicts, l.errors)
                         with ordinality j(source_id, row_id, enqueued_at, priority, attempts, conflicts, last_error, ord)
@@ -128,17 +130,48 @@ create or replace view lighter.jobs as
 comment on view lighter.jobs is
   'The queue: every row that is in the inbox, waits or is worked on. One that was written twice may be there twice. Fresh: as it is. Cost: reads all of the queue, also for one row.';
 
+create or replace view lighter.waiting_groups as
+  select g.tenant_id, g.kind, g.rows, g.bytes, g.oldest, g.settled_rows,
+         case when g.bytes >= s.pack_min_bytes then g.leaves_at end as leaves_at
+    from (select w.tenant_id, case w.phase when 1 then src.phase1_kind else src.phase2_kind end as kind,
+                 count(*) as rows, sum(w.bytes) as bytes, min(w.enqueued_at) as oldest,
+                 count(*) filter (where w.available_at <= now()) as settled_rows,
+                 min(w.enqueued_at + coalesce(src.max_wait, d.max_wait)) as leaves_at
+            from lighter.waiting w
+            join lighter.sources src on src.id = w.source_id
+           cross join lighter.settings d
+           where w.tenant_id is not null
+           group by 1, 2) g
+   cross join lighter.settings s;
+comment on view lighter.waiting_groups is
+  'Rows that wait for others of their tenant and kind: how many, about how many bytes would leave them, since when the oldest waits, and when they leave at the latest; null: not before they have PACK_MIN_BYTES. They leave sooner when they have PACK_TARGET_BYTES, or by lighter.flush. Fresh: exact at every moment. Cost: reads an index entry of every row that waits.';
+
 -- Counting a million entries takes some hundred milliseconds, and a watcher asks every few seconds. So the first 100,000
--- of the inbox are counted, and as many of those that wait; the rest is reckoned by the size of the table.
+-- of the inbox are counted, and as many of each kind of those that wait; the rest is reckoned by the size of the table.
 create or replace view lighter.queue_health as
-  with written as (
-    select h.source_id, count(*) as entries, min(h.enqueued_at) as oldest
-      from (select i.source_id, i.enqueued_at from lighter.inbox i order by i.id limit 100001) h
+  with timing as (
+    select s.id as source_id, coalesce(s.settle_for, d.settle_for) as settle_for, coalesce(s.max_wait, d.max_wait) as max_wait,
+           (select max(f.flushed_at) from lighter.flushes f where f.source_id = s.id) as flushed_at
+      from lighter.sources s
+     cross join lighter.settings d
+  ),
+  written as (
+    select h.source_id, count(*) as entries, count(*) filter (where h.settled) as settled, min(h.enqueued_at) filter (where h.settled) as oldest,
+           min(h.enqueued_at) as first
+      from (select i.source_id, i.enqueued_at, i.enqueued_at <= now() - t.settle_for or coalesce(i.enqueued_at <= t.flushed_at, false) as settled
+              from (select x.source_id, x.enqueued_at from lighter.inbox x order by x.id limit 100001) i
+              left join timing t on t.source_id = i.source_id) h
      group by h.source_id
   ),
-  waits as (
+  turns as (
     select h.source_id, count(*) as entries, count(*) filter (where h.available_at <= now()) as due, min(h.enqueued_at) as oldest
-      from (select w.source_id, w.available_at, w.enqueued_at from lighter.waiting w order by w.priority, w.available_at limit 100001) h
+      from (select w.source_id, w.available_at, w.enqueued_at from lighter.waiting w
+             where w.tenant_id is null order by w.priority, w.available_at limit 100001) h
+     group by h.source_id
+  ),
+  groups as (
+    select h.source_id, count(*) as entries, sum(h.bytes) as bytes, min(h.enqueued_at) as oldest
+      from (select w.source_id, w.bytes, w.enqueued_at from lighter.waiting w where w.tenant_id is not null limit 100001) h
      group by h.source_id
   ),
   leased as (
@@ -154,27 +187,37 @@ create or replace view lighter.queue_health as
                 else 1 end as factor
       from (select 'written' as name, 'lighter.inbox'::regclass as target, coalesce(sum(w.entries), 0) as counted from written w
             union all
-            select 'waits' as name, 'lighter.waiting'::regclass as target, coalesce(sum(w.entries), 0) as counted from waits w) t
+            select 'turns' as name, 'lighter.waiting_due'::regclass as target, coalesce(sum(w.entries), 0) as counted from turns w
+            union all
+            select 'groups' as name, 'lighter.waiting_groups_key'::regclass as target, coalesce(sum(w.entries), 0) as counted from groups w) t
       join pg_class c on c.oid = t.target
   )
   select s.id as source_id,
          s.relation::text as source,
-         (coalesce(i.entries, 0) * i_scale.factor)::bigint + (coalesce(w.entries, 0) * w_scale.factor)::bigint + coalesce(l.entries, 0) as depth,
-         (coalesce(i.entries, 0) * i_scale.factor)::bigint + (coalesce(w.due, 0) * w_scale.factor)::bigint as due,
+         (coalesce(i.settled, 0) * i_scale.factor)::bigint + (coalesce(w.entries, 0) * w_scale.factor)::bigint + coalesce(l.entries, 0) as depth,
+         (coalesce(i.settled, 0) * i_scale.factor)::bigint + (coalesce(w.due, 0) * w_scale.factor)::bigint as due,
          coalesce(l.entries, 0) as in_flight,
          (select count(*) from lighter.waiting x where x.source_id = s.id and x.last_error is not null) + coalesce(l.retrying, 0) as retrying,
          extract(epoch from now() - least(i.oldest, w.oldest, l.oldest))::double precision as oldest_seconds,
          (select count(*) from lighter.failed_jobs f where f.source_id = s.id) as failed,
-         not (i_scale.long or w_scale.long) as exact,
-         s.paused
+         not (i_scale.long or w_scale.long or g_scale.long) as exact,
+         s.paused,
+         ((coalesce(i.entries, 0) - coalesce(i.settled, 0)) * i_scale.factor)::bigint as settling,
+         (coalesce(g.entries, 0) * g_scale.factor)::bigint as waiting,
+         (coalesce(g.bytes, 0) * g_scale.factor)::bigint as waiting_bytes,
+         extract(epoch from now() - least(g.oldest, case when i.settled < i.entries then i.first end))::double precision as waiting_seconds,
+         g.oldest + t.max_wait as next_departure
     from lighter.sources s
+    left join timing t on t.source_id = s.id
     left join written i on i.source_id = s.id
-    left join waits w on w.source_id = s.id
+    left join turns w on w.source_id = s.id
+    left join groups g on g.source_id = s.id
     left join leased l on l.source_id = s.id
     join scale i_scale on i_scale.name = 'written'
-    join scale w_scale on w_scale.name = 'waits';
+    join scale w_scale on w_scale.name = 'turns'
+    join scale g_scale on g_scale.name = 'groups';
 comment on view lighter.queue_health is
-  'Queued rows by source: all, due, in flight, retrying, given up, the age of the oldest in seconds, and whether the source is paused. Fresh: exact at every moment up to 100,000 in the inbox and as many that wait; of more (exact is false) depth and due are estimates by the size of the tables and the shares of the first 100,000, and the oldest is among those. Cost: reads at most 200,002 entries.';
+  'Queued rows by source. depth, due, in_flight, retrying, failed, oldest_seconds: those whose turn it is, or that failed. settling, waiting, waiting_bytes, waiting_seconds, next_departure: those that wait on purpose, since they were just written, or until their pack is worth a PUT; that is no lag. Fresh: exact at every moment up to 100,000 of each; of more (exact is false) the figures are estimates by the size of the tables and the shares of the first 100,000, and the oldest is among those. Cost: reads at most 300,003 entries.';
 
 create or replace view lighter.offload_latency as
   select h.hour,

@@ -29,7 +29,10 @@ const knownLogins: Logins = {
   application: { user: 'example_app', password: 'example-app' },
 }
 
-/** Creates the database if need be, migrates it, and makes the two logins; one that is there keeps its password. */
+/**
+ * Creates the database if need be, migrates it, lets rows leave as soon as they are written, and makes the two logins; one that
+ * is there keeps its password.
+ */
 export async function prepareEmbeddedDatabase(
   server: pg.Client,
   postgres: Pick<RunningPostgres, 'url'>,
@@ -44,6 +47,8 @@ export async function prepareEmbeddedDatabase(
   await client.connect()
   try {
     await migrate(client, options)
+    // Whoever tries it wants to see rows leave.
+    await client.query(`select lighter.set_defaults(settle_for => '0', max_wait => '0')`)
     for (const { user, password } of [logins.daemon, logins.application]) {
       const login = pg.escapeIdentifier(user)
       const known = await client.query('select from pg_roles where rolname = $1', [user])

@@ -11,6 +11,8 @@ export interface BatchResult {
   gone: number
   changed: number
   deferred: number
+  /** Left in their rows for now: they wait for others of their tenant. */
+  waiting: number
   failed: number
   deadLetters: number
   artifacts: number
@@ -43,6 +45,7 @@ export function emptyResult(claimed: number): BatchResult {
     gone: 0,
     changed: 0,
     deferred: 0,
+    waiting: 0,
     failed: 0,
     deadLetters: 0,
     artifacts: 0,

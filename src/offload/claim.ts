@@ -6,12 +6,13 @@ import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
 import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { type Source, waitsForOthers } from '../source/sources.ts'
 import { type Claimed, insertLease, type Lease, leaseOf } from './lease.ts'
 
 /** From this priority on rows go only when nothing else is to be done. Rows of a backfill have it. */
 export const backfillPriority = 10
 
-const notTriedYet = { attempts: 1, conflicts: 0, priority: 0, error: null }
+const notTriedYet = { attempts: 1, conflicts: 0, priority: 0, error: null, waited: null }
 
 const lazySql = `lazy as materialized (select set_config('synchronous_commit', 'off', true))`
 
@@ -23,7 +24,7 @@ const takeEntriesSql = (due: string) => `
   with ${lazySql},
   due as materialized (${due}),
   taken as (
-    delete from lighter.inbox i using due where i.id = due.id returning i.id, i.source_id, i.row_id, i.enqueued_at
+    delete from lighter.inbox i using due where i.id = due.id returning i.id, i.source_id, i.row_id, i.enqueued_at, i.xmin as written_by
   ),
   later as materialized (
     select w.source_id, w.row_id from lighter.waiting w
@@ -32,7 +33,9 @@ const takeEntriesSql = (due: string) => `
        for share of w skip locked
   ),
   jobs as materialized (
-    select t.source_id, t.row_id, min(t.enqueued_at) as enqueued_at, max(t.id) as id, count(*) as entries
+    select t.source_id, t.row_id, min(t.enqueued_at) as enqueued_at, max(t.id) as id, count(*) as entries,
+           -- whoever wrote the row last
+           (array_agg(t.written_by::text order by t.id desc))[1] as written_by
       from taken t
      where not exists (select from later l where l.source_id = t.source_id and l.row_id = t.row_id)
      group by t.source_id, t.row_id order by min(t.id)
@@ -43,7 +46,7 @@ const takeEntriesSql = (due: string) => `
       from jobs having count(*) > 0
   )
   select source_id as "sourceId", row_id as "rowId", extract(epoch from enqueued_at)::float8 * 1000 as "enqueuedMs", id::float8 as id,
-         entries::int as entries
+         entries::int as entries, written_by as "writtenBy"
     from jobs`
 
 export interface InboxClaim {
@@ -59,6 +62,7 @@ interface TakenRow {
   enqueuedMs: number
   id: number
   entries: number
+  writtenBy: string
 }
 
 async function takeEntries(
@@ -76,7 +80,14 @@ async function takeEntries(
   return {
     lease: leaseOf(
       id,
-      rows.map(({ sourceId, rowId, enqueuedMs }) => ({ sourceId, rowId, enqueuedMs, ...notTriedYet })),
+      rows.map(({ sourceId, rowId, enqueuedMs, writtenBy }) => ({
+        sourceId,
+        rowId,
+        enqueuedMs,
+        dueMs: enqueuedMs,
+        writtenBy,
+        ...notTriedYet,
+      })),
     ),
     entries: rows.reduce((sum, row) => sum + row.entries, 0),
     lastId: rows.reduce((last, row) => Math.max(last, row.id), 0),
@@ -101,6 +112,32 @@ export function claimInbox(
   return takeEntries(db, due, [sourceIds, limit, after], leaseMs)
 }
 
+type Settling = Pick<Source, 'id' | 'settleMs'>
+
+/** A CTE `until`: for each source, up to when entries are settled. Parameters 3 and 4. */
+const untilSql = `
+  until as materialized (
+    select s.id, greatest(now() - s.settle_ms * interval '1 ms', (select max(f.flushed_at) from lighter.flushes f where f.source_id = s.id)) as at
+      from unnest($3::int[], $4::float8[]) s(id, settle_ms))`
+
+/** As `claimInbox`, of entries that are as old as their sources want. */
+export function claimSettled(
+  db: Queryable,
+  sources: Settling[],
+  limit: number,
+  leaseMs: number,
+  after = 0,
+): Promise<InboxClaim> {
+  // A sub-select, and no join: in the order of the index, as far as the limit.
+  const due = `
+    with ${untilSql}
+    select i.id from lighter.inbox i, lazy
+     where i.id > $6 and i.enqueued_at <= (select u.at from until u where u.id = i.source_id)
+     order by i.id limit $5 for update of i skip locked`
+  const values = [sources.map(s => s.id), sources.map(s => s.settleMs), limit, after]
+  return takeEntries(db, due, values, leaseMs)
+}
+
 /** Given entries, but those that others have taken. */
 export async function claimEntries(db: Queryable, ids: number[], leaseMs: number): Promise<Lease | null> {
   const due = `
@@ -108,8 +145,17 @@ export async function claimEntries(db: Queryable, ids: number[], leaseMs: number
   return (await takeEntries(db, due, [arrayText(ids)], leaseMs)).lease
 }
 
+type ClaimedRow = Omit<Claimed, 'dueMs' | 'writtenBy' | 'waited'>
+
+const toClaimed = (row: ClaimedRow): Claimed => ({
+  ...row,
+  dueMs: row.enqueuedMs,
+  writtenBy: null,
+  waited: null,
+})
+
 /**
- * Rows that have waited for their turn, the most urgent first.
+ * Rows that have waited for their turn, and not for others, the most urgent first.
  * @param below only rows of a lower priority
  */
 export async function claimWaiting(
@@ -120,12 +166,12 @@ export async function claimWaiting(
   below = 32_767,
 ): Promise<Lease | null> {
   const id = randomUUID()
-  const { rows } = await db.query<Claimed>({
+  const { rows } = await db.query<ClaimedRow>({
     text: `
       with ${lazySql},
       due as materialized (
         select w.source_id, w.row_id from lighter.waiting w, lazy
-         where w.available_at <= now() and w.priority < $5 and w.source_id = any ($3::int[])
+         where w.tenant_id is null and w.available_at <= now() and w.priority < $5 and w.source_id = any ($3::int[])
          order by w.priority, w.available_at limit $4 for update of w skip locked
       ),
       taken as materialized (
@@ -144,7 +190,7 @@ export async function claimWaiting(
         from jobs`,
     values: [id, leaseMs, sourceIds, limit, below],
   })
-  return rows.length === 0 ? null : leaseOf(id, rows)
+  return rows.length === 0 ? null : leaseOf(id, rows.map(toClaimed))
 }
 
 /**
@@ -163,7 +209,7 @@ export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Leas
       )
       const [expired] = found
       if (expired === undefined) return null
-      const { rows } = await db.query<Claimed>(
+      const { rows: claimed } = await db.query<ClaimedRow>(
         `select j.source_id as "sourceId", j.row_id as "rowId", extract(epoch from j.enqueued_at)::float8 * 1000 as "enqueuedMs",
                 coalesce(j.priority, 0) as priority, coalesce(j.attempts, 0) + 1 as attempts, coalesce(j.conflicts, 0) as conflicts,
                 j.error
@@ -175,31 +221,43 @@ export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Leas
         [expired.id],
       )
       await db.query('delete from lighter.leases where id = $1', [expired.id])
+      const rows = claimed.map(toClaimed)
       const [only] = rows
       if (only === undefined) continue
       const id = randomUUID()
       if (!expired.ranOut || rows.length === 1) {
         if (expired.ranOut) only.attempts++
         await insertLease(db, id, rows, leaseMs)
-        return leaseOf(id, rows, { suspect: rows.length === 1 && only.attempts > 1 })
+        return leaseOf(id, rows, { suspect: rows.length === 1 && only.attempts > 1, ranOut: true })
       }
       const middle = Math.ceil(rows.length / 2)
       await insertLease(db, id, rows.slice(0, middle), leaseMs)
       await insertLease(db, randomUUID(), rows.slice(middle), null)
-      return leaseOf(id, rows.slice(0, middle), { isHalf: true })
+      return leaseOf(id, rows.slice(0, middle), { isHalf: true, ranOut: true })
     }
   })
 }
 
-/** True if a claim would find something. */
-export async function hasDueJobs(db: Queryable, sourceIds: number[]): Promise<boolean> {
+/**
+ * True if a claim would find something, groups of rows that wait for others apart.
+ * @param settling sources of which entries that are settled count
+ */
+export async function hasDueJobs(db: Queryable, sources: Source[], settling: Settling[]): Promise<boolean> {
   const { rows } = await db.query<{ due: boolean }>({
     // With nothing that may be worked on, nothing is due.
-    text: `select cardinality($1::int[]) > 0 and (
-                  exists (select from lighter.inbox where source_id = any ($1::int[]))
-               or exists (select from lighter.waiting where available_at <= now() and source_id = any ($1::int[]))
+    text: `with ${untilSql}
+           select cardinality($1::int[]) > 0 and (
+                  exists (select from lighter.inbox where source_id = any ($2::int[]))
+               or cardinality($3::int[]) > 0
+                  and exists (select from lighter.inbox i where i.enqueued_at <= (select u.at from until u where u.id = i.source_id))
+               or exists (select from lighter.waiting where tenant_id is null and available_at <= now() and source_id = any ($1::int[]))
                or exists (select from lighter.leases where until is null or until < now())) as due`,
-    values: [sourceIds],
+    values: [
+      sources.map(s => s.id),
+      sources.filter(s => !waitsForOthers(s)).map(s => s.id),
+      settling.map(s => s.id),
+      settling.map(s => s.settleMs),
+    ],
   })
   return rows[0]?.due === true
 }

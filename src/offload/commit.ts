@@ -69,18 +69,18 @@ export async function commitBatch(
           done.add(jobKey({ sourceId: source.id, rowId }))
       }
       const committed = rows.filter(row => done.has(jobKey(row.job)))
-      const changed = rows.filter(row => !done.has(jobKey(row.job))).map(row => row.job)
+      const changed = rows.filter(row => !done.has(jobKey(row.job)))
       const latencies = await recordOutcome(db, committed, locations, objects)
       if (lease !== undefined) {
         await settle(
           db,
           lease,
           committed.map(row => row.job),
-          changed.map(conflict),
+          changed.map(row => conflict(row.job, row.source)),
           maxAttempts,
         )
       }
-      return { done, changed, latencies }
+      return { done, changed: changed.map(row => row.job), latencies }
     },
     `${enterCommitGateSql}; ${passGuardSql}`,
   )
@@ -314,9 +314,9 @@ async function recordOutcome(
       latency as (
         insert into lighter.latency_changes (hour, live, bucket, jobs)
         select date_trunc('hour', now(), 'UTC'), j.priority <= 0,
-               ceil(4 * ln(greatest(extract(epoch from clock_timestamp())::float8 * 1000 - j.enqueued_ms, 1)) / ln(2::float8))::smallint,
+               ceil(4 * ln(greatest(extract(epoch from clock_timestamp())::float8 * 1000 - j.due_ms, 1)) / ln(2::float8))::smallint,
                count(*)
-          from unnest($19::int2[], $20::float8[]) j(priority, enqueued_ms)
+          from unnest($19::int2[], $20::float8[]) j(priority, due_ms)
          group by 2, 3
         returning live, bucket, jobs
       )
@@ -333,7 +333,7 @@ async function recordOutcome(
         objects.map(o => (inObject.get(o.key) ?? []).reduce((sum, a) => sum + a.location.sizeBytes, 0)),
       ),
       arrayText(offloaded.map(row => row.job.priority)),
-      arrayText(offloaded.map(row => row.job.enqueuedMs)),
+      arrayText(offloaded.map(row => row.job.dueMs)),
       ...frameColumns(frames),
       arrayText(objects.map(o => o.tenantId)),
       arrayText(objects.map(o => o.key)),

@@ -13,6 +13,25 @@ export interface Lease {
   suspect: boolean
   /** Of one that ran out: the other half waits. */
   isHalf: boolean
+  /** Left behind by a daemon, or put back whole. */
+  ranOut: boolean
+}
+
+/** What was known of a row that waits, or has waited, for others of its tenant. */
+export interface Waited {
+  tenantId: string
+  /** Which phase takes most of it. */
+  phase: 1 | 2
+  /** Of the artifact of that phase. */
+  kind: string
+  /** About how much would leave it, in bytes of text. */
+  bytes: number
+  /** The transaction that had written the row. */
+  xmin: string
+  /** It goes whether or not it was written since. */
+  mustGo: boolean
+  /** It goes however few others there are. */
+  isFree: boolean
 }
 
 /** A queued row that is being worked on. */
@@ -29,8 +48,14 @@ export interface Job {
   priority: number
   /** When the transaction that queued it began, in milliseconds since 1970 by the database's clock. */
   enqueuedMs: number
+  /** When its turn came, likewise. */
+  dueMs: number
   /** Why the last attempt failed. */
   error: string | null
+  /** The transaction that queued it, and with that wrote it; null where that is not known. */
+  writtenBy: string | null
+  /** Null: it was not looked at, and need not wait. */
+  waited: Waited | null
 }
 
 /** What a claim finds of a row. */
@@ -42,9 +67,13 @@ export const jobKey = (job: Pick<Job, 'sourceId' | 'rowId'>) => `${job.sourceId}
 export function leaseOf(
   id: string,
   claimed: Claimed[],
-  { suspect = false, isHalf = false }: { suspect?: boolean; isHalf?: boolean } = {},
+  {
+    suspect = false,
+    isHalf = false,
+    ranOut = false,
+  }: Partial<Pick<Lease, 'suspect' | 'isHalf' | 'ranOut'>> = {},
 ): Lease {
-  const lease: Lease = { id, jobs: [], open: new Set(), suspect, isHalf }
+  const lease: Lease = { id, jobs: [], open: new Set(), suspect, isHalf, ranOut }
   lease.jobs = claimed.map((each, index) => ({ ...each, lease, position: index + 1 }))
   for (const job of lease.jobs) lease.open.add(job.position)
   return lease

@@ -1,7 +1,7 @@
 // What the pipeline tells of itself while it works. It knows neither metrics nor traces: see src/telemetry/.
 import type { TenantId } from '../ids.ts'
 
-export const stepNames = ['claim', 'plan', 'pack', 'register', 'upload', 'commit', 'stream'] as const
+export const stepNames = ['claim', 'group', 'plan', 'pack', 'register', 'upload', 'commit', 'stream'] as const
 export type StepName = (typeof stepNames)[number]
 
 export interface Observer {
@@ -12,8 +12,8 @@ export interface Observer {
   batch<T>(rows: number, claimMs: number, run: (work: Work) => Promise<T>): Promise<T>
   /** Told right after each commit, before anything else may fail: what it is told is so, and is told once. */
   committed(commit: Committed): void
-  /** Claimed rows that are back in the queue, or given up. */
-  returned(rows: { retried: number; deadLetters: number; putBack: number }): void
+  /** Claimed rows that are back in the queue, wait for others of their tenant, or were given up. */
+  returned(rows: { retried: number; deadLetters: number; putBack: number; waiting: number }): void
 }
 
 /** A batch, or a part of one. */

@@ -1,4 +1,4 @@
-// Step 3: lay payloads out in objects. Pure: bytes in, bytes out.
+// Step 4: lay payloads out in objects. Pure: bytes in, bytes out.
 //
 // A pack is a JSON-lines file, compressed in frames of about 64 KiB of text: many artifacts share a frame,
 // since alone they compress three times worse, and any one of them is a ranged read of one frame. A frame
@@ -128,16 +128,13 @@ function* byEntity(group: PackItem[]): Generator<PackItem> {
   for (const ofEntity of Map.groupBy(group, item => item.origin.entityId).values()) yield* ofEntity
 }
 
-/** Cuts a group where a pack would pass its limits. */
+/** Cuts a group where a pack would pass its limit. */
 function splitGroup(group: PackItem[], config: PackConfig): PackItem[][] {
   const parts: PackItem[][] = []
   let part: PackItem[] = []
   let bytes = 0
   for (const item of group) {
-    if (
-      part.length > 0 &&
-      (bytes + item.bytes.length > config.maxPackBytes || part.length >= config.maxPackArtifacts)
-    ) {
+    if (part.length > 0 && bytes + item.bytes.length > config.maxPackBytes) {
       parts.push(part)
       part = []
       bytes = 0

@@ -1,5 +1,5 @@
 // The way of a payload, step by step, for one lease:
-// claim → plan → pack → register → upload → commit. See the file of that name for each.
+// claim → group → plan → pack → register → upload → commit. See the file of that name for each.
 //
 // Promises: every row of the lease ends committed, returned to the queue or a dead letter, unless the process dies,
 // and then the lease runs out. Nothing is rewritten before its payload is stored.
@@ -9,6 +9,7 @@ import type { Source } from '../source/sources.ts'
 import { addOutcome, type BatchOutcome, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded, type Uploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
+import { groupRows, holdBack } from './group.ts'
 import { type Job, keepLease, type Lease, LeaseLost } from './lease.ts'
 import type { Work } from './observer.ts'
 import type { BuiltObject } from './pack.ts'
@@ -85,10 +86,16 @@ async function workOff(
     )
     left = left.filter(job => !exhausted.includes(job))
   }
+  const claimed = left
+  left = await work.part('group', () => groupRows(context, sources, lease, claimed))
+  outcome.result.waiting += claimed.length - left.length
+  await context.signal('after-group')
   while (left.length > 0) {
     const before = left.length
-    left = await runRound(context, work, sources, lease, left, outcome, objectsInFlight)
-    outcome.result.deferred += left.length
+    const round = left.slice(0, context.config.batchRows)
+    const later = await runRound(context, work, sources, lease, round, outcome, objectsInFlight)
+    outcome.result.deferred += later.length
+    left = [...later, ...left.slice(round.length)]
     if (
       left.length > 0 &&
       (context.stopping.aborted || outcome.result.outage !== null || left.length === before)
@@ -143,7 +150,17 @@ async function runRound(
   const { rows, later } = await work.part('plan', () => planAll(context, sources, jobs, returned, tokens))
   result.planMs = performance.now() - started
   await context.signal('after-plan')
-  const { small, large, other } = sortRows(context, rows, later, returned)
+  const sorted = sortRows(context, rows, later, returned)
+  const { large, other } = sorted
+  // What was cut off by the limits of a round says nothing about its group.
+  const held =
+    later.length === 0 && jobs.length === lease.jobs.length
+      ? holdBack(sorted.small, context.config.packMinBytes)
+      : []
+  returned.push(...held)
+  const heldJobs = new Set(held.map(({ job }) => job))
+  const small = sorted.small.filter(row => !heldJobs.has(row.job))
+  result.waiting += returned.filter(({ waits }) => waits !== null).length
 
   work.holds(small.reduce((sum, row) => sum + textBytes(row), 0))
   started = performance.now()

@@ -6,7 +6,7 @@ import type { Job } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
 import { type PlannedRow, planRows, type Tokens, textBytes } from './plan.ts'
 import { ambiguousKey, lostPointer, rowsHidden, tooLarge } from './reasons.ts'
-import { blameless, failure, faultRetryMs, notYet } from './return-jobs.ts'
+import { blameless, failure, faultRetryMs, notYet, wait } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
 
 /** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
@@ -76,7 +76,8 @@ export function sortRows(context: PipelineContext, rows: PlannedRow[], later: Jo
   for (const row of rows) {
     switch (row.outcome) {
       case 'offload':
-        if (row.payloads.every(p => p.bytes !== null)) small.push(row)
+        if (isUnsettled(row)) returned.push(waitAgain(row))
+        else if (row.payloads.every(p => p.bytes !== null)) small.push(row)
         else if (
           turns.mayWait(
             row.tenantId ?? '',
@@ -116,3 +117,17 @@ export function sortRows(context: PipelineContext, rows: PlannedRow[], later: Jo
   }
   return { small, large, other }
 }
+
+/** It has waited for others, and was written meanwhile. */
+function isUnsettled({ job: { waited }, source, version }: PlannedRow): boolean {
+  return waited !== null && !waited.mustGo && source.settleMs > 0 && waited.xmin !== xminOf(version)
+}
+
+function waitAgain({ job, source, version, payloads }: PlannedRow): Returned {
+  if (job.waited === null) throw new Error('a row that did not wait can not wait again')
+  const bytes = payloads.reduce((sum, payload) => sum + payload.sizeBytes, 0)
+  return wait(job, { ...job.waited, bytes, xmin: xminOf(version) }, source.settleMs)
+}
+
+/** Of a version as `versionSql` names it. */
+const xminOf = (version: string | null): string => version?.split(' ')[0] ?? '0'

@@ -1,9 +1,10 @@
 // Jobs on their way back into the queue, or out of it as dead letters: why, and when they are tried again.
 import { setTimeout as delay } from 'node:timers/promises'
 import { isNoRowsFault, messageOf } from '../errors.ts'
+import type { Source } from '../source/sources.ts'
 import type { BatchResult } from './batch-result.ts'
 import type { PipelineContext } from './context.ts'
-import type { Job } from './lease.ts'
+import type { Job, Waited } from './lease.ts'
 import { backoffMs, closeJobs, isDeadLetter, type Returned, settle } from './settle.ts'
 
 /** A source that does not fit our statements any more is left alone for so long: a column is gone, a right was revoked. */
@@ -20,12 +21,18 @@ export function failure(job: Job, error: string, final = false): Returned {
     conflicted: false,
     final,
     delayMs: backoffMs(job.attempts),
+    waits: null,
   }
 }
 
 /** Nothing went wrong: it is claimed again after the delay. */
 export function notYet(job: Job, delayMs = 0): Returned {
-  return { job, error: null, countsAsAttempt: false, conflicted: false, final: false, delayMs }
+  return { job, error: null, countsAsAttempt: false, conflicted: false, final: false, delayMs, waits: null }
+}
+
+/** It waits for others of its tenant and kind. @param delayMs until it is settled, unless it is written again */
+export function wait(job: Job, waits: Waited, delayMs: number): Returned {
+  return { ...notYet(job, delayMs), waits }
 }
 
 /** Something went wrong that is not the row's fault: it uses up no attempt. */
@@ -33,9 +40,9 @@ export function blameless(job: Job, error: unknown, delayMs: number): Returned {
   return { ...notYet(job, delayMs), error: messageOf(error).slice(0, 2000) }
 }
 
-/** It had changed, or was locked, when it was to be committed: tried ever less often, if that goes on. */
-export function conflict(job: Job): Returned {
-  return { ...notYet(job, Math.min(25 * 2 ** job.conflicts, 60_000)), conflicted: true }
+/** It had changed, or was locked, when it was to be committed: tried ever less often, if that goes on, and not before it is settled. */
+export function conflict(job: Job, { settleMs }: Pick<Source, 'settleMs'>): Returned {
+  return { ...notYet(job, Math.max(Math.min(25 * 2 ** job.conflicts, 60_000), settleMs)), conflicted: true }
 }
 
 /** At the end of a batch: what goes back, and what the batch says of it. */
@@ -63,7 +70,8 @@ export async function returnJobs(context: PipelineContext, returned: Returned[])
   context.observer.returned({
     retried: failures - dead,
     deadLetters: dead,
-    putBack: returned.length - failures,
+    putBack: returned.filter(r => !r.countsAsAttempt && r.waits === null).length,
+    waiting: returned.filter(r => r.waits !== null).length,
   })
   return dead
 }

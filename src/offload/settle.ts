@@ -1,7 +1,7 @@
 // The end of rows in their lease: done, back into the queue, or out of it as dead letters.
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
-import { type Job, type Lease, LeaseLost } from './lease.ts'
+import { type Job, type Lease, LeaseLost, type Waited } from './lease.ts'
 
 /** A row that was neither offloaded nor found to have nothing to offload. */
 export interface Returned {
@@ -15,6 +15,8 @@ export interface Returned {
   /** A dead letter at once: trying again would only cost the same again. */
   final: boolean
   delayMs: number
+  /** It waits for others of its tenant; null: only for its turn. */
+  waits: Waited | null
 }
 
 /** Wait before the next attempt: exponential from 1 s to 10 min, with jitter so that a crowd spreads out. */
@@ -62,6 +64,10 @@ export async function settle(
       arrayText(back.map(({ job }) => job.enqueuedMs)),
       arrayText(back.map(({ job, error }) => error ?? job.error)),
       arrayText(back.map(r => isDeadLetter(r, maxAttempts))),
+      arrayText(back.map(r => r.waits?.tenantId ?? null)),
+      arrayText(back.map(r => r.waits?.phase ?? null)),
+      arrayText(back.map(r => (r.waits === null ? null : Math.min(Math.round(r.waits.bytes), 2 ** 31 - 1)))),
+      arrayText(back.map(r => r.waits?.xmin ?? null)),
     ],
   })
   if (rows[0]?.held !== 1) throw new LeaseLost()
@@ -85,9 +91,11 @@ const settleSql = `
   ),
   back as materialized (
     select r.source_id, r.row_id, r.priority, r.delay_ms, r.attempts, r.conflicts, to_timestamp(r.enqueued_ms / 1000) as enqueued_at,
-           r.error, r.is_dead
-      from unnest($4::int[], $5::int[], $6::text[], $7::int2[], $8::int8[], $9::int[], $10::int2[], $11::float8[], $12::text[], $13::bool[])
-             with ordinality as r(position, source_id, row_id, priority, delay_ms, attempts, conflicts, enqueued_ms, error, is_dead, ord)
+           r.error, r.is_dead, r.tenant_id, r.phase, r.bytes, r.row_xmin
+      from unnest($4::int[], $5::int[], $6::text[], $7::int2[], $8::int8[], $9::int[], $10::int2[], $11::float8[], $12::text[], $13::bool[],
+                  $14::uuid[], $15::int2[], $16::int[], $17::xid[])
+             with ordinality as r(position, source_id, row_id, priority, delay_ms, attempts, conflicts, enqueued_ms, error, is_dead,
+                                  tenant_id, phase, bytes, row_xmin, ord)
       join held h on r.position <> all (h.done)
      order by r.ord
   ),
@@ -98,18 +106,23 @@ const settleSql = `
        set attempts = excluded.attempts, failed_at = now(), last_error = excluded.last_error
   ),
   again as (
-    insert into lighter.waiting as w (source_id, row_id, priority, available_at, attempts, conflicts, enqueued_at, last_error)
+    insert into lighter.waiting as w (source_id, row_id, priority, available_at, attempts, conflicts, enqueued_at, last_error,
+        tenant_id, phase, bytes, row_xmin)
     select source_id, row_id, priority,
            -- whose turn it just was not keeps its place: at the end it would wait for the whole of a backlog
            case when delay_ms = 0 then least(enqueued_at, now()) else now() + delay_ms * interval '1 ms' end,
-           attempts, conflicts, enqueued_at, error
+           attempts, conflicts, enqueued_at, error, tenant_id, phase, bytes, row_xmin
       from back where not is_dead
         on conflict (source_id, row_id) do update
        set priority = least(w.priority, excluded.priority),
-           available_at = case when greatest(w.conflicts, excluded.conflicts, w.attempts, excluded.attempts) > 0
+           available_at = case when w.tenant_id is not null and excluded.tenant_id is not null then excluded.available_at
+                               when greatest(w.conflicts, excluded.conflicts, w.attempts, excluded.attempts) > 0
                                then greatest(w.available_at, excluded.available_at) else least(w.available_at, excluded.available_at) end,
            attempts = greatest(w.attempts, excluded.attempts), conflicts = greatest(w.conflicts, excluded.conflicts),
-           enqueued_at = least(w.enqueued_at, excluded.enqueued_at), last_error = coalesce(excluded.last_error, w.last_error)
+           enqueued_at = least(w.enqueued_at, excluded.enqueued_at), last_error = coalesce(excluded.last_error, w.last_error),
+           -- What waits for its turn only is looked at when that comes.
+           (tenant_id, phase, bytes, row_xmin) = (
+             select excluded.tenant_id, excluded.phase, excluded.bytes, excluded.row_xmin where w.tenant_id is not null)
   )
   select count(*)::int as held from held`
 

@@ -4,6 +4,7 @@
 export type SignalPoint =
   | 'after-claim'
   | 'after-split'
+  | 'after-group'
   | 'after-plan'
   | 'after-register'
   | 'before-stream'

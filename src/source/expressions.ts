@@ -116,10 +116,14 @@ export function fieldSql(
   const names = [fieldRefKey(source.phase1Field), fieldCountKey(source.phase1Field)].map(literal).join(', ')
   return `case when jsonb_typeof(${doc}) = 'object'
       and jsonb_typeof(${own}) in ('array', 'object')
-      and ${own} not in ('[]'::jsonb, '{}'::jsonb)
+      and ${own} not in ('[]'::jsonb, '{}'::jsonb)${isLargeFieldSql(source, own)}
       and (not ${doc} ?| array[${names}] or ${hasFieldPointerSql(source.phase1Field, doc, tenant)})
     then ${own} end`
 }
+
+/** As it is stored, without compression: rendering it would cost more than the look is worth. */
+const isLargeFieldSql = ({ minBytes }: Source, field: string) =>
+  minBytes === 0 ? '' : ` and pg_column_size(${field}) >= ${minBytes}`
 
 /** The value of phase 1's field, whatever it is. Each look copies it. */
 export function ownFieldSql(source: Source, doc: string): string {
@@ -135,7 +139,7 @@ export function isFieldBlockedSql(source: Source, doc: string, field: string): s
   if (source.phase1Field === null) return 'false'
   const name = literal(source.phase1Field)
   return `(${field} is null and jsonb_typeof(${doc}) = 'object'
-      and jsonb_typeof(${doc} -> ${name}) in ('array', 'object') and ${doc} -> ${name} not in ('[]'::jsonb, '{}'::jsonb))`
+      and jsonb_typeof(${doc} -> ${name}) in ('array', 'object') and ${doc} -> ${name} not in ('[]'::jsonb, '{}'::jsonb)${isLargeFieldSql(source, `${doc} -> ${name}`)})`
 }
 
 /**

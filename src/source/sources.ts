@@ -34,6 +34,14 @@ export interface Source {
   envelopeKeys: string[]
   envelopeValueLimit: number
   thresholdBytes: number
+  /** A field that is stored in fewer bytes stays in its row. */
+  minBytes: number
+  /** A row leaves no sooner than so long after its last write. */
+  settleMs: number
+  /** It waits for others no longer than this, where they are enough. */
+  maxWaitMs: number
+  /** A payload of so many bytes waits for no others. */
+  shipAloneBytes: number
   paused: boolean
   /** The rewrite must, and may, keep other triggers of the table from firing. */
   quietRewrite: boolean
@@ -81,6 +89,10 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            s.envelope_keys as "envelopeKeys",
            lighter.envelope_value_limit(s) as "envelopeValueLimit",
            lighter.effective_threshold(s) as "thresholdBytes",
+           s.min_bytes as "minBytes",
+           extract(epoch from coalesce(s.settle_for, d.settle_for))::float8 * 1000 as "settleMs",
+           extract(epoch from coalesce(s.max_wait, d.max_wait))::float8 * 1000 as "maxWaitMs",
+           coalesce(s.ship_alone_bytes, d.ship_alone_bytes) as "shipAloneBytes",
            s.paused,
            s.skip_triggers
              and has_parameter_privilege('session_replication_role', 'set')
@@ -91,9 +103,14 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            (select h.remedy from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id limit 1) as "rowsHidden"
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s
+     cross join lighter.settings d
       join pg_class c on c.oid = s.relation
       join pg_namespace n on n.oid = c.relnamespace
      where not exists (select from lighter.missing_parts p where p.source_id = s.id and p.stops_offload)
      order by s.id`)
   return new Map(rows.map(row => [row.id, row]))
 }
+
+/** Whether rows wait before they leave: until they are settled, or until their pack is worth a PUT. */
+export const waitsForOthers = (source: Pick<Source, 'settleMs' | 'maxWaitMs'>): boolean =>
+  source.settleMs > 0 || source.maxWaitMs > 0

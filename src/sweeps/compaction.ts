@@ -131,19 +131,18 @@ async function smallObjects({ pool, config }: SweepContext, pack: PackConfig): P
          from lighter.objects o
         where o.state = 'stored'
           and o.stored_at > now() - make_interval(days => $1) and o.stored_at < now() - interval '1 hour'
-          and o.payload_bytes < $2 and o.artifact_count < $3
+          and o.payload_bytes < $2
           and exists (select from lighter.frames f where f.tenant_id = o.tenant_id and f.r2_key = o.r2_key)
      )
      select s.tenant_id as "tenantId", s.r2_key as key, s.kind, s.day::text, s.live_bytes as "liveBytes",
             s.byte_length as "byteLength"
        from small s
-      where s.siblings >= $4
+      where s.siblings >= $3
       order by s.tenant_id, s.kind, s.day, s.stored_at
-      limit $5`,
+      limit $4`,
     [
       foldDays,
       Math.floor(pack.maxPackBytes / smallFraction),
-      Math.max(Math.floor(pack.maxPackArtifacts / smallFraction), 2),
       foldAtLeast,
       Math.max(config.batchSize, foldAtLeast) * 100,
     ],

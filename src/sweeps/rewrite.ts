@@ -197,32 +197,24 @@ function encodeAgain(old: OldFrame, payloads: Buffer[], { codec }: PackConfig): 
   return { old, bytes, places: all }
 }
 
-/** Frames of one tenant and kind, one after the other in packs that keep to their limits. */
+/** Frames of one tenant and kind, one after the other in packs that keep to their limit. */
 function layOut(frames: Omit<NewFrame, 'byteOffset'>[], config: PackConfig, prefix: string): NewPack[] {
   const packs: NewPack[] = []
   for (const group of Map.groupBy(frames, ({ old }) => `${old.tenantId}/${old.kind}`).values()) {
     let pack: NewPack | null = null
     let payloadBytes = 0
-    let artifacts = 0
     for (const frame of group) {
       const { tenantId, kind } = frame.old
       const bytes = aliveBytes(frame.old)
-      const count = aliveIn(frame.old).length
-      if (
-        pack === null ||
-        payloadBytes + bytes > config.maxPackBytes ||
-        artifacts + count > config.maxPackArtifacts
-      ) {
+      if (pack === null || payloadBytes + bytes > config.maxPackBytes) {
         const key = packKey(prefix, tenantId, kind, config.codec, new Date())
         pack = { tenantId, kind, key, frames: [], bytes: 0 }
         packs.push(pack)
         payloadBytes = 0
-        artifacts = 0
       }
       pack.frames.push({ ...frame, byteOffset: pack.bytes })
       pack.bytes += frame.bytes.length
       payloadBytes += bytes
-      artifacts += count
     }
   }
   return packs

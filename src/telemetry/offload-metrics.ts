@@ -13,7 +13,7 @@ const latencyBuckets = Array.from({ length: 19 }, (_, i) => 2 ** (i + 4) / 1000)
 export interface OffloadMetrics {
   claimed(rows: number): void
   committed(commit: Committed): void
-  returned(rows: { retried: number; deadLetters: number; putBack: number }): void
+  returned(rows: { retried: number; deadLetters: number; putBack: number; waiting: number }): void
   step(name: StepName, seconds: number): void
   /** More (or fewer) bytes, batches or large rows under way. */
   inFlight(change: { bytes?: number; batches?: number; largeRows?: number }): void
@@ -29,7 +29,7 @@ export function createOffloadMetrics(registers: Registry[], tenants: number): Of
   })
   const rows = new Counter({
     name: 'lighter_rows_total',
-    help: 'Claimed rows by what became of them: offloaded, nothing (no longer heavy), gone (deleted), changed (written meanwhile, queued still), retried (failed, back in the queue), put_back (not their turn, or the store is down), dead_letter (given up).',
+    help: 'Claimed rows by what became of them: offloaded, nothing (no longer heavy), gone (deleted), changed (written meanwhile, queued still), retried (failed, back in the queue), put_back (not their turn, or the store is down), waiting (for others of their tenant, until a PUT is worth it), dead_letter (given up).',
     labelNames: ['outcome'],
     registers,
   })
@@ -40,6 +40,7 @@ export function createOffloadMetrics(registers: Registry[], tenants: number): Of
     'changed',
     'retried',
     'put_back',
+    'waiting',
     'dead_letter',
   ] as const)
     rows.inc({ outcome }, 0)
@@ -79,14 +80,14 @@ export function createOffloadMetrics(registers: Registry[], tenants: number): Of
   })
   const latency = new Histogram({
     name: 'lighter_offload_latency_seconds',
-    help: 'From the begin of the transaction that wrote a row to the commit that offloaded it, by queue (live, backfill). The buckets are exact, the sum is within 10 %.',
+    help: 'From the time when a row was to leave to the commit that offloaded it, by queue (live, backfill): from the begin of the transaction that wrote it, later by settle_for, or from when it was taken from those that wait. The buckets are exact, the sum is within 10 %.',
     labelNames: ['queue'],
     buckets: latencyBuckets,
     registers,
   })
   const step = new Histogram({
     name: 'lighter_batch_step_duration_seconds',
-    help: 'How long the steps of a batch took: claim, plan, pack, register, upload, commit; stream: of one large payload.',
+    help: 'How long the steps of a batch took: claim, group, plan, pack, register, upload, commit; stream: of one large payload.',
     labelNames: ['step'],
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120],
     registers,
@@ -148,10 +149,11 @@ export function createOffloadMetrics(registers: Registry[], tenants: number): Of
       countTenants?.(commit.artifacts)
       for (const each of commit.latencies) observeLatency(each)
     },
-    returned: ({ retried, deadLetters, putBack }) => {
+    returned: ({ retried, deadLetters, putBack, waiting }) => {
       rows.inc({ outcome: 'retried' }, retried)
       rows.inc({ outcome: 'dead_letter' }, deadLetters)
       rows.inc({ outcome: 'put_back' }, putBack)
+      rows.inc({ outcome: 'waiting' }, waiting)
     },
     step: (name, seconds) => step.observe({ step: name }, seconds),
     inFlight: change => {

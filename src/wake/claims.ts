@@ -1,7 +1,19 @@
-// From where a daemon takes its next rows: what others left behind, the inbox, and what has waited for its turn.
+// From where a daemon takes its next rows: what others left behind, the inbox, groups that are worth a PUT, and what has
+// waited for its turn.
 import type pg from 'pg'
-import { backfillPriority, claimExpired, claimInbox, claimWaiting } from '../offload/claim.ts'
+import type { OffloadConfig } from '../config.ts'
+import {
+  backfillPriority,
+  claimExpired,
+  claimInbox,
+  claimSettled,
+  claimWaiting,
+  hasDueJobs,
+  type InboxClaim,
+} from '../offload/claim.ts'
+import { claimGroups, dueGroups, type Group } from '../offload/claim-groups.ts'
 import type { Lease } from '../offload/lease.ts'
+import { type Source, waitsForOthers } from '../source/sources.ts'
 
 /** How often the inbox is read from its beginning: entries of transactions that ended late lie before what was taken. */
 const rescanMs = 2000
@@ -9,34 +21,50 @@ const rescanMs = 2000
 const turnOfWaiting = 4
 /** How often leases that have run out are looked for, in parts of a lease. */
 const expiredLooksPerLease = 4
+/** Entries that are grouped at once: nothing of their rows is held, and the more there are, the sooner packs are full. */
+const runRows = 10_000
+/** Settled entries are taken so far apart, unless a run of them is full; nobody is in a hurry. */
+const runsMs = 1000
+/** How often the groups are added up. */
+const groupsMs = 5000
+/** Of the time, what adding them up may take. */
+const groupsShare = 1 / 20
 
 export interface Claims {
   /**
+   * @param limit rows to be worked off at once
    * @param isProbe few rows, to see whether all is well again
    * @returns leases, each to be worked off by itself; `full`: there is more of their kind
    */
-  next(sourceIds: number[], limit: number, isProbe: boolean): Promise<{ leases: Lease[]; full: boolean }>
+  next(sources: Source[], limit: number, isProbe: boolean): Promise<{ leases: Lease[]; full: boolean }>
+  /** Whether `next` would find something. */
+  hasDue(sources: Source[]): Promise<boolean>
+  /** Somebody says that there is something. */
+  wake(): void
 }
 
-export function createClaims(pool: pg.Pool, leaseMs: number): Claims {
-  let mark = 0
-  let scannedAt = Number.NEGATIVE_INFINITY
+export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
+  const { leaseMs } = config
   let expiredAt = Number.NEGATIVE_INFINITY
   let claims = 0
+  let runAt = Number.NEGATIVE_INFINITY
+  let groups: Group[] = []
+  let groupsAt = Number.NEGATIVE_INFINITY
+  let groupsTookMs = 0
+  let woken = true
 
-  const fromInbox = async (sourceIds: number[], limit: number) => {
-    if (performance.now() - scannedAt > rescanMs) mark = 0
-    for (;;) {
-      if (mark === 0) scannedAt = performance.now()
-      const claim = await claimInbox(pool, sourceIds, limit, leaseMs, mark)
-      if (claim.lease === null && mark > 0) {
-        mark = 0
-        continue
-      }
-      mark = claim.lastId
-      return claim
-    }
-  }
+  const fromInbox = inboxReader((sources, limit, after) =>
+    claimInbox(
+      pool,
+      sources.map(source => source.id),
+      limit,
+      leaseMs,
+      after,
+    ),
+  )
+  const fromSettled = inboxReader((sources, limit, after) =>
+    claimSettled(pool, sources, limit, leaseMs, after),
+  )
 
   const fromExpired = async () => {
     if (performance.now() - expiredAt < leaseMs / expiredLooksPerLease) return null
@@ -45,20 +73,76 @@ export function createClaims(pool: pg.Pool, leaseMs: number): Claims {
     return lease
   }
 
+  const isTimeForRun = () => performance.now() - runAt >= runsMs
+
+  /** Of those that wait for others. */
+  const fromRun = async (sources: Source[]) => {
+    if (sources.length === 0 || !isTimeForRun()) return nothingClaimed
+    const claim = await fromSettled(sources, runRows)
+    if (claim.entries < runRows) runAt = performance.now()
+    return claim
+  }
+
+  const lookAtGroups = async (sources: Source[]) => {
+    const since = performance.now() - groupsAt
+    if (
+      groups.length > 0 ||
+      sources.length === 0 ||
+      since < groupsTookMs / groupsShare ||
+      (since < groupsMs && !woken)
+    )
+      return
+    woken = false
+    const started = performance.now()
+    groups = await dueGroups(pool, sources, config)
+    groupsAt = performance.now()
+    groupsTookMs = groupsAt - started
+  }
+
+  const fromGroups = async (sources: Source[], isProbe: boolean): Promise<Lease | null> => {
+    await lookAtGroups(sources)
+    while (groups.length > 0) {
+      const chosen = isProbe ? groups.slice(0, 1) : firstGroups(groups, config)
+      groups = groups.slice(chosen.length)
+      const rows = isProbe ? 1 : rowsOf(chosen[0], config)
+      const lease = await claimGroups(pool, sources, chosen, rows, isProbe ? 0 : config.packMinBytes, leaseMs)
+      if (lease !== null) return lease
+    }
+    return null
+  }
+
   return {
-    next: async (sourceIds, limit, isProbe) => {
+    wake: () => {
+      woken = true
+    },
+    hasDue: async sources => {
+      const waiters = sources.filter(waitsForOthers)
+      if (await hasDueJobs(pool, sources, isTimeForRun() ? waiters : [])) return true
+      await lookAtGroups(waiters)
+      return groups.length > 0
+    },
+    next: async (sources, limit, isProbe) => {
       claims++
+      const ids = sources.map(source => source.id)
+      const waiters = sources.filter(waitsForOthers)
       const expired = isProbe ? null : await fromExpired()
-      const written = await fromInbox(sourceIds, limit)
+      const written = await fromInbox(
+        sources.filter(source => !waitsForOthers(source)),
+        limit,
+      )
       let full = written.entries === limit
+      const isProbed = () => isProbe && written.lease !== null
+      const group = isProbed() ? null : await fromGroups(waiters, isProbe)
+      const run = isProbed() || (isProbe && group !== null) ? nothingClaimed : await fromRun(waiters)
       let waiting: Lease | null = null
-      if (!full && !(isProbe && written.lease !== null)) {
-        waiting = await claimWaiting(pool, sourceIds, limit, leaseMs)
+      if (!full && !(isProbe && (written.lease ?? group) !== null)) {
+        waiting = await claimWaiting(pool, ids, limit, leaseMs)
         full = waiting?.jobs.length === limit
       } else if (claims % turnOfWaiting === 0) {
-        waiting = await claimWaiting(pool, sourceIds, limit, leaseMs, backfillPriority)
+        waiting = await claimWaiting(pool, ids, limit, leaseMs, backfillPriority)
       }
-      const leases = [expired, written.lease, waiting].filter(lease => lease !== null)
+      full ||= run.entries === runRows || groups.length > 0
+      const leases = [expired, written.lease, group, run.lease, waiting].filter(lease => lease !== null)
       if (leases.length > 0) return { leases, full: full || expired !== null }
       // Nothing else is to be done: then what was left behind is looked for at once.
       expiredAt = Number.NEGATIVE_INFINITY
@@ -66,4 +150,48 @@ export function createClaims(pool: pg.Pool, leaseMs: number): Claims {
       return { leases: left === null ? [] : [left], full: left !== null }
     },
   }
+}
+
+const nothingClaimed: InboxClaim = { lease: null, entries: 0, lastId: 0 }
+
+/** Reads on from what it took last, and from the beginning now and then, or where nothing more is found. */
+function inboxReader(
+  claim: (sources: Source[], limit: number, after: number) => Promise<InboxClaim>,
+): (sources: Source[], limit: number) => Promise<InboxClaim> {
+  let mark = 0
+  let scannedAt = Number.NEGATIVE_INFINITY
+  return async (sources, limit) => {
+    if (sources.length === 0) return nothingClaimed
+    if (performance.now() - scannedAt > rescanMs) mark = 0
+    for (;;) {
+      if (mark === 0) scannedAt = performance.now()
+      const claimed = await claim(sources, limit, mark)
+      if (claimed.entries === 0 && mark > 0) {
+        mark = 0
+        continue
+      }
+      mark = claimed.lastId
+      return claimed
+    }
+  }
+}
+
+/** As many as fit into a batch together; the first in any case. */
+function firstGroups(groups: Group[], { batchRows, batchBytes }: OffloadConfig): Group[] {
+  let rows = 0
+  let bytes = 0
+  let count = 0
+  for (const group of groups) {
+    rows += group.rows
+    bytes += group.bytes
+    if (count > 0 && (rows > batchRows || bytes > batchBytes)) break
+    count++
+  }
+  return groups.slice(0, count)
+}
+
+/** Of one group at once, so that a batch holds them. */
+function rowsOf(group: Group | undefined, { batchRows, batchBytes }: OffloadConfig): number {
+  if (group === undefined || group.bytes === 0) return batchRows
+  return Math.max(1, Math.min(batchRows, Math.floor((batchBytes * group.rows) / group.bytes)))
 }

@@ -6,7 +6,6 @@ import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import type { BatchOutcome, BatchResult } from '../offload/batch-result.ts'
-import { hasDueJobs } from '../offload/claim.ts'
 import { claimFairly, fairClaimRows } from '../offload/claim-fairly.ts'
 import type { PipelineContext } from '../offload/context.ts'
 import { runLargeRow } from '../offload/large-row.ts'
@@ -14,7 +13,7 @@ import { keepLease, type Lease } from '../offload/lease.ts'
 import { notePartitions } from '../offload/missing-parts.ts'
 import type { Work } from '../offload/observer.ts'
 import { runBatch } from '../offload/pipeline.ts'
-import { loadSources, type Source } from '../source/sources.ts'
+import { loadSources, type Source, waitsForOthers } from '../source/sources.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
 import { createClaims } from './claims.ts'
 import type { Notice } from './notice.ts'
@@ -68,7 +67,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       batchBytes: Math.max(config.batchBytes * fairBatchShare, config.streamThresholdBytes),
     },
   }
-  const claims = createClaims(context.pool, config.leaseMs)
+  const claims = createClaims(context.pool, config)
   const inFlight = new Set<Promise<void>>()
   const largeInFlight = new Set<Promise<void>>()
   /** One at most. */
@@ -84,10 +83,10 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   let bytesPerRow = 0
   /** The last claim took all it was allowed: there is more in the queue. */
   let full = true
-  let claimedAt = Number.NEGATIVE_INFINITY
 
   const wake = () => {
     woken = true
+    claims.wake()
     rouse?.()
   }
 
@@ -128,7 +127,6 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     }
     return [...sources.values()].filter(s => !s.paused)
   }
-  const activeSourceIds = async () => (await activeSources()).map(s => s.id)
 
   /**
    * As many jobs as a batch's bytes will probably hold, by the size of recent rows. What is claimed beyond that is
@@ -225,7 +223,9 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
       if (stopping || !full || breaker.state() !== 'closed') return
       const limit = Math.min(config.batchRows, fairClaimRows)
       const claimingSince = performance.now()
-      const claim = await claimFairly(db, await activeSources(), limit, config.leaseMs)
+      const prompt = (await activeSources()).filter(source => !waitsForOthers(source))
+      if (prompt.length === 0) return
+      const claim = await claimFairly(db, prompt, limit, config.leaseMs)
       const claimMs = performance.now() - claimingSince
       tenants = claim.tenants
       if (claim.lease === null) continue
@@ -244,21 +244,15 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
   }
 
   const claim = async () => {
-    const ids = await activeSourceIds()
+    const active = await activeSources()
     const limit = claimLimit()
-    claimedAt = performance.now()
+    const claimingSince = performance.now()
     const claim =
-      ids.length === 0
+      active.length === 0
         ? { leases: [], full: false }
-        : await claims.next(ids, limit, breaker.state() === 'half-open')
+        : await claims.next(active, limit, breaker.state() === 'half-open')
     full = claim.full
-    return { leases: claim.leases, claimMs: performance.now() - claimedAt }
-  }
-
-  /** While claims do not fill a batch they are so far apart: what comes one by one goes into one pack. */
-  const linger = async () => {
-    const leftMs = claimedAt + config.lingerMs - performance.now()
-    if (!full && leftMs > 0) await pause(leftMs)
+    return { leases: claim.leases, claimMs: performance.now() - claimingSince }
   }
 
   /** Claims and works until the queue has nothing due and nothing is in flight (large and newest rows apart). */
@@ -276,8 +270,6 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         await Promise.all(inFlight)
         if (databaseFailures > 0) await pauseForDatabase()
       }
-      await linger()
-      if (stopping) return
       // Each time: LISTEN may have been lost, or found again, under a load that never ends. Beside the claim: until it
       // is said, who writes notifies in vain, and nothing worse.
       const awake = options.hears() ? options.notice.awake() : undefined
@@ -286,8 +278,6 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         // A table may have been attached while we slept, and what woke us be its first row.
         if (!foundAny && sourcesLoadedAt < drainingSince) {
           sourcesLoadedAt = Number.NEGATIVE_INFINITY
-          // It has waited for company already.
-          full = true
           continue
         }
         if (inFlight.size === 0) return
@@ -322,10 +312,6 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     while (!stopping) {
       try {
         woken = false
-        if (config.lingerMs > 0) {
-          if (options.hears()) await options.notice.awake()
-          await pause(config.lingerMs)
-        }
         await drain()
         failuresInARow = 0
         for (let check = 0; !stopping; ) {
@@ -335,7 +321,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
           await sleep(isSaid ? usualMs : Math.min(unnoticedMs, usualMs))
           // What was checked before and committed after is looked for once it is said.
           if (isSaid) check++
-          if (woken || stopping || (await hasDueJobs(db, await activeSourceIds()))) break
+          if (woken || stopping || (await claims.hasDue(await activeSources()))) break
         }
       } catch (error) {
         if (stopping) break

@@ -9,7 +9,7 @@ import { age, runNow } from '../support/sweep.ts'
 const environment = useFreshEnvironment()
 
 test('compaction works when the pack size is no multiple of its divisors', async () => {
-  const env = { PACK_MAX_ARTIFACTS: '500' }
+  const env = { PACK_MAX_BYTES: '65541' }
   await createTable(environment, 'notes', '(id bigint primary key, tenant_id uuid not null, metadata jsonb)')
   await attach(environment, 'notes')
   const document = `{"tool_interactions": [{"text": "${'x'.repeat(2000)}"}]}`
@@ -25,9 +25,9 @@ test('compaction works when the pack size is no multiple of its divisors', async
 })
 
 test('a value out of bounds is refused by the name of its setting', async () => {
-  const finished = await lighter(environment, ['sweep', 'compaction'], { env: { PACK_MAX_ARTIFACTS: '0' } })
+  const finished = await lighter(environment, ['sweep', 'compaction'], { env: { PACK_MAX_BYTES: '0' } })
   expect(finished.code).toBe(1)
-  expect(finished.stderr).toContain('PACK_MAX_ARTIFACTS')
+  expect(finished.stderr).toContain('PACK_MAX_BYTES')
 })
 
 interface Bounds {
@@ -55,7 +55,7 @@ for (const name of [
 
 test('the documentation has the numeric settings', () => {
   expect(settings.size).toBeGreaterThan(30)
-  expect(settings.get('PACK_MAX_ARTIFACTS')).toEqual({ least: 1, largest: 100_000 })
+  expect(settings.get('OFFLOAD_BATCH_ROWS')).toEqual({ least: 1, largest: 10_000 })
 })
 
 /** What would only make the test slow, or dependent on a machine that is. */
@@ -67,7 +67,7 @@ const patience = {
     SWEEP_RATE: 1000,
   },
   odd: { OFFLOAD_LEASE_MS: 30_001, STORE_TIMEOUT_MS: 10_001, SHUTDOWN_TIMEOUT_MS: 10_001, SWEEP_RATE: 1001 },
-  largest: { OFFLOAD_LINGER_MS: 999 },
+  largest: {},
 }
 
 const values = {

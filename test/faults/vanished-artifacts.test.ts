@@ -6,7 +6,7 @@ import { useDaemon, useEnvironment } from '../support/environment.ts'
 import { age, bucketKeys, runNow } from '../support/sweep.ts'
 
 const environment = await useEnvironment()
-await useDaemon(environment, { env: { OFFLOAD_LINGER_MS: '300' } })
+await useDaemon(environment)
 await createTable(environment, 'notes', '(id bigint primary key, tenant_id uuid not null, metadata jsonb)')
 await attach(environment, 'notes')
 

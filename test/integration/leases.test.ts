@@ -132,7 +132,14 @@ describe('a row is in one committed place at a time', () => {
       const { lease } = await step(() => claimInbox(daemon, [source.id], 10, leaseMs), ['inbox'], ['lease'])
       if (lease === null) throw new Error('nothing was claimed')
       await step(
-        () => settle(daemon, lease, [], lease.jobs.map(conflict), maxAttempts),
+        () =>
+          settle(
+            daemon,
+            lease,
+            [],
+            lease.jobs.map(job => conflict(job, source)),
+            maxAttempts,
+          ),
         ['lease'],
         ['waiting'],
       )
@@ -513,7 +520,7 @@ describe('attempts', () => {
       [
         failure(failed, 'bad'),
         blameless(troubled, new Error('down'), 1000),
-        conflict(changed),
+        conflict(changed, source),
         notYet(deferred),
       ],
       maxAttempts,
@@ -856,7 +863,7 @@ describe('what was taken out of a lease meanwhile', () => {
 })
 
 describe('of what a daemon claims next', () => {
-  const claimsOf = () => createClaims(pool, leaseMs)
+  const claimsOf = () => createClaims(pool, { ...environment.config().offload, leaseMs })
   const queue = (rows: string[]) =>
     environment.admin.query('insert into lighter.inbox (source_id, row_id) select $1, unnest($2::text[])', [
       source.id,
@@ -876,10 +883,10 @@ describe('of what a daemon claims next', () => {
       await writer.query('begin')
       const late = await insert(heavy('late'), writer)
       const early = await insert(heavy('early'))
-      expect((await claims.next([source.id], 10, false)).leases.map(rowsOf)).toEqual([[early]])
-      expect((await claims.next([source.id], 10, false)).leases).toEqual([])
+      expect((await claims.next([source], 10, false)).leases.map(rowsOf)).toEqual([[early]])
+      expect((await claims.next([source], 10, false)).leases).toEqual([])
       await writer.query('commit')
-      expect((await claims.next([source.id], 10, false)).leases.map(rowsOf)).toEqual([[late]])
+      expect((await claims.next([source], 10, false)).leases.map(rowsOf)).toEqual([[late]])
     } finally {
       await writer.end()
     }
@@ -892,7 +899,7 @@ describe('of what a daemon claims next', () => {
       await writer.query('begin')
       const late = await insert(heavy('late'), writer)
       await queue(['before'])
-      await claims.next([source.id], 1, false)
+      await claims.next([source], 1, false)
       await writer.query('commit')
       let newer = 0
       const began = performance.now()
@@ -900,7 +907,7 @@ describe('of what a daemon claims next', () => {
         expect(performance.now() - began, 'ms until it is found').toBeLessThan(5000)
         // There is always one more than is taken.
         await queue([`newer ${newer++}`, `newer ${newer++}`])
-        const { leases, full } = await claims.next([source.id], 1, false)
+        const { leases, full } = await claims.next([source], 1, false)
         expect(full).toBe(true)
         found = leases.some(lease => rowsOf(lease)?.includes(late))
       }
@@ -916,7 +923,7 @@ describe('of what a daemon claims next', () => {
     await queue(Array.from({ length: 40 }, (_, n) => `new ${n}`))
     const claimed: string[] = []
     for (let n = 0; n < 8; n++) {
-      const { leases, full } = await claims.next([source.id], 5, false)
+      const { leases, full } = await claims.next([source], 5, false)
       expect(full).toBe(true)
       claimed.push(...leases.flatMap(lease => rowsOf(lease) ?? []))
       if (n === 6) {
@@ -924,7 +931,7 @@ describe('of what a daemon claims next', () => {
         expect(claimed).not.toContain('of a backfill')
       }
     }
-    const { leases } = await claims.next([source.id], 5, false)
+    const { leases } = await claims.next([source], 5, false)
     claimed.push(...leases.flatMap(lease => rowsOf(lease) ?? []))
     expect(claimed).toContain('of a backfill')
     expect(new Set(claimed).size).toBe(claimed.length)
@@ -933,14 +940,14 @@ describe('of what a daemon claims next', () => {
   test('what others have left behind comes at once when nothing else is to be done, and beside it otherwise', async () => {
     const claims = claimsOf()
     await runOut(await leaseRows(environment.admin, source.id, ['a', 'b']))
-    expect((await claims.next([source.id], 10, false)).leases.map(rowsOf)).toEqual([['a']])
+    expect((await claims.next([source], 10, false)).leases.map(rowsOf)).toEqual([['a']])
     await queue(['new'])
-    const { leases, full } = await claims.next([source.id], 10, false)
+    const { leases, full } = await claims.next([source], 10, false)
     expect(leases.map(rowsOf)).toEqual([['b'], ['new']])
     expect(full).toBe(true)
-    expect((await claims.next([source.id], 10, false)).leases).toEqual([])
+    expect((await claims.next([source], 10, false)).leases).toEqual([])
     await runOut(await leaseRows(environment.admin, source.id, ['c']))
-    expect((await claims.next([source.id], 10, false)).leases.map(rowsOf)).toEqual([['c']])
+    expect((await claims.next([source], 10, false)).leases.map(rowsOf)).toEqual([['c']])
   })
 
   test('a probe takes one lease', async () => {
@@ -948,9 +955,9 @@ describe('of what a daemon claims next', () => {
     await wait('waits')
     await queue(['new', 'newer'])
     await runOut(await leaseRows(environment.admin, source.id, ['left behind']))
-    expect((await claims.next([source.id], 1, true)).leases.map(rowsOf)).toEqual([['new']])
-    expect((await claims.next([source.id], 1, true)).leases.map(rowsOf)).toEqual([['newer']])
-    expect((await claims.next([source.id], 1, true)).leases.map(rowsOf)).toEqual([['waits']])
+    expect((await claims.next([source], 1, true)).leases.map(rowsOf)).toEqual([['new']])
+    expect((await claims.next([source], 1, true)).leases.map(rowsOf)).toEqual([['newer']])
+    expect((await claims.next([source], 1, true)).leases.map(rowsOf)).toEqual([['waits']])
   })
 })
 
@@ -978,7 +985,13 @@ describe('an erasure', () => {
     const mixed = await claim()
     const waits = await write(gone.conversationId)
     const back = await claim()
-    await settle(pool, back, [], back.jobs.map(conflict), maxAttempts)
+    await settle(
+      pool,
+      back,
+      [],
+      back.jobs.map(job => conflict(job, source)),
+      maxAttempts,
+    )
     const queued = await write(gone.conversationId)
     const apart = await leaseRows(pool, source.id, [other])
     const { register, upload, commit } = await readyToCommit(mixed)
@@ -1069,7 +1082,13 @@ describe('an erasure', () => {
     const daemon = await connect(environment.urls.daemon)
     try {
       await daemon.query('begin')
-      await settle(daemon, lease, [], lease.jobs.map(conflict), maxAttempts)
+      await settle(
+        daemon,
+        lease,
+        [],
+        lease.jobs.map(job => conflict(job, source)),
+        maxAttempts,
+      )
       const erasing = eraseJobs(tenantId)
       await until(async () => {
         const { rows } = await environment.admin.query(

@@ -694,7 +694,7 @@ describe('retention_due', () => {
   test('is what the next retention sweep lets expire: by policy, by date, without what is on hold', async () => {
     // Two in a frame, and an age of its own for each frame.
     await daemon.stop()
-    daemon = await startDaemon(environment, { env: { PACK_MAX_ARTIFACTS: '2' } })
+    daemon = await startDaemon(environment, { env: { OFFLOAD_BATCH_ROWS: '2' } })
     await expireAfter90Days(environment)
     const [standard, premium, held, partly, short] = await Promise.all(
       Array.from({ length: 5 }, () => messages(6)),

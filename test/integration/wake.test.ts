@@ -600,43 +600,6 @@ describe('a lost database', () => {
   })
 })
 
-test('with a linger rows that never cease to come are claimed that far apart, and none waits longer', async () => {
-  const claims: { at: number; rows: number }[] = []
-  await start({
-    env: { ...noPolling, OFFLOAD_LINGER_MS: '600' },
-    onResult: ({ claimed }) => claims.push({ at: performance.now(), rows: claimed }),
-  })
-  await settled()
-  const ids: string[] = []
-  const began = performance.now()
-  while (performance.now() - began < 4000) {
-    ids.push(await insert())
-    await new Promise(resolve => setTimeout(resolve, 10))
-  }
-  await Promise.all(ids.map(id => offloaded(id, 2000)))
-  const gaps = claims.slice(1).map(({ at }, i) => at - (claims[i]?.at ?? 0))
-  expect(claims.length, JSON.stringify(claims)).toBeLessThanOrEqual(9)
-  // The last may be one that woke it: from the sleep, not from the claim before.
-  expect(Math.max(...gaps.slice(0, -1)), JSON.stringify(claims)).toBeLessThan(1500)
-  const { rows } = await environment.admin.query<{ objects: number }>(
-    'select count(distinct r2_key)::int as objects from artifact_refs where row_id = any ($1)',
-    [ids],
-  )
-  expect(rows[0]?.objects).toBeLessThan(ids.length / 10)
-})
-
-test('a backlog does not wait for its linger', async () => {
-  const ids = await Promise.all(Array.from({ length: 60 }, () => insert()))
-  const claimedAt: number[] = []
-  await start({
-    env: { ...noPolling, OFFLOAD_LINGER_MS: '2000', OFFLOAD_BATCH_ROWS: '10' },
-    onResult: () => claimedAt.push(performance.now()),
-  })
-  await Promise.all(ids.map(id => offloaded(id, 30_000)))
-  expect(claimedAt.length).toBeGreaterThanOrEqual(6)
-  expect((claimedAt[5] ?? 0) - (claimedAt[0] ?? 0)).toBeLessThan(2000)
-})
-
 describe('a daemon that stops', () => {
   test('leaves no connection behind', async () => {
     const { daemon } = await start()
@@ -644,25 +607,6 @@ describe('a daemon that stops', () => {
     expect((await backends()).map(b => b.application_name)).toContain('pg-lighter listen')
     expect(await daemon.stop()).toBe(true)
     await until(async () => (await backends()).length === 0, 'no connection is left', 2000)
-  })
-
-  test('does not sit out its linger', async () => {
-    const { daemon } = await start({ env: { ...noPolling, OFFLOAD_LINGER_MS: '60000' } })
-    await until(async () => (await awake()) === 1, 'it lingers')
-    const started = performance.now()
-    expect(await daemon.stop()).toBe(true)
-    expect(performance.now() - started).toBeLessThan(5000)
-  })
-
-  test('in the middle of a linger between two claims neither', async () => {
-    const { daemon } = await start({ env: { ...noPolling, OFFLOAD_LINGER_MS: '3000' } })
-    const first = await insert()
-    const stream = setInterval(() => void insert(), 20)
-    await offloaded(first, 10_000)
-    clearInterval(stream)
-    const started = performance.now()
-    expect(await daemon.stop()).toBe(true)
-    expect(performance.now() - started).toBeLessThan(2000)
   })
 
   test('finishes what it has claimed', async () => {

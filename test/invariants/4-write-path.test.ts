@@ -72,7 +72,14 @@ test.each(['claim', 'settle', 'expire'])(
         expect((await claimInbox(claimer, [source], 10, 60_000)).entries).toBe(1)
       } else {
         const lease = await leaseRows(claimer, source, [id])
-        if (step === 'settle') await settle(claimer, lease, [], lease.jobs.map(conflict), 8)
+        if (step === 'settle')
+          await settle(
+            claimer,
+            lease,
+            [],
+            lease.jobs.map(job => conflict(job, { settleMs: 0 })),
+            8,
+          )
         else await claimer.query('select from lighter.leases for update')
       }
       await client.query(`set lock_timeout = '1ms'`)

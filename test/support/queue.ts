@@ -24,7 +24,10 @@ export async function leaseRows(
     conflicts: 0,
     priority: 0,
     enqueuedMs: Date.now(),
+    dueMs: Date.now(),
     error: null,
+    writtenBy: null,
+    waited: null,
     ...rest,
   }))
   const id = randomUUID()

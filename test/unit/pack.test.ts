@@ -11,7 +11,6 @@ const config = (changes: Partial<PackConfig> = {}): PackConfig => ({
   packing: true,
   codec: 'zstd',
   maxPackBytes: 8 * 1024 * 1024,
-  maxPackArtifacts: 2000,
   ...changes,
 })
 const tenants = ['11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222'].map(
@@ -101,14 +100,13 @@ describe.for<Codec>(['zstd', 'gzip', 'none'])('a pack (%s)', codec => {
   })
 })
 
-test('limits on bytes and artifacts close a pack', async () => {
+test('a limit on bytes closes a pack', async () => {
   const all = items(100, () => `"${'x'.repeat(998)}"`).map(item => ({
     ...item,
     tenantId: tenants[0] ?? item.tenantId,
   }))
   const counts = async (changes: Partial<PackConfig>) =>
     (await buildObjects(all, config(changes), '', now)).map(object => object.locations.size)
-  expect(await counts({ maxPackArtifacts: 30 })).toEqual([30, 30, 30, 10])
   expect(await counts({ maxPackBytes: 45_000 })).toEqual([45, 45, 10])
   expect(await counts({ packing: false })).toEqual(all.map(() => 1))
 })
@@ -150,7 +148,7 @@ test('a frame has payloads of one source and field, and so many at most', async 
     tenantId: tenants[0] ?? item.tenantId,
     origin: { ...item.origin, field: n % 2 === 0 ? 'tool_interactions' : null },
   }))
-  const [object] = await buildObjects(all, config({ maxPackArtifacts: 10_000 }), '', now)
+  const [object] = await buildObjects(all, config(), '', now)
   const frames = new Set([...(object?.locations.values() ?? [])].map(l => l.frame))
   expect([...frames].map(frame => frame?.payloads.length)).toEqual([framePayloads, 1, framePayloads, 1])
   for (const frame of frames) {

@@ -1,0 +1,174 @@
+// Step 1 for rows that wait for others: which groups, each of one tenant and kind, are worth a PUT by now, and their rows.
+import { randomUUID } from 'node:crypto'
+import { arrayText } from '../db/array-text.ts'
+import type { Queryable } from '../db/pool.ts'
+import type { Source } from '../source/sources.ts'
+import { type Lease, leaseOf, type Waited } from './lease.ts'
+
+export interface Group {
+  tenantId: string
+  kind: string
+  rows: number
+  bytes: number
+}
+
+/** Groups that one look returns; the rest is found by the next one. */
+const mostGroups = 1000
+
+/** CTE `kinds`: what phase of which source has which kind, and how long it waits. Parameters 1 to 5. */
+const kindsSql = `
+  kinds as materialized (
+    select * from unnest($1::int[], $2::int2[], $3::text[], $4::float8[], $5::int[]) k(source_id, phase, kind, max_wait_ms, alone_bytes))`
+
+const kindsOf = (sources: Source[]) => {
+  const kinds = sources.flatMap(source =>
+    ([1, 2] as const).map(phase => ({
+      id: source.id,
+      phase,
+      kind: phase === 1 ? source.phase1Kind : source.phase2Kind,
+      // A row that is written all the time is taken in the end.
+      maxWaitMs: Math.max(source.maxWaitMs, source.settleMs),
+      aloneBytes: source.shipAloneBytes,
+    })),
+  )
+  return {
+    values: [
+      arrayText(kinds.map(k => k.id)),
+      arrayText(kinds.map(k => k.phase)),
+      arrayText(kinds.map(k => k.kind)),
+      arrayText(kinds.map(k => k.maxWaitMs)),
+      arrayText(kinds.map(k => k.aloneBytes)),
+    ],
+    free: arrayText(sources.filter(s => s.maxWaitMs === 0).map(s => s.id)),
+  }
+}
+
+/** Of a row `w` with its `k` of `kinds`. */
+const isFlushedSql = `exists (select from lighter.flushes f
+  where f.source_id = w.source_id and (f.tenant_id is null or f.tenant_id = w.tenant_id) and f.flushed_at >= w.enqueued_at)`
+const isOverdueSql = `w.enqueued_at <= now() - k.max_wait_ms * interval '1 ms'`
+const isSettledSql = 'w.available_at <= now()'
+
+/**
+ * Groups that have the target of a pack; those that have waited for as long as they may and have the least that is worth a
+ * PUT; those with a row that is worth one by itself; and those that somebody wants to go. One index is read, an entry of each row that waits.
+ */
+export async function dueGroups(
+  db: Queryable,
+  sources: Source[],
+  { packTargetBytes, packMinBytes }: { packTargetBytes: number; packMinBytes: number },
+): Promise<Group[]> {
+  const { values, free } = kindsOf(sources)
+  const { rows } = await db.query<Group>({
+    text: `
+      with ${kindsSql},
+      anything as materialized (select exists (select from lighter.flushes) as flushed)
+      select tenant_id as "tenantId", kind, rows::int as rows, bytes::float8 as bytes
+        from (select w.tenant_id, w.kind, count(*) filter (where w.ripe) as rows, sum(w.bytes) filter (where w.ripe) as bytes,
+                     bool_or(w.overdue) as overdue, bool_or(w.free) as free
+                from (select w.tenant_id, w.source_id, w.phase, w.bytes, k.kind, ${isOverdueSql} as overdue,
+                             x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and ${isSettledSql} as free,
+                             ${isSettledSql} or ${isOverdueSql} or x.flushed as ripe
+                        from lighter.waiting w
+                        join kinds k on k.source_id = w.source_id and k.phase = w.phase
+                       cross join lateral (select case when (select flushed from anything) then ${isFlushedSql} else false end as flushed) x
+                       where w.tenant_id is not null) w
+               group by w.tenant_id, w.kind) g
+       where g.bytes >= $7 or g.overdue and g.bytes >= $8 or g.free
+       order by g.bytes desc
+       limit ${mostGroups}`,
+    values: [...values, free, packTargetBytes, packMinBytes],
+  })
+  return rows
+}
+
+interface WaitedRow {
+  sourceId: number
+  rowId: string
+  enqueuedMs: number
+  nowMs: number
+  priority: number
+  attempts: number
+  conflicts: number
+  tenantId: string
+  phase: 1 | 2
+  kind: string
+  bytes: number
+  xmin: string
+  mustGo: boolean
+  isFree: boolean
+}
+
+/**
+ * The rows of some groups, those that have waited longest first. What another daemon is just taking is left out; a group of
+ * which too little is left stays.
+ * @param limit rows of one group at most
+ */
+export async function claimGroups(
+  db: Queryable,
+  sources: Source[],
+  groups: Group[],
+  limit: number,
+  minBytes: number,
+  leaseMs: number,
+): Promise<Lease | null> {
+  const id = randomUUID()
+  const { values, free } = kindsOf(sources)
+  const { rows } = await db.query<WaitedRow>({
+    text: `
+      with lazy as materialized (select set_config('synchronous_commit', 'off', true)),
+      ${kindsSql},
+      found as materialized (
+        select g.ord, w.*
+          from unnest($6::uuid[], $7::text[]) with ordinality g(tenant_id, kind, ord)
+         cross join lateral (
+           select w.source_id, w.row_id, w.bytes, k.kind, ${isOverdueSql} or x.flushed as must_go,
+                  x.flushed or w.source_id = any ($8::int[]) as free, w.bytes >= k.alone_bytes as alone
+             from lighter.waiting w
+             join kinds k on k.source_id = w.source_id and k.phase = w.phase
+            cross join lazy
+            cross join lateral (select ${isFlushedSql} as flushed) x
+            where w.tenant_id = g.tenant_id and k.kind = g.kind and (${isSettledSql} or ${isOverdueSql} or x.flushed)
+            order by w.enqueued_at limit $9 for update of w skip locked) w
+      ),
+      due as materialized (
+        select f.* from found f
+          join (select ord from found group by ord having sum(bytes) >= $10 or bool_or(free or alone)) enough using (ord)
+      ),
+      taken as materialized (
+        delete from lighter.waiting w using due d where w.source_id = d.source_id and w.row_id = d.row_id
+        returning d.ord, d.kind, d.must_go, d.free, w.source_id, w.row_id, w.priority, w.enqueued_at, w.attempts, w.conflicts,
+                  w.last_error, w.tenant_id, w.phase, w.bytes, w.row_xmin
+      ),
+      jobs as materialized (select * from taken order by ord, enqueued_at),
+      lease as (
+        insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at, priorities, attempts, conflicts, errors)
+        select $11, now() + $12 * interval '1 ms', array_agg(source_id), array_agg(row_id), array_agg(enqueued_at),
+               array_agg(priority), array_agg(attempts), array_agg(conflicts), array_agg(last_error)
+          from jobs having count(*) > 0
+      )
+      select source_id as "sourceId", row_id as "rowId", extract(epoch from enqueued_at)::float8 * 1000 as "enqueuedMs",
+             extract(epoch from now())::float8 * 1000 as "nowMs", priority, attempts + 1 as attempts, conflicts,
+             tenant_id as "tenantId", phase, kind, bytes, row_xmin::text as xmin, must_go as "mustGo", free as "isFree"
+        from jobs`,
+    values: [
+      ...values,
+      arrayText(groups.map(g => g.tenantId)),
+      arrayText(groups.map(g => g.kind)),
+      free,
+      limit,
+      minBytes,
+      id,
+      leaseMs,
+    ],
+  })
+  if (rows.length === 0) return null
+  return leaseOf(
+    id,
+    rows.map(row => {
+      const { tenantId, phase, kind, bytes, xmin, mustGo, isFree, nowMs, ...job } = row
+      const waited: Waited = { tenantId, phase, kind, bytes, xmin, mustGo, isFree }
+      return { ...job, dueMs: nowMs, error: null, writtenBy: null, waited }
+    }),
+  )
+}

@@ -1,0 +1,234 @@
+// Step 2: which of the claimed rows pay to leave now. The others wait, inline and whole: until they are settled, and until
+// there is enough of their tenant and kind for a PUT to be worth it. They cost nothing but a row of lighter.waiting.
+//
+// Sizes here are hints. The plan decides what leaves, and what it finds to be too
+// little goes back to wait (`holdBack`).
+import { seesAllRowsOfSql } from '../db/all-rows.ts'
+import { arrayText } from '../db/array-text.ts'
+import type { Queryable } from '../db/pool.ts'
+import { isLockTimeout, isSourceFault } from '../errors.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  literal,
+  ownFieldSql,
+  tenantSql,
+} from '../source/expressions.ts'
+import { isPinnedSql } from '../source/pins.ts'
+import { type Source, waitsForOthers } from '../source/sources.ts'
+import type { PipelineContext } from './context.ts'
+import type { Job, Lease, Waited } from './lease.ts'
+import { hasLongNumbersSql } from './long-numbers.ts'
+import { narrowDown } from './narrow-down.ts'
+import type { PlannedRow } from './plan.ts'
+import { returnJobs, wait } from './return-jobs.ts'
+import type { Returned } from './settle.ts'
+
+/** Bytes in a row for a byte of text, where Postgres has compressed it: see lighter.prices.inline_ratio. */
+const compressedShare = 0.42
+
+interface Look {
+  job: Job
+  waited: Waited
+  /** It was not written for as long as its source wants, or has waited for too long. */
+  isSettled: boolean
+  /** It is worth a PUT of its own, or somebody wants it to go. */
+  goesAlone: boolean
+}
+
+/**
+ * Lets rows wait that do not pay yet. Whatever can't be looked up, or seems to have nothing to offload, goes on: the
+ * plan knows what to say of it.
+ * @returns the rows that go on
+ */
+export async function groupRows(
+  context: PipelineContext,
+  sources: Map<number, Source>,
+  lease: Lease,
+  jobs: Job[],
+): Promise<Job[]> {
+  // One of those on which a daemon died must come to be alone, and not go back among others.
+  if (lease.ranOut) {
+    // When they were due is not on record.
+    for (const job of jobs) if (isWaiting(sources, job)) job.dueMs = Date.now()
+    return jobs
+  }
+  const looks: Look[] = []
+  for (const [sourceId, ofSource] of Map.groupBy(jobs, job => job.sourceId)) {
+    const source = sources.get(sourceId)
+    if (source === undefined || !waitsForOthers(source) || source.rowsHidden !== null) continue
+    // Those that failed are tried by themselves; those that have waited were due.
+    const open = ofSource.filter(job => job.error === null && job.waited === null)
+    looks.push(...(await lookAt(context, source, open)))
+  }
+  const waiting = chooseWaiting(looks, context.config.packTargetBytes)
+  for (const { job, waited } of looks) {
+    job.waited = waited
+    job.dueMs = job.enqueuedMs + (sources.get(job.sourceId)?.settleMs ?? 0)
+  }
+  await returnJobs(
+    context,
+    waiting.map(({ job, waited, isSettled }) =>
+      wait(job, waited, isSettled ? 0 : (sources.get(job.sourceId)?.settleMs ?? 0)),
+    ),
+  )
+  // Those of a group one after the other: a round of a long batch cuts few groups.
+  const nameOf = ({ waited }: Job) => (waited === null ? '' : groupOf(waited))
+  return jobs
+    .filter(job => lease.open.has(job.position))
+    .sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : nameOf(a) > nameOf(b) ? 1 : a.position - b.position))
+}
+
+function isWaiting(sources: Map<number, Source>, { sourceId }: Job): boolean {
+  const source = sources.get(sourceId)
+  return source !== undefined && waitsForOthers(source)
+}
+
+/** Those that neither go by themselves, nor fill a pack together, nor can go along with one that goes. */
+function chooseWaiting(looks: Look[], targetBytes: number): Look[] {
+  const groups = Map.groupBy(
+    looks.filter(look => look.isSettled),
+    look => groupOf(look.waited),
+  )
+  const going = new Set<string>()
+  for (const [name, group] of groups) {
+    const bytes = group.reduce((sum, { waited }) => sum + waited.bytes, 0)
+    if (bytes >= targetBytes || group.some(look => look.goesAlone)) going.add(name)
+  }
+  return looks.filter(({ waited, isSettled }) => !isSettled || !going.has(groupOf(waited)))
+}
+
+const groupOf = ({ tenantId, kind }: Waited) => `${tenantId}/${kind}`
+
+async function lookAt(context: PipelineContext, source: Source, jobs: Job[]): Promise<Look[]> {
+  if (jobs.length === 0) return []
+  try {
+    return await narrowDown(
+      jobs,
+      part => lookAtRows(context.pool, source, part, context.config.streamThresholdBytes),
+      () => undefined,
+      isSourceFault,
+    )
+  } catch (error) {
+    if (isLockTimeout(error) || isSourceFault(error)) return []
+    throw error
+  }
+}
+
+interface LookRow {
+  ord: number
+  tenantId: string | null
+  xmin: string
+  phase: 1 | 2
+  bytes: number
+  isOverdue: boolean
+  isFlushed: boolean
+}
+
+async function lookAtRows(db: Queryable, source: Source, jobs: Job[], openBytes: number): Promise<Look[]> {
+  const { rows } = await db.query<LookRow>({
+    text: lookSql(source),
+    prepare: true,
+    values: [
+      arrayText(jobs.map(job => job.rowId)),
+      arrayText(jobs.map(job => job.enqueuedMs)),
+      Math.max(source.maxWaitMs, source.settleMs),
+      openBytes,
+    ],
+  })
+  const looks: Look[] = []
+  for (const [ord, found] of Map.groupBy(rows, row => row.ord)) {
+    const job = jobs[ord - 1]
+    const [row] = found
+    // One of several rows with its key: the plan says so.
+    if (job === undefined || row === undefined || found.length > 1) continue
+    const { tenantId, phase, bytes, xmin, isOverdue, isFlushed } = row
+    if (tenantId === null || bytes === 0) continue
+    looks.push({
+      job,
+      waited: {
+        tenantId,
+        phase,
+        kind: phase === 1 ? source.phase1Kind : source.phase2Kind,
+        bytes,
+        xmin,
+        mustGo: isFlushed || isOverdue,
+        isFree: isFlushed || source.maxWaitMs === 0,
+      },
+      goesAlone: isFlushed || source.maxWaitMs === 0 || bytes >= source.shipAloneBytes,
+      isSettled:
+        source.settleMs === 0 || isFlushed || isOverdue || job.writtenBy === null || job.writtenBy === xmin,
+    })
+  }
+  return looks
+}
+
+/** Key look-ups, as in the plan. What would be streamed is not opened: it goes by itself. */
+function lookSql(source: Source): string {
+  const raw = `(case when pg_column_compression(r.stored) is null then pg_column_size(r.stored)
+                     else least(pg_column_size(r.stored) / ${compressedShare}, 2147483647)::int end)`
+  return `
+    with claimed as (
+      select c.row_id, to_timestamp(c.ms / 1000) as enqueued_at, c.ord
+        from unnest($1::text[], $2::float8[]) with ordinality as c(row_id, ms, ord)
+       where ${seesAllRowsOfSql(source.id)}
+    ),
+    found as (
+      select c.*, r.tenant_id, r.row_xmin, r.stored, ${raw} as raw,
+             ${isPinnedSql(source, 'c.row_id', 'r.tenant_id')} as pinned
+        from claimed c
+       cross join lateral (
+         select m.xmin::text as row_xmin, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored
+           from ${fromSql(source)}
+          where m.${ident(source.keyColumn)} = c.row_id::${source.keyType}
+         offset 0) r
+    ),
+    opened as (
+      select f.*, case when not f.pinned and f.raw < $4 then ${documentSql('f.stored')} end as doc
+        from found f offset 0
+    ),
+    fields as (
+      select o.*, pg_column_size(${fieldSql(source, 'o.doc', 'o.tenant_id', ownFieldSql(source, 'o.doc'))}) as field_bytes
+        from opened o offset 0
+    ),
+    sized as (
+      select s.*, s.raw - coalesce(s.field_bytes, 0) as rest_bytes from fields s offset 0
+    ),
+    weighed as (
+      -- Text is at most six times as long as the binary form, numbers apart.
+      select s.*, case when s.doc is null then not s.pinned and s.raw >= $4
+                       when s.rest_bytes > ${source.thresholdBytes} then true
+                       when s.rest_bytes <= ${Math.floor(source.thresholdBytes / 6)} or ${hasLongNumbersSql('s.doc')} then false
+                       else octet_length((s.doc${source.phase1Field === null ? '' : ` - ${literal(source.phase1Field)}`})::text) > ${source.thresholdBytes}
+                  end as rest_goes
+        from sized s offset 0
+    )
+    select w.ord::int as ord, w.tenant_id as "tenantId", w.row_xmin as xmin,
+           case when w.rest_goes and w.rest_bytes >= coalesce(w.field_bytes, 0) then 2 else 1 end as phase,
+           coalesce(w.field_bytes, 0) + case when w.rest_goes then w.rest_bytes else 0 end as bytes,
+           w.enqueued_at + $3 * interval '1 ms' <= clock_timestamp() as "isOverdue",
+           exists (select from lighter.flushes f
+                    where f.source_id = ${source.id} and (f.tenant_id is null or f.tenant_id = w.tenant_id)
+                      and f.flushed_at >= w.enqueued_at) as "isFlushed"
+      from weighed w`
+}
+
+/** What came off the queue as worth a PUT and turned out, planned, not to be: it waits on, with its true size. */
+export function holdBack(rows: PlannedRow[], minBytes: number): Returned[] {
+  const weighed = rows.filter(row => row.job.waited !== null)
+  const returned: Returned[] = []
+  for (const ofGroup of Map.groupBy(weighed, row => groupOf(row.job.waited as Waited)).values()) {
+    if (ofGroup.reduce((sum, row) => sum + payloadBytes(row), 0) >= minBytes) continue
+    if (ofGroup.some(row => payloadBytes(row) >= row.source.shipAloneBytes)) continue
+    for (const row of ofGroup) {
+      const { waited } = row.job
+      if (waited === null || waited.isFree) continue
+      returned.push(wait(row.job, { ...waited, bytes: payloadBytes(row) }, 0))
+    }
+  }
+  return returned
+}
+
+const payloadBytes = ({ payloads }: PlannedRow) => payloads.reduce((sum, p) => sum + p.sizeBytes, 0)

@@ -1,0 +1,394 @@
+// Rows wait, inline and whole, until they are settled and there is enough of their tenant and kind for a PUT to be worth it.
+import { randomUUID } from 'node:crypto'
+import { beforeEach, describe, expect, test } from 'vitest'
+import { loadSources } from '../../src/source/sources.ts'
+import { pass, workByHand } from '../support/by-hand.ts'
+import {
+  asJsonbText,
+  hydrated,
+  insertMessage,
+  newConversation,
+  rawMetadata,
+  useEnvironment,
+} from '../support/environment.ts'
+import { emptyQueue } from '../support/queue.ts'
+import { column, value } from '../support/sql.ts'
+
+const environment = await useEnvironment()
+const { work } = workByHand(environment)
+const { admin } = environment
+
+const setDefaults = (settleFor: string, maxWait: string) =>
+  admin.query('select lighter.set_defaults($1, $2, 65536)', [settleFor, maxWait])
+
+beforeEach(async () => {
+  await emptyQueue(environment)
+  await admin.query('delete from lighter.flushes')
+  await setDefaults('1 minute', '24 hours')
+})
+
+/** Text that does not compress to nothing. */
+const text = (bytes: number) =>
+  Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID())
+    .join('')
+    .slice(0, bytes)
+const call = (bytes: number) => JSON.stringify({ tool_interactions: [{ text: text(bytes) }] })
+
+async function insertMany(conversationId: string, count: number, bytes: number): Promise<string[]> {
+  const ids: string[] = []
+  for (let n = 0; n < count; n++) ids.push(await insertMessage(environment, conversationId, call(bytes)))
+  return ids
+}
+
+const placesOf = (id: string) => column(admin, 'select place from lighter.jobs where row_id = $1', [id])
+const isInline = async (id: string) =>
+  !(await rawMetadata(environment, id))?.includes('tool_interactions_ref')
+const objectsOf = (tenantId: string) =>
+  value<number>(admin, 'select count(*)::int from lighter.objects where tenant_id = $1', [tenantId])
+
+describe('a row that was just written', () => {
+  test('settles first, in the inbox; then it waits for others, and nothing is sent', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const id = await insertMessage(environment, conversationId, call(2000))
+    expect(await work()).toMatchObject({ claimed: 0 })
+    expect(await placesOf(id)).toEqual(['inbox'])
+    await pass(environment, '59 seconds')
+    expect(await work()).toMatchObject({ claimed: 0 })
+    await pass(environment, '2 seconds')
+    expect(await work()).toMatchObject({ claimed: 1, waiting: 1, objects: 0 })
+    expect(await placesOf(id)).toEqual(['waiting'])
+    const { rows } = await admin.query<{ tenantId: string; bytes: number; phase: number }>(
+      'select tenant_id as "tenantId", bytes, phase from lighter.waiting where row_id = $1',
+      [id],
+    )
+    expect(rows[0]).toMatchObject({ tenantId, phase: 1 })
+    expect(rows[0]?.bytes).toBeGreaterThan(1900)
+    expect(rows[0]?.bytes).toBeLessThan(2200)
+    expect(await work()).toMatchObject({ claimed: 0 })
+    expect(await objectsOf(tenantId)).toBe(0)
+    expect(await isInline(id)).toBe(true)
+  })
+
+  test('goes on waiting after max_wait with less than PACK_MIN_BYTES, and leaves with the one that makes it enough', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const [first = ''] = await insertMany(conversationId, 1, 20_000)
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ waiting: 1, objects: 0 })
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ claimed: 0 })
+    const [second = ''] = await insertMany(conversationId, 1, 20_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ offloadedRows: 2, objects: 1 })
+    expect(await objectsOf(tenantId)).toBe(1)
+    for (const id of [first, second]) expect(await isInline(id)).toBe(false)
+    expect(await column(admin, 'select place from lighter.jobs')).toEqual([])
+  })
+
+  test('waits in vain for rows of another tenant, or of another kind', async () => {
+    const one = await newConversation(environment)
+    const other = await newConversation(environment)
+    const ids = [
+      ...(await insertMany(one.conversationId, 1, 20_000)),
+      ...(await insertMany(other.conversationId, 1, 20_000)),
+      await insertMessage(environment, one.conversationId, JSON.stringify({ trace: text(20_000) })),
+    ]
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ waiting: 3, objects: 0 })
+    expect(await column(admin, 'select phase from lighter.waiting order by phase')).toEqual([1, 1, 2])
+    for (const id of ids) expect(await isInline(id)).toBe(true)
+  })
+
+  test('waits for no others when it is large: 64 KiB are worth a PUT, which takes along what is settled', async () => {
+    const { conversationId } = await newConversation(environment)
+    const [small = ''] = await insertMany(conversationId, 1, 2000)
+    await insertMany(conversationId, 1, 70_000)
+    const other = await insertMany((await newConversation(environment)).conversationId, 1, 2000)
+    expect(await work()).toMatchObject({ claimed: 0 })
+    await pass(environment, '61 seconds')
+    const [late = ''] = await insertMany(conversationId, 1, 2000)
+    expect(await work()).toMatchObject({ claimed: 3, waiting: 1, offloadedRows: 2, objects: 1 })
+    expect(await isInline(small)).toBe(false)
+    for (const id of [late, ...other]) expect(await isInline(id)).toBe(true)
+  })
+
+  test('leaves once settled with as much as fills a pack', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const ids = await insertMany(conversationId, 85, 50_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 0, offloadedRows: 85, objects: 1 })
+    expect(await objectsOf(tenantId)).toBe(1)
+    expect(await isInline(ids[0] ?? '')).toBe(false)
+  })
+
+  test('and with as much in several goes', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    await insertMany(conversationId, 45, 50_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 45, objects: 0 })
+    await insertMany(conversationId, 45, 50_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 45, offloadedRows: 90, objects: 1 })
+    expect(await objectsOf(tenantId)).toBe(1)
+  })
+})
+
+describe('a row that is written again', () => {
+  test('settles again, also when only another column was', async () => {
+    const { conversationId } = await newConversation(environment)
+    const [id = ''] = await insertMany(conversationId, 1, 70_000)
+    await pass(environment, '50 seconds')
+    await environment.app.query(`update conversation_messages set content = 'edited' where id = $1`, [id])
+    await pass(environment, '15 seconds')
+    expect(await work()).toMatchObject({ waiting: 1, objects: 0 })
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ offloadedRows: 1, objects: 1 })
+  })
+
+  test('while it waits, waits again when its turn comes, with the version that it has then', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const ids = await insertMany(conversationId, 2, 20_000)
+    await pass(environment, '23 hours 59 minutes 50 seconds')
+    expect(await work()).toMatchObject({ waiting: 2 })
+    await environment.app.query(`update conversation_messages set content = 'edited' where id = $1`, [ids[0]])
+    // Both are overdue in a moment, and then they go whatever was written.
+    expect(await work()).toMatchObject({ claimed: 0 })
+    await setDefaults('1 minute', '48 hours')
+    await insertMany(conversationId, 45, 50_000)
+    await pass(environment, '61 seconds')
+    await work()
+    await insertMany(conversationId, 45, 50_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 46, offloadedRows: 91, objects: 1 })
+    expect(await isInline(ids[0] ?? '')).toBe(true)
+    expect(await placesOf(ids[0] ?? '')).toEqual(['waiting'])
+    const known = await value<string>(admin, 'select row_xmin::text from lighter.waiting where row_id = $1', [
+      ids[0],
+    ])
+    const present = await value<string>(admin, 'select xmin::text from conversation_messages where id = $1', [
+      ids[0],
+    ])
+    expect(known).toBe(present)
+    await admin.query('select lighter.flush()')
+    expect(await work()).toMatchObject({ offloadedRows: 1 })
+    expect(await objectsOf(tenantId)).toBe(2)
+  })
+
+  test('every 20 seconds for a day makes two objects at most', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const id = await insertMessage(environment, conversationId, call(40_000))
+    let last = ''
+    // Shorter by a factor: a day of 1,440 writes, one a settling time of 3 of them.
+    await setDefaults('3 minutes', '24 hours')
+    for (let n = 0; n < 1440; n++) {
+      last = call(40_000)
+      await environment.app.query('update conversation_messages set metadata = $2 where id = $1', [id, last])
+      await pass(environment, '1 minute')
+      if (n % 4 === 0) await work()
+    }
+    expect(await objectsOf(tenantId)).toBeLessThanOrEqual(1)
+    await pass(environment, '5 minutes')
+    await work()
+    await pass(environment, '25 hours')
+    await work()
+    expect(await objectsOf(tenantId)).toBeLessThanOrEqual(2)
+    expect(await isInline(id)).toBe(false)
+    expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, last))
+  }, 120_000)
+
+  test('and deleted, or made small, cost no request', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const [gone = '', small = ''] = await insertMany(conversationId, 2, 20_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 2 })
+    await environment.app.query('delete from conversation_messages where id = $1', [gone])
+    await environment.app.query(`update conversation_messages set metadata = '{}' where id = $1`, [small])
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ gone: 1, nothing: 1, objects: 0 })
+    expect(await objectsOf(tenantId)).toBe(0)
+    expect(await column(admin, 'select place from lighter.jobs')).toEqual([])
+  })
+
+  test('and what is left of its group is too little: it waits on with its true size', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const ids = await insertMany(conversationId, 4, 10_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 4 })
+    for (const id of ids.slice(1))
+      await environment.app.query('delete from conversation_messages where id = $1', [id])
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ gone: 3, waiting: 1, objects: 0 })
+    expect(await objectsOf(tenantId)).toBe(0)
+    expect(await column(admin, 'select bytes from lighter.waiting')).toEqual([10_014])
+    expect(await work()).toMatchObject({ claimed: 0 })
+  })
+})
+
+describe('lighter.flush', () => {
+  test('lets what waits go at once, settled or not, however little; what is written later waits', async () => {
+    const { conversationId } = await newConversation(environment)
+    const [waits = ''] = await insertMany(conversationId, 1, 1000)
+    await pass(environment, '61 seconds')
+    await work()
+    const [fresh = ''] = await insertMany(conversationId, 1, 1000)
+    await admin.query('select lighter.flush()')
+    const [later = ''] = await insertMany(conversationId, 1, 1000)
+    expect(await work()).toMatchObject({ offloadedRows: 2 })
+    for (const id of [waits, fresh]) expect(await isInline(id)).toBe(false)
+    expect(await isInline(later)).toBe(true)
+  })
+
+  test('of one tenant leaves the others waiting', async () => {
+    const one = await newConversation(environment)
+    const other = await newConversation(environment)
+    const [mine = ''] = await insertMany(one.conversationId, 1, 1000)
+    const [its = ''] = await insertMany(other.conversationId, 1, 1000)
+    await pass(environment, '61 seconds')
+    await work()
+    const [mineToo = ''] = await insertMany(one.conversationId, 1, 1000)
+    const [itsToo = ''] = await insertMany(other.conversationId, 1, 1000)
+    await admin.query('select lighter.flush(tenant => $1)', [one.tenantId])
+    expect(await work()).toMatchObject({ offloadedRows: 2 })
+    for (const id of [mine, mineToo]) expect(await isInline(id)).toBe(false)
+    for (const id of [its, itsToo]) expect(await isInline(id)).toBe(true)
+    expect(await placesOf(itsToo)).toHaveLength(1)
+  })
+
+  test('of a table that is not attached is refused', async () => {
+    await expect(admin.query(`select lighter.flush('conversations')`)).rejects.toMatchObject({
+      message: 'public.conversations is not attached',
+      hint: 'See select relation, json_column from lighter.sources;',
+    })
+  })
+
+  test('moves no row that is pinned, and none of a source that is paused', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const [id = ''] = await insertMany(conversationId, 1, 1000)
+    await pass(environment, '61 seconds')
+    await work()
+    await admin.query('update lighter.sources set paused = true')
+    await admin.query('select lighter.flush()')
+    expect(await work()).toMatchObject({ claimed: 0 })
+    await admin.query('update lighter.sources set paused = false')
+    await admin.query('insert into lighter.pins (source_id, tenant_id) select id, $1 from lighter.sources', [
+      tenantId,
+    ])
+    expect(await work()).toMatchObject({ nothing: 1, objects: 0 })
+    expect(await isInline(id)).toBe(true)
+    await admin.query('delete from lighter.pins')
+  })
+})
+
+describe('the settings', () => {
+  const attach = (options: string) =>
+    admin.query(`select lighter.attach('public.conversation_messages', ${options})`)
+
+  test('of a source override those of all, and can be changed while it is attached', async () => {
+    try {
+      await attach(
+        `settle_for => '10 minutes', max_wait => '2 days', ship_alone_bytes => 2048, min_bytes => 100`,
+      )
+      const [source] = [...(await loadSources(environment.worker)).values()]
+      expect(source).toMatchObject({
+        settleMs: 600_000,
+        maxWaitMs: 172_800_000,
+        shipAloneBytes: 2048,
+        minBytes: 100,
+      })
+      const { conversationId } = await newConversation(environment)
+      const [id = ''] = await insertMany(conversationId, 1, 3000)
+      await pass(environment, '9 minutes')
+      expect(await work()).toMatchObject({ claimed: 0 })
+      await attach(`settle_for => '1 second'`)
+      expect(await work()).toMatchObject({ offloadedRows: 1 })
+      expect(await isInline(id)).toBe(false)
+    } finally {
+      await attach(`settle_for => '-1 s', max_wait => '-1 s', ship_alone_bytes => 0, min_bytes => 0`)
+    }
+    const [source] = [...(await loadSources(environment.worker)).values()]
+    expect(source).toMatchObject({
+      settleMs: 60_000,
+      maxWaitMs: 86_400_000,
+      shipAloneBytes: 65_536,
+      minBytes: 0,
+    })
+  })
+
+  test('that make no sense are refused, with all that is wrong', async () => {
+    await expect(
+      attach(`settle_for => '31 days', ship_alone_bytes => 1, min_bytes => -1`),
+    ).rejects.toMatchObject({
+      message: expect.stringMatching(/min_bytes[\s\S]*settle_for[\s\S]*ship_alone_bytes/),
+    })
+  })
+
+  test('with max_wait 0 a row leaves when it is settled, however small', async () => {
+    await setDefaults('1 minute', '0')
+    const { conversationId } = await newConversation(environment)
+    const [id = ''] = await insertMany(conversationId, 1, 500)
+    expect(await work()).toMatchObject({ claimed: 0 })
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ offloadedRows: 1, objects: 1 })
+    expect(await isInline(id)).toBe(false)
+  })
+
+  test('with settle_for 0 a row waits only for others', async () => {
+    await setDefaults('0', '24 hours')
+    const { conversationId } = await newConversation(environment)
+    await insertMany(conversationId, 3, 12_000)
+    expect(await work()).toMatchObject({ waiting: 3, objects: 0 })
+    await pass(environment, '24 hours')
+    expect(await work()).toMatchObject({ offloadedRows: 3, objects: 1 })
+  })
+
+  test('writers wake nobody for a row that is to wait', async () => {
+    const body = () =>
+      value<string>(
+        admin,
+        `select prosrc from pg_proc where proname = 'enqueue_' || (select id from lighter.sources) and pronamespace = 'lighter'::regnamespace`,
+      )
+    expect(await body()).not.toContain('wake_daemon')
+    await setDefaults('0', '0')
+    expect(await body()).toContain('wake_daemon')
+  })
+
+  test('a field below min_bytes stays, in a document of any size', async () => {
+    await setDefaults('0', '0')
+    try {
+      await attach('min_bytes => 300')
+      const { conversationId } = await newConversation(environment)
+      const small = await insertMessage(environment, conversationId, call(100))
+      const large = await insertMessage(environment, conversationId, call(400))
+      const whole = JSON.stringify({ tool_interactions: [{ text: text(100) }], trace: text(9000) })
+      const document = await insertMessage(environment, conversationId, whole)
+      expect(await work()).toMatchObject({ offloadedRows: 2, artifacts: 2 })
+      expect(await isInline(small)).toBe(true)
+      expect(await isInline(large)).toBe(false)
+      expect(await column(admin, 'select kind from artifact_refs where row_id = $1', [document])).toEqual([
+        'assistant_message_metadata',
+      ])
+      expect(await hydrated(environment, document)).toBe(await asJsonbText(environment, whole))
+    } finally {
+      await attach('min_bytes => 0')
+    }
+  })
+})
+
+describe('what is told of rows that wait', () => {
+  test('queue_health does not count them as a lag', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    await insertMany(conversationId, 2, 20_000)
+    await pass(environment, '61 seconds')
+    await work()
+    await insertMany(conversationId, 3, 1000)
+    const { rows } = await admin.query('select * from lighter.queue_health')
+    expect(rows[0]).toMatchObject({ depth: '0', due: '0', settling: '3', waiting: '2', oldest_seconds: null })
+    expect(Number(rows[0].waiting_bytes)).toBeGreaterThan(40_000)
+    expect(rows[0].waiting_seconds).toBeGreaterThan(60)
+    expect(rows[0].next_departure.getTime() - Date.now()).toBeGreaterThan(23 * 3_600_000)
+    const groups = await admin.query('select * from lighter.waiting_groups where tenant_id = $1', [tenantId])
+    expect(groups.rows).toMatchObject([
+      { kind: 'assistant_message_tool_interactions', rows: '2', settled_rows: '2' },
+    ])
+    expect(groups.rows[0].leaves_at).not.toBeNull()
+  })
+})
