@@ -6,7 +6,7 @@ declare
   callers constant jsonb := jsonb_build_object(
     'lighter_daemon', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'forget_artifacts', 'forget_frames', 'as_uuid', 'effective_threshold', 'envelope_value_limit', 'set_threshold',
       'policies_hide', 'hidden_tables', 'require_all_rows',
-      'give_back_space', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
+      'give_back_space', 'set_pack_sizes', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'dependents', 'source_relations', 'reads_beyond', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger'],
@@ -79,7 +79,6 @@ begin
     to lighter_daemon;
   grant select on all tables in schema lighter to lighter_daemon;
   grant insert, update, delete on lighter.inbox, lighter.waiting, lighter.leases, lighter.failed_jobs, lighter.flushes, lighter.objects, lighter.sweep_runs to lighter_daemon;
-  grant update (pack_target_bytes, pack_min_bytes) on lighter.settings to lighter_daemon;
   grant select, update on sequence lighter.notify_until to lighter_daemon;
   grant insert, update, delete on lighter.daemons, lighter.locks to lighter_daemon;
   grant update (owner_epoch, owner_etag, next_epoch, next_nonce) on lighter.installation to lighter_daemon;

@@ -287,11 +287,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
   /** For the reports, which tell when rows leave. */
   async function notePackSizes(): Promise<void> {
     const { packTargetBytes, packMinBytes } = config.offload
-    await pool.query(
-      `update lighter.settings set pack_target_bytes = $1, pack_min_bytes = $2
-        where (pack_target_bytes, pack_min_bytes) <> ($1, $2)`,
-      [packTargetBytes, packMinBytes],
-    )
+    await pool.query('select lighter.set_pack_sizes($1, $2)', [packTargetBytes, packMinBytes])
   }
 
   async function applyThreshold(bytes: number): Promise<void> {

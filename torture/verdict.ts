@@ -61,6 +61,8 @@ async function finishAllWork(context: VerdictContext): Promise<void> {
   const config = world.calmConfig()
   onPhase('recovering')
   const daemons: Daemon[] = []
+  // Too little would wait for ever.
+  await world.admin.query(`select lighter.set_defaults(settle_for => '0', max_wait => '0')`)
   try {
     for (let n = 0; n < 2; n++) {
       const daemon = createDaemon({ config, log: pino({ level: 'silent' }) })

@@ -58,6 +58,8 @@ export async function createWorld(): Promise<World> {
       R2_ACCESS_KEY_ID: r2.accessKeyId,
       R2_SECRET_ACCESS_KEY: r2.secretAccessKey,
       R2_PREFIX: 'torture/',
+      PACK_TARGET_BYTES: '131072',
+      PACK_MIN_BYTES: '4096',
       ...daemonSettings,
     })
     return {
@@ -90,6 +92,8 @@ async function prepare(postgres: RunningPostgres): Promise<EmbeddedUrls> {
   await admin.connect()
   try {
     await admin.query(await readFile(path.join(import.meta.dirname, 'model.sql'), 'utf8'))
+    // Long enough for a row to be written again meanwhile, short enough for much to leave.
+    await admin.query(`select lighter.set_defaults(settle_for => '200 ms', max_wait => '3 seconds')`)
     // An artifact that expires takes its row's payload with it, as it should: the model has no rows that expire.
     await admin.query('update lighter.retention_policies set keep_days = null')
     await admin.query(

@@ -280,3 +280,20 @@ $$;
 comment on function lighter.set_defaults(interval, interval, integer) is
   'Sets when rows leave, for all sources without settings of their own: settle_for after the last write, after max_wait at the latest where their tenant has enough, payloads of ship_alone_bytes at once. Null: as it is. With ''0'' for both intervals rows leave as soon as they are written. Returns how many sources follow. Locks none of their tables.';
 revoke all on function lighter.set_defaults(interval, interval, integer) from public;
+
+create or replace function lighter.set_pack_sizes(target_bytes integer, min_bytes integer) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if target_bytes is null or min_bytes is null or target_bytes < 0 or min_bytes < 0 then
+    raise exception 'sizes of packs must be 0 or more, got % and %', target_bytes, min_bytes
+      using errcode = 'invalid_parameter_value';
+  end if;
+  update lighter.settings s set pack_target_bytes = target_bytes, pack_min_bytes = min_bytes
+   where (s.pack_target_bytes, s.pack_min_bytes) <> (target_bytes, min_bytes);
+end
+$$;
+comment on function lighter.set_pack_sizes(integer, integer) is
+  'Notes PACK_TARGET_BYTES and PACK_MIN_BYTES of a daemon that starts, so that lighter.waiting_groups tells when rows leave.';
+revoke all on function lighter.set_pack_sizes(integer, integer) from public;

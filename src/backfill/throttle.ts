@@ -59,7 +59,7 @@ export function createThrottle(
 async function queuedBackfill(db: Queryable, most: number): Promise<number> {
   const { rows } = await db.query<{ n: number }>({
     text: `select count(*)::int as n
-             from (select from lighter.waiting where priority = ${backfillPriority} limit $1) queued`,
+             from (select from lighter.waiting where priority = ${backfillPriority} and tenant_id is null limit $1) queued`,
     values: [most],
   })
   return rows[0]?.n ?? 0

@@ -1,5 +1,5 @@
 // Queued rows and dead letters of the scope. They name rows only; whose those are the application's tables tell.
-import { fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
+import { fromSql, ident, literal, rowsSql, tenantSql } from '../source/expressions.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
 import type { EraseScope } from './scope.ts'
@@ -11,10 +11,12 @@ const pageRows = 5000
  */
 const mostPasses = 5
 
+const waitingTable = 'lighter.waiting'
+
 /** Tables of queued rows, each read page by page in the order of its key, and what is removed from them is counted as. */
 const tables = [
   { name: 'lighter.inbox', key: 'id', first: '0', counted: 'jobs' },
-  { name: 'lighter.waiting', key: 'row_id', first: '', counted: 'jobs' },
+  { name: waitingTable, key: 'row_id', first: '', counted: 'jobs' },
   { name: 'lighter.failed_jobs', key: 'row_id', first: '', counted: 'dead_letters' },
 ] as const
 
@@ -30,6 +32,8 @@ export async function removeJobs(context: SweepContext, scope: EraseScope, count
       if ((await removeOf(context, scope, source, counts)) === 0) break
     }
   }
+  if (scope.entity === null)
+    await context.pool.query('delete from lighter.flushes where tenant_id = $1', [scope.tenantId])
 }
 
 /** @returns how many rows of the scope it came across */
@@ -70,6 +74,13 @@ function isMineSql(scope: EraseScope, source: Source, rowId: string): string {
                    where m.${ident(source.keyColumn)} = ${rowId}::${source.keyType} and ${tenantSql(source)} = $2 ${entity})`
 }
 
+/** A row that is gone has no tenant any more, but the one that it had is on record where it waited for others. */
+function wasMineSql(source: Source, table: string): string {
+  if (table !== waitingTable) return ''
+  return ` or page.tenant_id = $2 and not exists (
+    select from ${rowsSql(source)} m where m.${ident(source.keyColumn)} = page.row_id::${source.keyType})`
+}
+
 /** Rows of others that were in such a lease are worked on anew. @returns rows of the scope that were in one */
 async function revokeLeases({ pool }: SweepContext, scope: EraseScope, source: Source): Promise<number> {
   const { rows } = await pool.query<{ removed: number }>(
@@ -107,10 +118,10 @@ async function removePage(
 ): Promise<{ found: number; removed: number; last: string | null }> {
   const { rows } = await pool.query<{ found: number; removed: number; last: string | null }>(
     `with page as materialized (
-       select ${key} as key, row_id from ${name} where source_id = $1 and ${key} > $3 order by ${key} limit $4
+       select ${key} as key, row_id${name === waitingTable ? ', tenant_id' : ''} from ${name} where source_id = $1 and ${key} > $3 order by ${key} limit $4
      ),
      mine as materialized (
-       select page.key from page where ${isMineSql(scope, source, 'page.row_id')}
+       select page.key from page where ${isMineSql(scope, source, 'page.row_id')}${wasMineSql(source, name)}
      ),
      removed as (
        delete from ${name} j using mine where j.source_id = $1 and j.${key} = mine.key returning 1

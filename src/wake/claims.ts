@@ -118,7 +118,7 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     hasDue: async sources => {
       const waiters = sources.filter(waitsForOthers)
       if (await hasDueJobs(pool, sources, isTimeForRun() ? waiters : [])) return true
-      await lookAtGroups(waiters)
+      await lookAtGroups(sources)
       return groups.length > 0
     },
     next: async (sources, limit, isProbe) => {
@@ -132,7 +132,8 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
       )
       let full = written.entries === limit
       const isProbed = () => isProbe && written.lease !== null
-      const group = isProbed() ? null : await fromGroups(waiters, isProbe)
+      // Those of a source that waits no more, too: what it has left there goes.
+      const group = isProbed() ? null : await fromGroups(sources, isProbe)
       const run = isProbed() || (isProbe && group !== null) ? nothingClaimed : await fromRun(waiters)
       let waiting: Lease | null = null
       if (!full && !(isProbe && (written.lease ?? group) !== null)) {

@@ -92,6 +92,9 @@ describe('privileges', () => {
     'lighter.inbox': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
     'lighter.inbox_id_seq': {},
     'lighter.waiting': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
+    'lighter.waiting_groups': reports,
+    'lighter.flushes': { service_role: write, lighter_daemon: write },
+    'lighter.flushes_id_seq': {},
     // Whoever knows a lease's id could commit in its holder's name.
     'lighter.leases': { service_role: 'SELECT', lighter_daemon: `${write} TRUNCATE` },
     'lighter.jobs': readers,
@@ -170,17 +173,18 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text,integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)': [],
+    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text)':
+      [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)':
+    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text)':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': [],
@@ -249,6 +253,11 @@ describe('privileges', () => {
     'retention_policy_of(uuid,text)': backEnd,
     'retry(regclass,text)': backEnd,
     'set_threshold(integer,integer)': ['lighter_daemon'],
+    'set_pack_sizes(integer,integer)': ['lighter_daemon'],
+    'set_defaults(interval,interval,integer)': [],
+    'flush(regclass,uuid)': backEnd,
+    'build_enqueue(lighter.sources)': [],
+    'waits_for_others(lighter.sources)': [],
     'source_obstacles(lighter.sources)': ['lighter_daemon'],
     'source_relations(lighter.sources)': ['lighter_daemon'],
     'wake_daemon()': backEnd,
@@ -328,6 +337,7 @@ describe('privileges', () => {
       'forget_tenant',
       'own_entity_frames',
       'recount_frames',
+      'set_pack_sizes',
       'set_threshold',
       'wake_daemon',
     ])

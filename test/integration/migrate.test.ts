@@ -90,6 +90,7 @@ describe('an empty database', () => {
         'lighter.daemons',
         'lighter.erasures',
         'lighter.failed_jobs',
+        'lighter.flushes',
         'lighter.former_sources',
         'lighter.frame_exceptions',
         'lighter.frames',
@@ -485,6 +486,7 @@ describe('a migrated database', () => {
       'effective_threshold',
       'entity_frames',
       'envelope_value_limit',
+      'flush',
       'forget_artifacts',
       'forget_frames',
       'forget_tenant',
@@ -514,6 +516,7 @@ describe('a migrated database', () => {
       'retry',
       'row_key',
       'row_key_parts',
+      'set_pack_sizes',
       'set_threshold',
       'source_obstacles',
       'source_relations',
@@ -557,7 +560,7 @@ describe('a migrated database', () => {
     }
   })
 
-  test('has no function with the rights of its owner but those of the API, forget_tenant, own_entity_frames, set_threshold, wake_daemon and the triggers', async () => {
+  test('has no function with the rights of its owner but those of the API, forget_tenant, own_entity_frames, set_pack_sizes, set_threshold, wake_daemon and the triggers', async () => {
     const definers = await column(
       client,
       `select proname::text from pg_proc
@@ -570,6 +573,7 @@ describe('a migrated database', () => {
         'forget_tenant',
         'own_entity_frames',
         'recount_frames',
+        'set_pack_sizes',
         'set_threshold',
         'wake_daemon',
       ].sort(),

@@ -82,6 +82,11 @@ describe('the examples of docs/sql.md', () => {
     )
     await drained(environment)
     await daemon.stop()
+    // One that waits for others.
+    await environment.admin.query(
+      `insert into lighter.waiting (source_id, row_id, tenant_id, phase, bytes, row_xmin) values (1, $1, $2, 1, 1000, '3')`,
+      [message, tenantId],
+    )
     const variables: Record<string, string> = {
       tenant: tenantId,
       other_tenant: await value(

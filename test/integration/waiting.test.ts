@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { loadSources } from '../../src/source/sources.ts'
+import { lighterOk } from '../support/black-box.ts'
 import { pass, workByHand } from '../support/by-hand.ts'
 import {
   asJsonbText,
@@ -11,7 +12,7 @@ import {
   rawMetadata,
   useEnvironment,
 } from '../support/environment.ts'
-import { emptyQueue } from '../support/queue.ts'
+import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { column, value } from '../support/sql.ts'
 
 const environment = await useEnvironment()
@@ -340,6 +341,20 @@ describe('the settings', () => {
     expect(await work()).toMatchObject({ offloadedRows: 3, objects: 1 })
   })
 
+  test('of a source that is to wait no more let go what has waited', async () => {
+    const { conversationId } = await newConversation(environment)
+    const [settled = ''] = await insertMany(conversationId, 1, 500)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 1 })
+    const [id = ''] = await insertMany(conversationId, 1, 500)
+    await pass(environment, '61 seconds')
+    await environment.app.query(`update conversation_messages set content = 'edited' where id = $1`, [id])
+    expect(await work()).toMatchObject({ waiting: 1 })
+    await setDefaults('0', '0')
+    expect(await work()).toMatchObject({ offloadedRows: 2 })
+    for (const each of [settled, id]) expect(await isInline(each)).toBe(false)
+  })
+
   test('writers wake nobody for a row that is to wait', async () => {
     const body = () =>
       value<string>(
@@ -370,6 +385,114 @@ describe('the settings', () => {
     } finally {
       await attach('min_bytes => 0')
     }
+  })
+})
+
+describe('whoever works on rows knows those that wait', () => {
+  /** One that settles, one that waits, one that is being worked on, and one that failed. */
+  async function everywhere(conversationId: string): Promise<string[]> {
+    const [waits = '', leased = '', failed = ''] = await insertMany(conversationId, 3, 2000)
+    await pass(environment, '61 seconds')
+    await work()
+    const [source] = [...(await loadSources(environment.worker)).values()]
+    await admin.query('delete from lighter.waiting where row_id = $1', [leased])
+    await leaseRows(admin, source?.id ?? 0, [leased])
+    await admin.query(
+      `update lighter.waiting set (tenant_id, phase, bytes, row_xmin) = (null, null, null, null), attempts = 2, last_error = 'bad',
+              available_at = now() + interval '1 hour' where row_id = $1`,
+      [failed],
+    )
+    const [settles = ''] = await insertMany(conversationId, 1, 2000)
+    return [settles, waits, leased, failed]
+  }
+
+  test('an erasure leaves none of the tenant, of rows that are gone neither, and all of others', async () => {
+    const one = await newConversation(environment)
+    const other = await newConversation(environment)
+    const erased = await everywhere(one.conversationId)
+    const kept = await everywhere(other.conversationId)
+    await admin.query('select lighter.flush(tenant => $1)', [one.tenantId])
+    // Its application deletes first, as it should, and not all.
+    await environment.app.query('delete from conversation_messages where id = any ($1)', [[erased[1]]])
+    await lighterOk(environment, ['erase', '--tenant', one.tenantId, '--yes'])
+    const left = await column(admin, 'select distinct row_id from lighter.jobs where row_id = any ($1)', [
+      erased,
+    ])
+    // Nobody can tell any more whose a row in the inbox was.
+    expect(left).toEqual([erased[0]])
+    await pass(environment, '61 seconds')
+    await work()
+    expect(await column(admin, 'select row_id from lighter.jobs where row_id = any ($1)', [erased])).toEqual(
+      [],
+    )
+    expect(
+      await column(admin, 'select row_id from lighter.jobs where row_id = any ($1)', [kept]),
+    ).toHaveLength(4)
+    expect(await column(admin, 'select tenant_id from lighter.flushes')).toEqual([])
+  })
+
+  test('of one that was moved to another tenant the erasure of the former leaves its place', async () => {
+    const one = await newConversation(environment)
+    const [id = ''] = await insertMany(one.conversationId, 1, 2000)
+    await pass(environment, '61 seconds')
+    await work()
+    await admin.query('update conversations set tenant_id = gen_random_uuid() where id = $1', [
+      one.conversationId,
+    ])
+    await lighterOk(environment, ['erase', '--tenant', one.tenantId, '--yes'])
+    expect(await placesOf(id)).toEqual(['waiting'])
+    await admin.query('select lighter.flush()')
+    expect(await work()).toMatchObject({ offloadedRows: 1 })
+  })
+
+  test('a row that is restored does not leave because it was waiting', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const [id = '', other = ''] = await insertMany(conversationId, 2, 40_000)
+    await admin.query('select lighter.flush()')
+    expect(await work()).toMatchObject({ offloadedRows: 2 })
+    const written = JSON.parse(call(2000)).tool_interactions
+    await environment.app.query('update conversation_messages set metadata = metadata || $2 where id = $1', [
+      id,
+      JSON.stringify({ tool_interactions: written }),
+    ])
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 1 })
+    await environment.app.query('update conversation_messages set metadata = metadata || $2 where id = $1', [
+      other,
+      JSON.stringify({ tool_interactions: written }),
+    ])
+    await lighterOk(environment, ['restore', '--tenant', tenantId])
+    expect(await column(admin, 'select place from lighter.jobs')).toEqual([])
+    await admin.query('select lighter.flush()')
+    await pass(environment, '25 hours')
+    await work()
+    for (const each of [id, other]) expect(await isInline(each)).toBe(true)
+    await lighterOk(environment, ['unpin', '--all'])
+  })
+
+  test('a backfill lets them wait for others like all, and goes on meanwhile', async () => {
+    await setDefaults('0', '24 hours')
+    const { tenantId, conversationId } = await newConversation(environment)
+    const ids = await insertMany(conversationId, 30, 2000)
+    await emptyQueue(environment)
+    await lighterOk(environment, ['backfill', '--restart', '--tenant', tenantId])
+    expect(await work()).toMatchObject({ waiting: 30, objects: 0 })
+    expect(await column(admin, 'select distinct priority from lighter.waiting')).toEqual([10])
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ offloadedRows: 30, objects: 1 })
+    for (const id of ids) expect(await isInline(id)).toBe(false)
+  })
+
+  test('detaching forgets them', async () => {
+    await admin.query(
+      'create table short_lived (id bigint primary key, tenant_id uuid not null, metadata jsonb)',
+    )
+    await admin.query(`select lighter.attach('short_lived')`)
+    await admin.query(`insert into short_lived values (1, gen_random_uuid(), $1)`, [call(2000)])
+    await admin.query('select lighter.flush()')
+    await admin.query(`select lighter.detach('short_lived')`)
+    expect(await column(admin, 'select source_id from lighter.flushes where source_id <> 1')).toEqual([])
+    await admin.query('drop table short_lived')
   })
 })
 

@@ -51,10 +51,10 @@ export function workByHand(environment: TestEnvironment, env: Record<string, str
       for (;;) {
         const written = await run((await claimInbox(pool, prompt, 1000, leaseMs)).lease)
         const settled = await run((await claimSettled(pool, waiters, 1000, leaseMs)).lease)
-        const groups = await dueGroups(pool, waiters, config)
+        const groups = await dueGroups(pool, all, config)
         const grouped =
           groups.length > 0 &&
-          (await run(await claimGroups(pool, waiters, groups, 1000, config.packMinBytes, leaseMs)))
+          (await run(await claimGroups(pool, all, groups, 1000, config.packMinBytes, leaseMs)))
         const turns = await run(await claimWaiting(pool, ids, 1000, leaseMs))
         if (!written && !settled && !grouped && !turns) return sum.result
       }

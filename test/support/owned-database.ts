@@ -22,10 +22,13 @@ export async function openOwnedDatabase() {
     owner,
     pool,
     url: url.href,
+    /** Rows leave as soon as they are written. */
     migrate: async () => {
       const client = await connect(url.href)
       try {
-        return await migrate(client)
+        const plan = await migrate(client)
+        await client.query(`select lighter.set_defaults(settle_for => '0', max_wait => '0')`)
+        return plan
       } finally {
         await client.end()
       }
