@@ -8,6 +8,7 @@ import {
   insertMessage,
   newConversation,
   startDaemon,
+  until,
   useFreshEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches, strayArtifacts } from '../support/invariants.ts'
@@ -40,6 +41,7 @@ async function writeRows(): Promise<Map<string, string>> {
 const points: SignalPoint[] = [
   'after-claim',
   'after-split',
+  'after-group',
   'after-plan',
   'after-register',
   'before-stream',
@@ -51,6 +53,11 @@ const points: SignalPoint[] = [
   'after-return',
 ]
 
+/** Rows wait so long for others. */
+async function waitFor(maxWait: string): Promise<void> {
+  await environment.admin.query(`select lighter.set_defaults(settle_for => '0', max_wait => $1)`, [maxWait])
+}
+
 /** What must be so that a daemon comes to the point. @returns ends it */
 async function lead(point: SignalPoint, written: Map<string, string>): Promise<() => Promise<void>> {
   if (point === 'after-split') {
@@ -59,6 +66,11 @@ async function lead(point: SignalPoint, written: Map<string, string>): Promise<(
     expect(await daemon.ended).toEqual({ code: null, signal: 'SIGKILL' })
     const left = 'select coalesce(max(cardinality(row_ids)), 0) from lighter.leases'
     expect(await value<number>(environment.admin, left)).toBeGreaterThan(1)
+  }
+  if (point === 'after-group') {
+    // The large row goes, the others wait.
+    await waitFor('1 hour')
+    return () => waitFor('0')
   }
   if (point !== 'after-return') return async () => undefined
   // A row that can not be rewritten fails, and goes back.
@@ -117,6 +129,45 @@ describe.for(points)('killed %s', point => {
     expect(inline.rowCount, 'rows still heavy').toBe(0)
     const jobs = await environment.admin.query('select from lighter.failed_jobs')
     expect(jobs.rowCount, 'dead letters').toBe(0)
+  })
+})
+
+const waitedPoints: SignalPoint[] = [
+  'after-claim',
+  'after-group',
+  'after-plan',
+  'after-upload',
+  'before-commit',
+  'after-commit',
+]
+
+describe.for(waitedPoints)('killed %s, with rows that have waited for others', point => {
+  test('nothing is lost, and the next daemon finishes', async () => {
+    await waitFor('1 hour')
+    const written = await writeRows()
+    const waiting = () =>
+      value<number>(
+        environment.admin,
+        'select count(*)::int from lighter.waiting where tenant_id is not null',
+      )
+    const first = await spawnDaemon(environment, { env: settings })
+    await until(async () => (await waiting()) === 6, 'the small rows wait')
+    first.kill('SIGTERM')
+    await first.ended
+    await waitFor('0')
+
+    const daemon = await spawnDaemon(environment, { env: settings, killAt: point })
+    expect(await daemon.ended).toEqual({ code: null, signal: 'SIGKILL' })
+    await expectExact(environment, written)
+    await expectOnePlace(written)
+    expect(await strayArtifacts(environment)).toEqual([])
+
+    const next = await startDaemon(environment, { env: settings })
+    await drained(environment, 50_000)
+    await next.stop()
+    await expectExact(environment, written)
+    expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
+    expect(await value<number>(environment.admin, 'select count(*)::int from lighter.failed_jobs')).toBe(0)
   })
 })
 
