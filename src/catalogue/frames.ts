@@ -1,5 +1,6 @@
 // Frames on their way into lighter.frames: a row for each, with the arrays of its payloads.
 import { arrayText } from '../db/array-text.ts'
+import type { Columns } from '../db/parameters.ts'
 import type { Frame, Location } from '../offload/pack.ts'
 
 export interface CommittedFrame {
@@ -23,46 +24,48 @@ export function committedFrames(locations: Location[]): CommittedFrame[] {
   }))
 }
 
-/**
- * An array for each column, in the order of the statement in `commit.ts`: tenant_id, id, kind, r2_key, byte_offset,
- * byte_length, content_encoding, source_id, field, entity_type, sizes, places, hashes, row_uuids, row_texts, entities,
- * entity_places, refers_from, refers_to, voids. What is an array itself is in the text form of one.
- */
-export function frameColumns(frames: CommittedFrame[]): string[] {
-  const rows = frames.map(({ frame, voids }) => {
-    const { payloads } = frame
-    const origin = payloads[0]?.origin
-    if (origin === undefined) throw new Error(`frame ${frame.id} has no payload`)
-    const rowIds = arrayText(payloads.map(p => p.origin.rowId))
-    const entities = [...new Set(payloads.flatMap(p => p.origin.entityId ?? []))]
-    const places = new Map(entities.map((entity, i) => [entity, i + 1]))
-    const pointers = payloads.flatMap((p, ordinal) => p.origin.refersTo.map(id => ({ ordinal, id })))
-    return [
-      frame.tenantId,
-      frame.id,
-      frame.kind,
-      frame.key,
-      frame.byteOffset,
-      frame.byteLength,
-      frame.contentEncoding,
-      origin.sourceId,
-      origin.field,
-      origin.entityType,
-      arrayText(payloads.map(p => p.sizeBytes)),
-      arrayText(payloads.map(p => p.place)),
-      arrayText(payloads.map(p => `\\x${p.sha256}`)),
-      origin.uuidKey ? rowIds : null,
-      origin.uuidKey ? null : rowIds,
-      arrayText(entities),
-      entities.length === 0
-        ? null
-        : arrayText(payloads.map(p => places.get(p.origin.entityId ?? '') ?? null)),
-      arrayText(pointers.map(p => p.ordinal)),
-      arrayText(pointers.map(p => p.id)),
-      arrayText(voids),
-    ]
-  })
-  return Array.from({ length: columnCount }, (_, column) => arrayText(rows.map(row => row[column] ?? null)))
+/** What is an array itself is in the text form of one. */
+export const frameColumns: Columns<CommittedFrame> = {
+  tenant_id: ['uuid', ({ frame }) => frame.tenantId],
+  id: ['uuid', ({ frame }) => frame.id],
+  kind: ['text', ({ frame }) => frame.kind],
+  r2_key: ['text', ({ frame }) => frame.key],
+  byte_offset: ['bigint', ({ frame }) => frame.byteOffset],
+  byte_length: ['bigint', ({ frame }) => frame.byteLength],
+  content_encoding: ['text', ({ frame }) => frame.contentEncoding],
+  source_id: ['int', ({ frame }) => originOf(frame).sourceId],
+  field: ['text', ({ frame }) => originOf(frame).field],
+  entity_type: ['text', ({ frame }) => originOf(frame).entityType],
+  sizes: ['text', ({ frame }) => arrayText(frame.payloads.map(p => p.sizeBytes))],
+  places: ['text', ({ frame }) => arrayText(frame.payloads.map(p => p.place))],
+  hashes: ['text', ({ frame }) => arrayText(frame.payloads.map(p => `\\x${p.sha256}`))],
+  row_uuids: ['text', ({ frame }) => (originOf(frame).uuidKey ? rowIdsOf(frame) : null)],
+  row_texts: ['text', ({ frame }) => (originOf(frame).uuidKey ? null : rowIdsOf(frame))],
+  entities: ['text', ({ frame }) => arrayText(entitiesOf(frame))],
+  entity_places: ['text', ({ frame }) => entityPlacesOf(frame)],
+  refers_from: ['text', ({ frame }) => arrayText(pointersOf(frame).map(p => p.ordinal))],
+  refers_to: ['text', ({ frame }) => arrayText(pointersOf(frame).map(p => p.id))],
+  voids: ['text', ({ voids }) => arrayText(voids)],
 }
 
-const columnCount = 20
+/** All payloads of a frame are of one source and field. */
+function originOf(frame: Frame) {
+  const origin = frame.payloads[0]?.origin
+  if (origin === undefined) throw new Error(`frame ${frame.id} has no payload`)
+  return origin
+}
+
+const rowIdsOf = ({ payloads }: Frame) => arrayText(payloads.map(p => p.origin.rowId))
+
+const entitiesOf = ({ payloads }: Frame) => [...new Set(payloads.flatMap(p => p.origin.entityId ?? []))]
+
+/** Of each payload, which of the entities it has, from 1. */
+function entityPlacesOf(frame: Frame): string | null {
+  const entities = entitiesOf(frame)
+  if (entities.length === 0) return null
+  const places = new Map(entities.map((entity, i) => [entity, i + 1]))
+  return arrayText(frame.payloads.map(p => places.get(p.origin.entityId ?? '') ?? null))
+}
+
+const pointersOf = ({ payloads }: Frame) =>
+  payloads.flatMap((p, ordinal) => p.origin.refersTo.map(id => ({ ordinal, id })))

@@ -3,6 +3,7 @@ import type pg from 'pg'
 import { committedFrames, frameColumns } from '../catalogue/frames.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
+import { type Columns, namesOf, type Parameters, parameters } from '../db/parameters.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
@@ -105,26 +106,11 @@ async function rewriteRows(
     ...rows.filter(row => row.outcome === 'offload'),
     ...rows.filter(row => row.outcome !== 'offload'),
   ]
-  const versions = ordered.map(row => (row.version ?? '').split(' '))
+  const p = parameters()
   const { rows: answered } = await db.query<{ rowId: string; intact: boolean }>({
-    text: rewriteSql(source),
+    text: rewriteSql(source, p, ordered, gone),
     prepare: true,
-    values: [
-      arrayText(ordered.map(row => row.job.rowId)),
-      arrayText(versions.map(([xmin]) => xmin ?? null)),
-      arrayText(versions.map(([, place]) => place ?? null)),
-      arrayText(versions.map(([, , table]) => table ?? null)),
-      arrayText(versions.map(([, , , file]) => file ?? null)),
-      arrayText(versions.map(([, , , , server]) => server ?? null)),
-      arrayText(ordered.map(row => row.tenantId)),
-      arrayText(ordered.map(row => row.pointers?.ids ?? null)),
-      arrayText(ordered.map(row => row.pointers?.state ?? null)),
-      arrayText(ordered.map(row => row.payloads.some(p => p.phase === 1))),
-      arrayText(ordered.map(row => row.payloads.some(p => p.phase === 2))),
-      ordered.flatMap(row => (row.outcome === 'offload' ? [targetText(row)] : [])).join(separator),
-      arrayText(gone.map(row => row.job.rowId)),
-      source.version,
-    ],
+    values: p.values,
   })
   if (source.quietRewrite) await db.query('set local session_replication_role = origin')
   const undone = answered.find(row => !row.intact)
@@ -138,6 +124,26 @@ async function rewriteRows(
     )
   }
   return answered.map(row => row.rowId)
+}
+
+/** Parts of a version as `versionSql` names it. */
+const versionPart =
+  (n: number) =>
+  ({ version }: PlannedRow) =>
+    version?.split(' ')[n] ?? null
+
+const readColumns: Columns<PlannedRow> = {
+  row_id: ['text', row => row.job.rowId],
+  xmin: ['xid', versionPart(0)],
+  place: ['tid', versionPart(1)],
+  tbl: ['oid', versionPart(2)],
+  file: ['oid', versionPart(3)],
+  server: ['text', versionPart(4)],
+  tenant_id: ['uuid', row => row.tenantId],
+  pointer_ids: ['text', row => row.pointers?.ids ?? null],
+  pointer_state: ['text', row => row.pointers?.state ?? null],
+  has_field: ['bool', row => row.payloads.some(payload => payload.phase === 1)],
+  has_rest: ['bool', row => row.payloads.some(payload => payload.phase === 2)],
 }
 
 function targetText({ target, job }: PlannedRow): string {
@@ -155,17 +161,17 @@ function targetText({ target, job }: PlannedRow): string {
  * parent's, whether the row's pointers are what they were (an artifact of that name may have come or gone), and that
  * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
  */
-function rewriteSql(source: Source): string {
+function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: PlannedRow[]): string {
   const key = ident(source.keyColumn)
   const column = ident(source.jsonColumn)
   const ids = `string_to_array(r.pointer_ids, ',')::uuid[]`
+  // As one text: node-postgres, and arrays in text form, would quote each document.
+  const targets = `string_to_array(${p.one(ordered.flatMap(row => (row.outcome === 'offload' ? [targetText(row)] : [])).join(separator))}::text, E'\\x1f')`
   return `
     with read as (
       select r.*, r.has_field or r.has_rest as goes
-        from unnest($1::text[], $2::xid[], $3::tid[], $4::oid[], $5::oid[], $6::text[], $7::uuid[], $8::text[], $9::text[],
-                    $10::bool[], $11::bool[], string_to_array($12::text, E'\\x1f'))
-               as r(row_id, xmin, place, tbl, file, server, tenant_id, pointer_ids, pointer_state, has_field, has_rest, target)
-       where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, '$14')})
+        from ${p.unnest(ordered, readColumns, targets)} as r(${namesOf(readColumns)}, target)
+       where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, p.one(source.version))})
     ),
     locked as (
       select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target
@@ -197,7 +203,7 @@ function rewriteSql(source: Source): string {
     union all
     -- gone when it was planned, and not back since; hidden is not gone
     select g.row_id, true
-      from unnest($13::text[]) g(row_id)
+      from unnest(${p.one(arrayText(gone.map(row => row.job.rowId)))}::text[]) g(row_id)
      where ${seesAllRowsOfSql(source.id)}
        and not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
 }
@@ -221,25 +227,43 @@ interface CommittedArtifact {
   location: Location
 }
 
-/** Parameters 1 to 14: those that are in no frame. */
-function looseColumns(artifacts: CommittedArtifact[]): string[] {
-  const loose = artifacts.filter(a => a.location.frame === null)
-  return [
-    arrayText(loose.map(a => a.payload.artifactId)),
-    arrayText(loose.map(a => a.row.tenantId)),
-    arrayText(loose.map(a => a.payload.kind)),
-    arrayText(loose.map(a => a.row.source.entityType)),
-    arrayText(loose.map(a => a.row.entityId)),
-    arrayText(loose.map(a => a.location.key)),
-    arrayText(loose.map(a => a.location.contentType)),
-    arrayText(loose.map(a => a.location.sizeBytes)),
-    arrayText(loose.map(a => a.location.sha256)),
-    arrayText(loose.map(a => a.location.contentEncoding)),
-    arrayText(loose.map(a => a.row.source.id)),
-    arrayText(loose.map(a => a.row.job.rowId)),
-    arrayText(loose.map(a => a.payload.field)),
-    arrayText(loose.map(a => a.payload.refersTo.join(','))),
-  ]
+const looseColumns: Columns<CommittedArtifact> = {
+  id: ['uuid', a => a.payload.artifactId],
+  tenant_id: ['uuid', a => a.row.tenantId],
+  kind: ['text', a => a.payload.kind],
+  entity_type: ['text', a => a.row.source.entityType],
+  entity_id: ['uuid', a => a.row.entityId],
+  r2_key: ['text', a => a.location.key],
+  content_type: ['text', a => a.location.contentType],
+  size_bytes: ['bigint', a => a.location.sizeBytes],
+  sha256: ['text', a => a.location.sha256],
+  content_encoding: ['text', a => a.location.contentEncoding],
+  source_id: ['int', a => a.row.source.id],
+  row_id: ['text', a => a.row.job.rowId],
+  field: ['text', a => a.payload.field],
+  refers_to: ['text', a => a.payload.refersTo.join(',')],
+}
+
+const latencyColumns: Columns<PlannedRow> = {
+  priority: ['int2', row => row.job.priority],
+  due_ms: ['float8', row => row.job.dueMs],
+}
+
+interface CommittedObject {
+  tenantId: string
+  key: string
+  byteLength: number
+  /** What of it is committed. */
+  artifacts: CommittedArtifact[]
+}
+
+const objectColumns: Columns<CommittedObject> = {
+  tenant_id: ['uuid', o => o.tenantId],
+  r2_key: ['text', o => o.key],
+  byte_length: ['bigint', o => o.byteLength],
+  used: ['bool', o => o.artifacts.length > 0],
+  artifacts: ['int', o => o.artifacts.length],
+  payload_bytes: ['bigint', o => o.artifacts.reduce((sum, a) => sum + a.location.sizeBytes, 0)],
 }
 
 async function recordOutcome(
@@ -259,6 +283,9 @@ async function recordOutcome(
   const used = new Set(inObject.keys())
   const offloaded = committed.filter(row => row.outcome === 'offload')
   const frames = committedFrames(artifacts.map(a => a.location))
+  const loose = artifacts.filter(a => a.location.frame === null)
+  const written = objects.map(o => ({ ...o, artifacts: inObject.get(o.key) ?? [] }))
+  const p = parameters()
   const { rows } = await db.query<{ stored: number; frames: number; latencies: string | null }>({
     text: `
       with loose as (
@@ -266,10 +293,7 @@ async function recordOutcome(
             sha256, content_encoding, source_id, row_id, field, refers_to)
         select a.id, a.tenant_id, a.kind, a.entity_type, a.entity_id, a.r2_key, a.content_type, a.size_bytes, a.sha256,
                a.content_encoding, a.source_id, a.row_id, a.field, string_to_array(a.refers_to, ',')::uuid[]
-          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::bigint[],
-            $9::text[], $10::text[], $11::int[], $12::text[], $13::text[], $14::text[])
-            as a(id, tenant_id, kind, entity_type, entity_id, r2_key, content_type, size_bytes, sha256,
-                 content_encoding, source_id, row_id, field, refers_to)
+          from ${p.unnest(loose, looseColumns)} as a(${namesOf(looseColumns)})
       ),
       frames as (
         insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field,
@@ -277,11 +301,7 @@ async function recordOutcome(
         select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field,
                f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea[], f.row_uuids::uuid[], f.row_texts::text[],
                f.entities::uuid[], f.entity_places::int2[], f.refers_from::int2[], f.refers_to::uuid[], f.voids::int2[]
-          from unnest($21::uuid[], $22::uuid[], $23::text[], $24::text[], $25::bigint[], $26::bigint[], $27::text[], $28::int[],
-            $29::text[], $30::text[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::text[], $37::text[],
-            $38::text[], $39::text[], $40::text[])
-            as f(tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, entity_type, sizes, places,
-                 hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
+          from ${p.unnest(frames, frameColumns)} as f(${namesOf(frameColumns)})
             -- Of a batch that is committed in parts: what either part has is no void. Not where a compaction has moved the
             -- frame in between: it has left the bytes of voids behind.
             on conflict (tenant_id, id) do update
@@ -304,8 +324,7 @@ async function recordOutcome(
                                  then coalesce(o.live_bytes, 0) + d.payload_bytes end,
                dead_since = case when d.used and coalesce(o.live_artifacts, 0) + d.artifacts < o.artifact_count
                                  then now() end
-          from unnest($41::uuid[], $42::text[], $15::bigint[], $16::bool[], $17::int[], $18::bigint[])
-                 d(tenant_id, r2_key, byte_length, used, artifacts, payload_bytes)
+          from ${p.unnest(written, objectColumns)} as d(${namesOf(objectColumns)})
          where o.tenant_id = d.tenant_id and o.r2_key = d.r2_key
            and (o.state = 'uploading' or d.used and o.state = 'stored')
         returning d.used
@@ -316,7 +335,7 @@ async function recordOutcome(
         select date_trunc('hour', now(), 'UTC'), j.priority <= 0,
                ceil(4 * ln(greatest(extract(epoch from clock_timestamp())::float8 * 1000 - j.due_ms, 1)) / ln(2::float8))::smallint,
                count(*)
-          from unnest($19::int2[], $20::float8[]) j(priority, due_ms)
+          from ${p.unnest(offloaded, latencyColumns)} as j(${namesOf(latencyColumns)})
          group by 2, 3
         returning live, bucket, jobs
       )
@@ -324,20 +343,7 @@ async function recordOutcome(
              (select string_agg(concat_ws(' ', live::int, bucket, jobs), ',') from latency) as latencies
         from objects where used`,
     prepare: true,
-    values: [
-      ...looseColumns(artifacts),
-      arrayText(objects.map(o => o.byteLength)),
-      arrayText(objects.map(o => used.has(o.key))),
-      arrayText(objects.map(o => inObject.get(o.key)?.length ?? 0)),
-      arrayText(
-        objects.map(o => (inObject.get(o.key) ?? []).reduce((sum, a) => sum + a.location.sizeBytes, 0)),
-      ),
-      arrayText(offloaded.map(row => row.job.priority)),
-      arrayText(offloaded.map(row => row.job.dueMs)),
-      ...frameColumns(frames),
-      arrayText(objects.map(o => o.tenantId)),
-      arrayText(objects.map(o => o.key)),
-    ],
+    values: p.values,
   })
   // A daemon that was stopped for longer than its lease comes back to find its objects swept away, or about
   // to be: a pointer to one must not be committed. The row lock that the update took settles who was first.

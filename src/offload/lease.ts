@@ -1,5 +1,6 @@
 // A batch while a daemon works on it: one row of lighter.leases, whose id only its holder knows.
 import { arrayText } from '../db/array-text.ts'
+import { parameters } from '../db/parameters.ts'
 import type { Queryable } from '../db/pool.ts'
 import { LighterError } from '../errors.ts'
 import type { PipelineContext } from './context.ts'
@@ -96,22 +97,16 @@ export async function insertLease(
   jobs: Claimed[],
   leaseMs: number | null,
 ): Promise<void> {
+  const p = parameters()
+  const array = (type: string, of: (job: Claimed) => string | number | null) =>
+    `${p.one(arrayText(jobs.map(of)))}::${type}[]`
   await db.query({
     text: `insert into lighter.leases (id, until, source_ids, row_ids, enqueued_at, priorities, attempts, conflicts, errors)
-           select $1, now() + $2 * interval '1 ms', $3::int[], $4::text[],
-                  array(select to_timestamp(ms / 1000) from unnest($5::float8[]) with ordinality e(ms, ord) order by ord),
-                  $6::int2[], $7::int[], $8::int2[], $9::text[]`,
-    values: [
-      id,
-      leaseMs,
-      arrayText(jobs.map(job => job.sourceId)),
-      arrayText(jobs.map(job => job.rowId)),
-      arrayText(jobs.map(job => job.enqueuedMs)),
-      arrayText(jobs.map(job => job.priority)),
-      arrayText(jobs.map(job => job.attempts - 1)),
-      arrayText(jobs.map(job => job.conflicts)),
-      arrayText(jobs.map(job => job.error)),
-    ],
+           select ${p.one(id)}, now() + ${p.one(leaseMs)} * interval '1 ms', ${array('int', job => job.sourceId)}, ${array('text', job => job.rowId)},
+                  array(select to_timestamp(ms / 1000) from unnest(${array('float8', job => job.enqueuedMs)}) with ordinality e(ms, ord) order by ord),
+                  ${array('int2', job => job.priority)}, ${array('int', job => job.attempts - 1)}, ${array('int2', job => job.conflicts)},
+                  ${array('text', job => job.error)}`,
+    values: p.values,
   })
 }
 

@@ -1,5 +1,6 @@
 // Step 4: tell Postgres of objects before their first byte is sent. Whatever happens from here on, every
 // object in the bucket is known, and the orphan sweep need not list the bucket.
+import { type Columns, namesOf, parameters } from '../db/parameters.ts'
 import type { Queryable } from '../db/pool.ts'
 import { StoreError } from '../errors.ts'
 import { LeaseLost } from './lease.ts'
@@ -16,6 +17,17 @@ export type ObjectToRegister = Pick<
   payloadBytes: number | null
 }
 
+const objectColumns: Columns<ObjectToRegister> = {
+  tenant_id: ['uuid', o => o.tenantId],
+  r2_key: ['text', o => o.key],
+  kind: ['text', o => o.kind],
+  content_type: ['text', o => o.contentType],
+  content_encoding: ['text', o => o.contentEncoding],
+  artifact_count: ['int', o => o.artifactCount],
+  byte_length: ['bigint', o => o.byteLength],
+  payload_bytes: ['bigint', o => o.payloadBytes],
+}
+
 /**
  * One statement however many objects. They are orphans `leaseMs` from now unless the lease is extended or they are committed.
  * @param leaseId of the batch that they are for
@@ -27,26 +39,13 @@ export async function registerObjects(
   leaseMs: number,
   leaseId: string | null = null,
 ): Promise<void> {
+  const p = parameters()
   const { rowCount } = await db.query({
-    text: `insert into lighter.objects (tenant_id, r2_key, kind, state, content_type, content_encoding, artifact_count, byte_length, payload_bytes, lease_until)
-     select d.tenant_id, d.r2_key, d.kind, 'uploading', d.content_type, d.content_encoding, d.artifact_count, d.byte_length, d.payload_bytes,
-            now() + $8 * interval '1 ms'
-       from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $9::bigint[])
-         as d(tenant_id, r2_key, kind, content_type, content_encoding, artifact_count, byte_length, payload_bytes)
-      where $10::uuid is null or exists (select from lighter.leases l where l.id = $10)`,
+    text: `insert into lighter.objects (state, lease_until, ${namesOf(objectColumns)})
+     select 'uploading', now() + ${p.one(leaseMs)} * interval '1 ms', d.* from ${p.unnest(objects, objectColumns)} as d
+      where ${p.one(leaseId)}::uuid is null or exists (select from lighter.leases l where l.id = ${p.one(leaseId)})`,
     prepare: true,
-    values: [
-      objects.map(o => o.tenantId),
-      objects.map(o => o.key),
-      objects.map(o => o.kind),
-      objects.map(o => o.contentType),
-      objects.map(o => o.contentEncoding),
-      objects.map(o => o.artifactCount),
-      objects.map(o => o.byteLength),
-      leaseMs,
-      objects.map(o => o.payloadBytes),
-      leaseId,
-    ],
+    values: p.values,
   })
   if (rowCount !== objects.length) throw new LeaseLost()
 }

@@ -1,5 +1,6 @@
 // The end of rows in their lease: done, back into the queue, or out of it as dead letters.
 import { arrayText } from '../db/array-text.ts'
+import { type Columns, namesOf, type Parameters, parameters } from '../db/parameters.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type Job, type Lease, LeaseLost, type Waited } from './lease.ts'
 
@@ -47,28 +48,11 @@ export async function settle(
   const settled = new Set(positions)
   const isLast = [...lease.open].every(position => settled.has(position))
   const back = [...returned].sort((a, b) => byKey(a.job, b.job))
+  const p = parameters()
   const { rows } = await db.query<{ held: number }>({
-    text: settleSql,
+    text: settleSql(p, lease.id, positions, isLast, back, maxAttempts),
     prepare: true,
-    values: [
-      lease.id,
-      arrayText(positions),
-      isLast,
-      arrayText(back.map(({ job }) => job.position)),
-      arrayText(back.map(({ job }) => job.sourceId)),
-      arrayText(back.map(({ job }) => job.rowId)),
-      arrayText(back.map(({ job }) => job.priority)),
-      arrayText(back.map(r => Math.round(r.delayMs))),
-      arrayText(back.map(({ job, countsAsAttempt }) => (countsAsAttempt ? job.attempts : job.attempts - 1))),
-      arrayText(back.map(({ job, conflicted }) => Math.min(job.conflicts + (conflicted ? 1 : 0), 30))),
-      arrayText(back.map(({ job }) => job.enqueuedMs)),
-      arrayText(back.map(({ job, error }) => error ?? job.error)),
-      arrayText(back.map(r => isDeadLetter(r, maxAttempts))),
-      arrayText(back.map(r => r.waits?.tenantId ?? null)),
-      arrayText(back.map(r => r.waits?.phase ?? null)),
-      arrayText(back.map(r => (r.waits === null ? null : Math.min(Math.round(r.waits.bytes), 2 ** 31 - 1)))),
-      arrayText(back.map(r => r.waits?.xmin ?? null)),
-    ],
+    values: p.values,
   })
   if (rows[0]?.held !== 1) throw new LeaseLost()
 }
@@ -78,24 +62,48 @@ export function closeJobs(jobs: Job[]): void {
   for (const job of jobs) job.lease.open.delete(job.position)
 }
 
+const backColumns = (maxAttempts: number): Columns<Returned> => ({
+  position: ['int', ({ job }) => job.position],
+  source_id: ['int', ({ job }) => job.sourceId],
+  row_id: ['text', ({ job }) => job.rowId],
+  priority: ['int2', ({ job }) => job.priority],
+  delay_ms: ['int8', r => Math.round(r.delayMs)],
+  attempts: ['int', ({ job, countsAsAttempt }) => (countsAsAttempt ? job.attempts : job.attempts - 1)],
+  conflicts: ['int2', ({ job, conflicted }) => Math.min(job.conflicts + (conflicted ? 1 : 0), 30)],
+  enqueued_ms: ['float8', ({ job }) => job.enqueuedMs],
+  error: ['text', ({ job, error }) => error ?? job.error],
+  is_dead: ['bool', r => isDeadLetter(r, maxAttempts)],
+  tenant_id: ['uuid', ({ waits }) => waits?.tenantId ?? null],
+  phase: ['int2', ({ waits }) => waits?.phase ?? null],
+  bytes: ['int', ({ waits }) => (waits === null ? null : Math.min(Math.round(waits.bytes), 2 ** 31 - 1))],
+  row_xmin: ['xid', ({ waits }) => waits?.xmin ?? null],
+})
+
 /** In one order in all statements that write lighter.waiting, so that two of them can't deadlock. The lease is locked first. */
-const settleSql = `
+function settleSql(
+  p: Parameters,
+  leaseId: string,
+  positions: number[],
+  isLast: boolean,
+  back: Returned[],
+  maxAttempts: number,
+): string {
+  const columns = backColumns(maxAttempts)
+  const last = p.one(isLast)
+  return `
   with held as materialized (
-    select l.id, l.done from lighter.leases l where l.id = $1 for update
+    select l.id, l.done from lighter.leases l where l.id = ${p.one(leaseId)} for update
   ),
   ended as (
-    delete from lighter.leases l using held h where l.id = h.id and $3
+    delete from lighter.leases l using held h where l.id = h.id and ${last}
   ),
   shrunk as (
-    update lighter.leases l set done = l.done || $2::int[] from held h where l.id = h.id and not $3
+    update lighter.leases l set done = l.done || ${p.one(arrayText(positions))}::int[] from held h where l.id = h.id and not ${last}
   ),
   back as materialized (
     select r.source_id, r.row_id, r.priority, r.delay_ms, r.attempts, r.conflicts, to_timestamp(r.enqueued_ms / 1000) as enqueued_at,
            r.error, r.is_dead, r.tenant_id, r.phase, r.bytes, r.row_xmin
-      from unnest($4::int[], $5::int[], $6::text[], $7::int2[], $8::int8[], $9::int[], $10::int2[], $11::float8[], $12::text[], $13::bool[],
-                  $14::uuid[], $15::int2[], $16::int[], $17::xid[])
-             with ordinality as r(position, source_id, row_id, priority, delay_ms, attempts, conflicts, enqueued_ms, error, is_dead,
-                                  tenant_id, phase, bytes, row_xmin, ord)
+      from ${p.unnest(back, columns)} with ordinality as r(${namesOf(columns)}, ord)
       join held h on r.position <> all (h.done)
      order by r.ord
   ),
@@ -125,6 +133,7 @@ const settleSql = `
              select excluded.tenant_id, excluded.phase, excluded.bytes, excluded.row_xmin where w.tenant_id is not null)
   )
   select count(*)::int as held from held`
+}
 
 /** As Postgres orders by collation "C", of text that keys have. */
 function byKey(a: Job, b: Job): number {
