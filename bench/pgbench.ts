@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { figure, type Table } from './support/report.ts'
-import type { BenchServers } from './support/servers.ts'
+import { asInstalled, type BenchServers } from './support/servers.ts'
 import { median } from './support/write.ts'
 
 const run = promisify(execFile)
@@ -38,6 +38,7 @@ export async function benchPgbench(
   const script = path.join(dir, 'insert.sql')
   try {
     await database.admin.query(notify)
+    await database.admin.query(asInstalled)
     const { rows } = await database.admin.query<{ id: string }>(
       'insert into public.conversations (id, tenant_id) values (gen_random_uuid(), gen_random_uuid()) returning id',
     )

@@ -2,7 +2,7 @@
 import pg from 'pg'
 import { backendCpu } from './support/backend-cpu.ts'
 import { figure, type Table } from './support/report.ts'
-import type { BenchServers } from './support/servers.ts'
+import { asInstalled, type BenchServers } from './support/servers.ts'
 import { median } from './support/write.ts'
 
 /** Trigger that is enabled, none for `none`. */
@@ -24,6 +24,7 @@ export async function benchTriggerCpu(
 ): Promise<{ figures: Record<string, number>; tables: Table[] }> {
   const database = await servers.createDatabase()
   await database.admin.query(notify)
+  await database.admin.query(asInstalled)
   const client = new pg.Client({ connectionString: database.urls.admin })
   await client.connect()
   const { rows: conversations } = await client.query<{ id: string }>(

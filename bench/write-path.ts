@@ -4,7 +4,7 @@ import { benchGuard } from './guard.ts'
 import { benchPgbench } from './pgbench.ts'
 import { startContestant } from './support/contestant.ts'
 import { atLeast, atMost, type BenchReport, figure, machine, type Table } from './support/report.ts'
-import { type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
+import { asInstalled, type BenchDatabase, postgresSettings, startServers } from './support/servers.ts'
 import { median, type WriteOptions, write } from './support/write.ts'
 import type { WriterResult } from './support/writers.ts'
 import { benchTriggerCpu } from './trigger-cpu.ts'
@@ -144,6 +144,8 @@ async function runOne(
     truncate public.conversation_messages, lighter.inbox, lighter.waiting, lighter.leases, lighter.objects, lighter.frames, lighter.frame_exceptions,
       lighter.loose_artifacts, public.simple_queue;
     alter table public.conversation_messages disable trigger user;
+    -- A daemon that drains has rows to work on as soon as they are written.
+    ${variant === 'draining' ? `select lighter.set_defaults('0', '0')` : asInstalled};
     ${ours ? 'alter table public.conversation_messages enable trigger lighter_enqueue_1' : ''};
     ${variant === 'notify' ? 'alter table public.conversation_messages enable trigger simple_enqueue' : ''}`)
   const daemon = variant === 'draining' ? await startContestant('daemon', database.env) : null
