@@ -96,4 +96,4 @@ function cells(q: QueueHealth, now: number): string[] {
 }
 
 /** Past it: its tenant has too little for an object. */
-const leavesIn = (ms: number) => (ms <= 0 ? 'with more' : `in ${formatSpan(ms)}`)
+const leavesIn = (ms: number) => (ms <= 0 ? 'needs more' : `in ${formatSpan(ms)}`)

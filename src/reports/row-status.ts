@@ -233,7 +233,7 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
   if (waiting?.last_error != null)
     return {
       state: 'retrying',
-      says: `${waiting.attempts === 0 ? 'An attempt failed, through no fault of the row' : `${plural(waiting.attempts, 'attempt')} failed`}; the next one is ${whenOf(waiting.available_ms ?? now, now)}: ${oneLine(waiting.last_error)}`,
+      says: `${waiting.attempts === 0 ? 'An earlier attempt failed' : `${plural(waiting.attempts, 'attempt')} failed`}; the next one is ${whenOf(waiting.available_ms ?? now, now)}: ${oneLine(waiting.last_error)}`,
       nextMs: waiting.available_ms,
       attempts: waiting.attempts,
       error: waiting.last_error,
