@@ -153,12 +153,12 @@ function render({ outcome, left, rest }: Flushed): string {
     outcome === 'asked'
       ? `${rows(total(rest))} may leave now; the daemon takes them`
       : outcome === 'stopped'
-        ? `${rows(left)} left the queue; interrupted: ${rows(moving)} still on their way, the daemon goes on`
+        ? `${rows(left)} left the queue; interrupted with ${rows(moving)} to go. The daemon goes on`
         : left + total(rest) + deadLetters === 0
           ? 'nothing was queued'
           : `${rows(left)} left the queue`,
     retrying > 0 &&
-      `${rows(retrying)} failed and wait for another attempt${next}: ${lastError?.replace(/\s+/g, ' ') ?? ''}`,
+      `${rows(retrying)} failed and ${retrying === 1 ? 'waits' : 'wait'} for another attempt${next}: ${lastError?.replace(/\s+/g, ' ') ?? ''}`,
     paused > 0 && `${rows(paused)} of paused tables stay: lighter unpin --all lets them go on`,
     outOfSight > 0 && `${rows(outOfSight)} of tables that are out of sight stay: lighter doctor`,
     deadLetters > 0 && `${rows(deadLetters)} became dead letters: lighter retry --dry-run shows their errors`,
