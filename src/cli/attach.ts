@@ -1,8 +1,8 @@
 import { type Command, Option } from 'commander'
 import type pg from 'pg'
 import { requireCurrentSchema } from '../db/migrate.ts'
-import { withAdminClient } from './admin-client.ts'
 import { describeDeparture, type Timing, timingSql } from '../reports/departure.ts'
+import { withAdminClient } from './admin-client.ts'
 import { bytesOrDefault, durationOrDefault, wholeNumber } from './options.ts'
 import { print, printJson } from './output.ts'
 
@@ -58,11 +58,7 @@ export function addAttach(program: Command): void {
     .option('--kind <kind>', 'kind of artifacts that hold the whole metadata')
     .option('--envelope-keys <a,b,c>', 'keys that stay in the row; empty: none')
     .option('--threshold <bytes>', 'phase 2 threshold of this table; 0: the one of all tables', wholeNumber)
-    .option(
-      '--min-bytes <bytes>',
-      'a smaller field stays in its row; default: 0',
-      bytesOrDefault(0),
-    )
+    .option('--min-bytes <bytes>', 'a smaller field stays in its row; default: 0', bytesOrDefault(0))
     .option(
       '--settle-for <duration>',
       'rows stay for so long after their last write: 0, 30s, 1m; default: as all tables',

@@ -56,7 +56,8 @@ Exit status: 1 when no daemon runs, or when rows are left that do not leave by t
         const flushed = await flush(pool, options, stop.signal)
         if (options.json) printJson(toJson(flushed))
         else print(render(flushed))
-        if (flushed.outcome !== 'asked' && total(flushed.rest) + flushed.rest.deadLetters > 0) process.exitCode = 1
+        if (flushed.outcome !== 'asked' && total(flushed.rest) + flushed.rest.deadLetters > 0)
+          process.exitCode = 1
       } finally {
         await pool.end()
       }
@@ -72,7 +73,11 @@ async function flush(pool: pg.Pool, options: FlushOptions, signal: AbortSignal):
     throw new LighterError('table_ambiguous', 'several tables are called so', {
       hint: `Pass --table with one of: ${tables.join(', ')}`,
     })
-  const sources = async () => withState(pool, named?.map(source => source.id))
+  const sources = async () =>
+    withState(
+      pool,
+      named?.map(source => source.id),
+    )
   const tenant = options.tenant ?? null
   const before = await pool.query<{ now: string }>('select clock_timestamp()::text as now')
   const queuedBefore = await countQueued(pool, await sources(), tenant, before.rows[0]?.now ?? '')
@@ -94,7 +99,9 @@ async function flush(pool: pg.Pool, options: FlushOptions, signal: AbortSignal):
       const outcome = !options.wait ? 'asked' : rest.moving === 0 ? 'done' : signal.aborted ? 'stopped' : null
       if (outcome !== null) return { flushedAt: iso, outcome, left, rest }
       if (!(await isAnyDaemonWorking(pool)))
-        throw noDaemon(`the daemon went away; ${formatCount(left)} rows left, ${formatCount(total(rest))} have not`)
+        throw noDaemon(
+          `the daemon went away; ${formatCount(left)} rows left, ${formatCount(total(rest))} have not`,
+        )
       const troubled = (await readDaemons(pool)).some(daemon => daemon.state === 'paused')
       progress.update(
         `${formatCount(left)} of ${formatCount(all)} rows left${troubled ? '; the store fails, the daemon tries it again and again' : ''}`,

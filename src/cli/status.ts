@@ -4,8 +4,8 @@ import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
 import { LighterError, RowError } from '../errors.ts'
 import { isAnyDaemonWorking } from '../reports/daemons.ts'
-import { formatSpan } from '../reports/departure.ts'
 import { type QueueHealth, readSections, sections } from '../reports/read.ts'
+import { formatDeparture } from '../reports/render.ts'
 import { readRowStatus } from '../reports/row-status.ts'
 import { canonicalRowId } from '../restore/hold.ts'
 import { findSource, findSources } from './find-source.ts'
@@ -74,26 +74,39 @@ async function printQueues(
     return
   }
   if (shown.length === 0) print('no table is attached: lighter attach <table>')
-  else print(renderTable(header, shown.map(q => cells(q, Date.parse(at)))))
+  else
+    print(
+      renderTable(
+        header,
+        shown.map(q => cells(q, at)),
+      ),
+    )
   if (!daemonRuns) print('No daemon is running. Start one: lighter start')
 }
 
-const header = ['source', 'settling', 'waiting', 'bytes', 'next leave', 'due', 'in flight', 'retrying', 'given up']
+const header = [
+  'source',
+  'settling',
+  'waiting',
+  'bytes',
+  'next leave',
+  'due',
+  'in flight',
+  'retrying',
+  'given up',
+]
 
-function cells(q: QueueHealth, now: number): string[] {
+function cells(q: QueueHealth, at: string): string[] {
   const count = (n: number) => `${q.exact ? '' : '~'}${formatCount(n)}`
   return [
     q.paused ? `${q.source} (paused)` : q.source,
     count(q.settling),
     count(q.waiting),
     formatBytes(q.waiting_bytes),
-    q.next_departure === null ? '-' : leavesIn(Date.parse(q.next_departure) - now),
+    formatDeparture(q, at),
     count(q.due),
     formatCount(q.in_flight),
     formatCount(q.retrying),
     formatCount(q.failed),
   ]
 }
-
-/** Past it: its tenant has too little for an object. */
-const leavesIn = (ms: number) => (ms <= 0 ? 'needs more' : `in ${formatSpan(ms)}`)

@@ -3,7 +3,14 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { pass, workByHand } from '../support/by-hand.ts'
-import { insertMessage, newConversation, rawMetadata, startDaemon, until, useEnvironment } from '../support/environment.ts'
+import {
+  insertMessage,
+  newConversation,
+  rawMetadata,
+  startDaemon,
+  until,
+  useEnvironment,
+} from '../support/environment.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { emptyQueue } from '../support/queue.ts'
 import { value } from '../support/sql.ts'
@@ -28,7 +35,8 @@ const call = (bytes: number) =>
   JSON.stringify({
     tool_interactions: [{ text: Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID()).join('') }],
   })
-const isInline = async (id: string) => !(await rawMetadata(environment, id))?.includes('tool_interactions_ref')
+const isInline = async (id: string) =>
+  !(await rawMetadata(environment, id))?.includes('tool_interactions_ref')
 const flush = (...args: string[]) => runCli(['flush', ...args], { env: environment.env })
 const flushJson = async (...args: string[]) => {
   const finished = await flush(...args, '--json')
@@ -89,7 +97,12 @@ describe('with a daemon', () => {
     const left = await insertMessage(environment, one.conversationId, call(2000))
     const stays = await insertMessage(environment, other.conversationId, call(2000))
     daemon = await startDaemon(environment)
-    expect(await flushJson('--tenant', one.tenantId)).toMatchObject({ code: 0, outcome: 'done', left: 1, queued: 0 })
+    expect(await flushJson('--tenant', one.tenantId)).toMatchObject({
+      code: 0,
+      outcome: 'done',
+      left: 1,
+      queued: 0,
+    })
     expect([await isInline(left), await isInline(stays)]).toEqual([false, true])
   })
 
@@ -142,10 +155,15 @@ describe('with a daemon', () => {
     const holder = await environment.app.connect()
     try {
       await holder.query('begin')
-      await holder.query('select from conversation_messages where conversation_id = $1 for update', [conversationId])
+      await holder.query('select from conversation_messages where conversation_id = $1 for update', [
+        conversationId,
+      ])
       daemon = await startDaemon(environment)
       const running = startCli(['flush'], { env: environment.env })
-      await until(async () => (await value<number>(admin, 'select count(*)::int from lighter.flushes')) > 0, 'asked')
+      await until(
+        async () => (await value<number>(admin, 'select count(*)::int from lighter.flushes')) > 0,
+        'asked',
+      )
       await new Promise(resolve => setTimeout(resolve, 500))
       expect(running.hasEnded()).toBe(false)
       running.signal('SIGINT')
@@ -164,10 +182,15 @@ describe('with a daemon', () => {
     const holder = await environment.app.connect()
     try {
       await holder.query('begin')
-      await holder.query('select from conversation_messages where conversation_id = $1 for update', [conversationId])
+      await holder.query('select from conversation_messages where conversation_id = $1 for update', [
+        conversationId,
+      ])
       daemon = await startDaemon(environment)
       const running = startCli(['flush'], { env: environment.env })
-      await until(async () => (await value<number>(admin, 'select count(*)::int from lighter.flushes')) > 0, 'asked')
+      await until(
+        async () => (await value<number>(admin, 'select count(*)::int from lighter.flushes')) > 0,
+        'asked',
+      )
       await new Promise(resolve => setTimeout(resolve, 500))
       await daemon.stop()
       const { code, stderr } = await running.ended

@@ -76,7 +76,9 @@ describe('a row on its way', () => {
     expect(both).toMatchObject({ state: 'waiting', group: { rows: 2 } })
     expect(inSeconds(both.leaves_at)).toBeGreaterThan(86_000)
     expect(inSeconds(both.leaves_at)).toBeLessThan(86_400 - 100)
-    expect(both.says).toMatch(/in 2 rows\. It leaves when they have 4\.2 MB .* at the latest .*in 24 hours\.$/)
+    expect(both.says).toMatch(
+      /in 2 rows\. It leaves when they have 4\.2 MB .* at the latest .*in 24 hours\.$/,
+    )
     await admin.query('update lighter.waiting set bytes = 4194304 where row_id = $1', [id])
     expect(await statusOf(id)).toMatchObject({ state: 'due' })
   })
@@ -172,9 +174,13 @@ describe('a row that does not move', () => {
 
   test('has no tenant', async () => {
     const orphan = randomUUID()
-    await admin.query('alter table conversation_messages drop constraint if exists conversation_messages_conversation_id_fkey')
+    await admin.query(
+      'alter table conversation_messages drop constraint if exists conversation_messages_conversation_id_fkey',
+    )
     const id = await insertMessage(environment, orphan, call(2000))
-    expect((await statusOf(id)).says).toMatch(/^It has no tenant: tenant_id of its public\.conversations is null or missing/)
+    expect((await statusOf(id)).says).toMatch(
+      /^It has no tenant: tenant_id of its public\.conversations is null or missing/,
+    )
   })
 })
 
@@ -205,13 +211,16 @@ describe('the command', () => {
     await insertMessage(environment, conversationId, call(2000))
     const { stdout } = await lighter(['status'])
     expect(stdout).toMatch(/settling +waiting +bytes +next leave/)
-    expect(stdout).toMatch(/^conversation_messages +1 +1 +20\.\d KB +in 24 hours +0 /m)
+    expect(stdout).toMatch(/^conversation_messages +1 +1 +20\.\d KB +24 h +0 /m)
     const { sources } = JSON.parse((await lighter(['status', 'conversation_messages', '--json'])).stdout)
     expect(sources).toMatchObject([{ source: 'conversation_messages', settling: 1, waiting: 1, depth: 0 }])
   })
 
   test.each([
-    [['status', 'nowhere', '1'], /^error: nowhere is not attached\nhint: Attached: public\.conversation_messages/],
+    [
+      ['status', 'nowhere', '1'],
+      /^error: nowhere is not attached\nhint: Attached: public\.conversation_messages/,
+    ],
     [['status', 'conversation_messages', 'x'], /^error: "x" is not the id of a row\nhint: .* of type uuid/],
     [['status', 'conversation_messages', randomUUID()], /^error: public\.conversation_messages has no row /],
     [['status', '--column', 'metadata'], /^error: --column needs a table\nhint: /],

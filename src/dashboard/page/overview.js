@@ -181,14 +181,19 @@ export function createOverview() {
     )
     const depth = queue.reduce((sum, q) => sum + q.depth, 0)
     const oldest = Math.max(0, ...queue.map(q => q.oldest_seconds ?? 0))
+    const settling = queue.reduce((sum, q) => sum + q.settling, 0)
+    const waiting = queue.reduce((sum, q) => sum + q.waiting, 0)
+    const waitingBytes = queue.reduce((sum, q) => sum + q.waiting_bytes, 0)
     const paused = queue.filter(q => q.paused).length
     tiles.queue.set(
       `${queue.every(q => q.exact) ? '' : '≈ '}${formatShort(depth)}`,
       paused > 0
         ? `${paused} of ${queue.length} tables paused`
-        : depth === 0
-          ? 'nothing waits'
-          : `the oldest for ${formatSeconds(oldest)}`,
+        : depth > 0
+          ? `the oldest due for ${formatSeconds(oldest)}`
+          : settling + waiting > 0
+            ? `${formatShort(settling)} settle, ${formatShort(waiting)} wait with ${formatBytes(waitingBytes)}`
+            : 'nothing waits',
       oldest > 900 || paused > 0 ? 'warn' : '',
     )
     const live = fast.recent.filter(hour => hour.queue === 'live').at(-1)
