@@ -79,6 +79,8 @@ describe('privileges', () => {
     'lighter.erasures_id_seq': {},
     'lighter.failed_jobs': { service_role: write, lighter_daemon: write },
     'lighter.failures': reports,
+    'lighter.flushes': { service_role: write, lighter_daemon: write },
+    'lighter.flushes_id_seq': {},
     // What release trusts: only detach, which is the owner's, writes it.
     'lighter.former_sources': readers,
     // An erasure takes the tenant's.
@@ -92,6 +94,7 @@ describe('privileges', () => {
     'lighter.inbox': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
     'lighter.inbox_id_seq': {},
     'lighter.waiting': { service_role: write, lighter_daemon: `${write} TRUNCATE` },
+    'lighter.waiting_groups': reports,
     // Whoever knows a lease's id could commit in its holder's name.
     'lighter.leases': { service_role: 'SELECT', lighter_daemon: `${write} TRUNCATE` },
     'lighter.jobs': readers,
@@ -127,7 +130,7 @@ describe('privileges', () => {
     'lighter.retention_policies_id_seq': {},
     'lighter.savings': reports,
     'lighter.schema_migrations': readers,
-    'lighter.settings': readers,
+    'lighter.settings': { ...readers, lighter_daemon: 'SELECT UPDATE(pack_min_bytes,pack_target_bytes)' },
     // Functions of the owner's trust its other columns.
     'lighter.sources': { service_role: 'SELECT', lighter_daemon: 'SELECT UPDATE(paused)' },
     'lighter.sources_id_seq': {},
@@ -170,17 +173,19 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text,integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)': [],
+    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text)':
+      [],
+    'build_enqueue(lighter.sources)': [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,boolean,boolean,boolean,text)':
+    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text)':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': [],
@@ -196,6 +201,10 @@ describe('privileges', () => {
     'entity_frames(uuid,uuid,text,text,integer,timestamp with time zone,uuid)': everybody,
     'envelope_obstacle(lighter.sources)': [],
     'envelope_value_limit(lighter.sources)': backEnd,
+    'flush(regclass,uuid)': backEnd,
+    'option_text(text,text)': [],
+    'set_defaults(interval,interval,integer)': [],
+    'waits_for_others(lighter.sources)': [],
     'foreign_keys(regclass)': [],
     'forget_artifacts(uuid[],uuid[],smallint[])': ['lighter_daemon'],
     'forget_frames(uuid,integer)': ['lighter_daemon'],

@@ -219,6 +219,7 @@ test('a row that changes meanwhile, one that is deleted and one that is given up
     // What is too large would be so again.
     retried: 0,
     put_back: 0,
+    waiting: 0,
     dead_letter: 1,
   })
   // The write in the middle has queued the row beside what had changed by it: the one waits for the other, finds it done, or
