@@ -137,6 +137,19 @@ describe('with a daemon', () => {
     }
   })
 
+  test('a row that was pinned meanwhile stays, and is not waited for', async () => {
+    const { conversationId } = await newConversation(environment)
+    const waits = await insertMessage(environment, conversationId, call(2000))
+    await pass(environment, '61 seconds')
+    await work()
+    const settles = await insertMessage(environment, conversationId, call(2000))
+    for (const id of [waits, settles])
+      await admin.query('insert into lighter.pins (source_id, row_id) values ($1, $2)', [sourceId, id])
+    daemon = await startDaemon(environment)
+    expect((await flush()).code).toBe(0)
+    expect([await isInline(waits), await isInline(settles)]).toEqual([true, true])
+  })
+
   test('it says how many became dead letters', async () => {
     const { conversationId } = await newConversation(environment)
     const lost = JSON.stringify({

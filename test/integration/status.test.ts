@@ -253,4 +253,18 @@ describe('with a daemon', () => {
     await new Promise(resolve => setTimeout(resolve, 1000))
     expect(noticed()).toHaveLength(1)
   })
+
+  test('the log says nothing of rows that leave at once', async () => {
+    await admin.query(`select lighter.set_defaults('0', '0')`)
+    const lines: Record<string, unknown>[] = []
+    const daemon = await startDaemon(environment, {
+      log: line => lines.push(line),
+      env: { POLL_INTERVAL_MS: '100' },
+    })
+    onTestFinished(async () => void (await daemon.stop()))
+    const { conversationId } = await newConversation(environment)
+    await insertMessage(environment, conversationId, call(2000))
+    await expect.poll(() => lines.some(line => line.msg === 'batch'), { timeout: 10_000 }).toBe(true)
+    expect(lines.filter(line => String(line.msg).startsWith('noticed '))).toEqual([])
+  })
 })
