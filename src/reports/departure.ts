@@ -36,7 +36,7 @@ const units: [string, number][] = [
 ]
 
 /** In the largest unit of which it is a whole number from two on, or one. */
-export function formatDuration(ms: number): string {
+function formatDuration(ms: number): string {
   const [name, unitMs] = units.find(([, size]) => ms >= size && ms % size === 0) ?? ['second', 1000]
   // 24 hours is what the setting says.
   if (name === 'day' && ms === unitMs) return '24 hours'

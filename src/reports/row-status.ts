@@ -12,22 +12,20 @@ import type { Source } from '../source/sources.ts'
 import { isAnyDaemonWorking } from './daemons.ts'
 import { formatSpan, type Timing, timingSql } from './departure.ts'
 
-export const rowStates = [
-  'offloaded',
-  'nothing_to_offload',
-  'settling',
-  'waiting',
-  'due',
-  'queued',
-  'being_worked_on',
-  'retrying',
-  'dead_letter',
-  'pinned',
-  'paused',
-  'no_tenant',
-  'not_queued',
-] as const
-export type RowState = (typeof rowStates)[number]
+type RowState =
+  | 'offloaded'
+  | 'nothing_to_offload'
+  | 'settling'
+  | 'waiting'
+  | 'due'
+  | 'queued'
+  | 'being_worked_on'
+  | 'retrying'
+  | 'dead_letter'
+  | 'pinned'
+  | 'paused'
+  | 'no_tenant'
+  | 'not_queued'
 
 export interface RowStatus {
   state: RowState
