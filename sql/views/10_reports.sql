@@ -247,7 +247,7 @@ create or replace view lighter.offload_latency as
                    group by e.hour, e.live, e.bucket) x) h
    group by h.hour, h.live;
 comment on view lighter.offload_latency is
-  'From the begin of the transaction that wrote a row to the commit that offloaded it, in ms, by hour of the commit; rows of a backfill apart. Each figure is the upper end of its bucket: up to 19 % above the true one, never below. Fresh: exact at every moment, for the last 31 days. Cost: some ten rows an hour, and what came since the last rollup sweep.';
+  'From when a row was due (the begin of the transaction that wrote it, later by settle_for, or when it was taken from those that wait) to the commit that offloaded it, in ms, by hour of the commit; rows of a backfill apart. Each figure is the upper end of its bucket: up to 19 % above the true one, never below. Fresh: exact at every moment, for the last 31 days. Cost: some ten rows an hour, and what came since the last rollup sweep.';
 
 create or replace view lighter.failures as
   select f.source_id, s.relation::text as source, f.row_id, f.attempts, f.enqueued_at, f.failed_at, f.last_error

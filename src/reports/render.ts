@@ -174,7 +174,7 @@ const shownHours = 6
 function latency({ latency: hours }: Stats, width: number): Section {
   if (hours.length === 0) return section('Latency', ['nothing was offloaded in the last 24 hours'])
   return section(
-    'Latency, from write to offload, by hour (UTC)',
+    'Latency, from when a row was due to its offload, by hour (UTC)',
     fitTable(
       [
         text('hour'),

@@ -68,7 +68,7 @@ export function createOverview() {
     series: [{ label: 'Rows', color: '--accent', draw: 'bars', format: formatShort }],
   })
   const latencyChart = createChart({
-    title: 'From write to offload, by the hour',
+    title: 'From due to offloaded, by the hour',
     log: true,
     series: [
       { label: 'p50', color: '--accent', draw: 'line', format: formatMs },
@@ -109,7 +109,7 @@ export function createOverview() {
       { note: 'by the hour of the commit', tools: rowsChart.legend },
       rowsChart.element,
     ),
-    panel('Latency', { note: 'from write to offload', tools: latencyChart.legend }, latencyChart.element),
+    panel('Latency', { note: 'from when a row was due', tools: latencyChart.legend }, latencyChart.element),
   )
   const nothing = emptyState(
     'No row has been offloaded in this time. Attach a table with ',
