@@ -341,6 +341,37 @@ comment on function lighter.attach_said(name, name, text, name, text, text, text
   'The options of attach that were said.';
 revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
 
+-- An option of attach as people read it: of one that follows lighter.settings, what holds.
+create or replace function lighter.option_text(name text, value text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with holds as (
+    select coalesce(value, case name when 'settle_for' then d.settle_for::text when 'max_wait' then d.max_wait::text
+                                     when 'ship_alone_bytes' then d.ship_alone_bytes::text end) as value
+      from lighter.settings d
+  ),
+  lasts as (
+    select h.value, case when name in ('settle_for', 'max_wait') then extract(epoch from h.value::interval) end as seconds from holds h
+  ),
+  counted as (
+    -- 24 hours is what the setting says.
+    select l.value, u.unit, trim_scale(l.seconds / u.size) as count
+      from lasts l
+      left join lateral (
+        select u.unit, u.size from (values ('day', 86400), ('hour', 3600), ('minute', 60), ('second', 1)) u(unit, size)
+         where u.size = 1 or l.seconds >= u.size and l.seconds % u.size = 0 and l.seconds <> 86400 or l.seconds = 86400 and u.size = 3600
+         order by u.size desc limit 1) u on l.seconds is not null
+  )
+  select coalesce(case when c.unit is null then c.value
+                       when c.count = 1 then format('1 %s', c.unit) else format('%s %ss', c.count, c.unit) end
+                    || case when option_text.value is null then ' (default)' else '' end, 'none')
+    from counted c;
+end;
+comment on function lighter.option_text(text, text) is
+  'An option of lighter.attach for people: durations in words, and what holds where the option follows lighter.settings.';
+revoke all on function lighter.option_text(text, text) from public;
+
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
 create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
 returns table (what text, name text, found text, hint text)
@@ -357,9 +388,9 @@ begin atomic
      where wanted.relation is not null
   ),
   lines as (
-    select 1 as part, place, 'decided' as what, key as name, coalesce(value, 'none') as found, null as hint from options
+    select 1 as part, place, 'decided' as what, key as name, lighter.option_text(key, value) as found, null as hint from options
     union all
-    select 2, place, 'changed' as what, key, format('%s instead of %s', coalesce(value, 'none'), coalesce(was, 'none')), null as hint
+    select 2, place, 'changed' as what, key, format('%s instead of %s', lighter.option_text(key, value), lighter.option_text(key, was)), null as hint
       from options where existing.id is not null and value is distinct from was
     union all
     select case when o.is_fatal then 4 else 3 end, o.place, case when o.is_fatal then 'obstacle' else 'warning' end, null as name, o.problem, o.hint

@@ -148,25 +148,34 @@ comment on view lighter.waiting_groups is
 
 -- Counting a million entries takes some hundred milliseconds, and a watcher asks every few seconds. So the first 100,000
 -- of the inbox are counted, and as many of each kind of those that wait; the rest is reckoned by the size of the table.
+--
+-- How late a row is counts from when its turn came: that it has settled and waited before, for a day perhaps, is no lag.
+-- Of one that failed, or is worked on, after it has waited, nobody knows when that was; then it is when it is tried again,
+-- or when its lease ran out.
 create or replace view lighter.queue_health as
   with timing as (
     select s.id as source_id, coalesce(s.settle_for, d.settle_for) as settle_for, coalesce(s.max_wait, d.max_wait) as max_wait,
+           coalesce(s.settle_for, d.settle_for) > '0' or coalesce(s.max_wait, d.max_wait) > '0' as waits,
            (select max(f.flushed_at) from lighter.flushes f where f.source_id = s.id) as flushed_at
       from lighter.sources s
      cross join lighter.settings d
   ),
   written as (
-    select h.source_id, count(*) as entries, count(*) filter (where h.settled) as settled, min(h.enqueued_at) filter (where h.settled) as oldest,
+    select h.source_id, count(*) as entries, count(*) filter (where h.due_at <= now()) as settled, min(h.due_at) filter (where h.due_at <= now()) as oldest,
            min(h.enqueued_at) as first
-      from (select i.source_id, i.enqueued_at, i.enqueued_at <= now() - t.settle_for or coalesce(i.enqueued_at <= t.flushed_at, false) as settled
+      from (select i.source_id, i.enqueued_at,
+                   case when i.enqueued_at <= t.flushed_at then least(i.enqueued_at + t.settle_for, t.flushed_at)
+                        else i.enqueued_at + t.settle_for end as due_at
               from (select x.source_id, x.enqueued_at from lighter.inbox x order by x.id limit 100001) i
               left join timing t on t.source_id = i.source_id) h
      group by h.source_id
   ),
   turns as (
-    select h.source_id, count(*) as entries, count(*) filter (where h.available_at <= now()) as due, min(h.enqueued_at) as oldest
+    select h.source_id, count(*) as entries, count(*) filter (where h.available_at <= now()) as due,
+           min(case when t.waits then least(h.available_at, now()) else h.enqueued_at end) as oldest
       from (select w.source_id, w.available_at, w.enqueued_at from lighter.waiting w
              where w.tenant_id is null order by w.priority, w.available_at limit 100001) h
+      left join timing t on t.source_id = h.source_id
      group by h.source_id
   ),
   groups as (
@@ -175,8 +184,9 @@ create or replace view lighter.queue_health as
      group by h.source_id
   ),
   leased as (
-    select j.source_id, count(*) as entries, count(j.last_error) as retrying, min(j.enqueued_at) as oldest
-      from lighter.jobs j where j.place = 'lease' group by j.source_id
+    select j.source_id, count(*) as entries, count(j.last_error) as retrying,
+           min(case when not t.waits then j.enqueued_at when j.available_at < now() then j.available_at end) as oldest
+      from lighter.jobs j left join timing t on t.source_id = j.source_id where j.place = 'lease' group by j.source_id
   ),
   -- How many there are for each that was counted, at as many a page as the last vacuum or analyze found.
   scale as (
@@ -237,7 +247,7 @@ create or replace view lighter.offload_latency as
                    group by e.hour, e.live, e.bucket) x) h
    group by h.hour, h.live;
 comment on view lighter.offload_latency is
-  'From the begin of the transaction that wrote a row to the commit that offloaded it, in ms, by hour of the commit; rows of a backfill apart. Each figure is the upper end of its bucket: up to 19 % above the true one, never below. Fresh: exact at every moment, for the last 31 days. Cost: some ten rows an hour, and what came since the last rollup sweep.';
+  'From when a row was due (the begin of the transaction that wrote it, later by settle_for, or when it was taken from those that wait) to the commit that offloaded it, in ms, by hour of the commit; rows of a backfill apart. Each figure is the upper end of its bucket: up to 19 % above the true one, never below. Fresh: exact at every moment, for the last 31 days. Cost: some ten rows an hour, and what came since the last rollup sweep.';
 
 create or replace view lighter.failures as
   select f.source_id, s.relation::text as source, f.row_id, f.attempts, f.enqueued_at, f.failed_at, f.last_error

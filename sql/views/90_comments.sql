@@ -188,7 +188,7 @@ begin
         ('lighter.queue_health', 'next_departure', 'When max_wait of the oldest row that waits for others ends; it may leave sooner, and later where its tenant has less than PACK_MIN_BYTES.'),
         ('lighter.queue_health', 'in_flight', 'Jobs that a daemon has claimed.'),
         ('lighter.queue_health', 'retrying', 'Jobs of which an attempt failed.'),
-        ('lighter.queue_health', 'oldest_seconds', 'Age of the oldest row of depth; null: there is none.'),
+        ('lighter.queue_health', 'oldest_seconds', 'How long the oldest row of depth has been due: since it was written, or since it had settled and waited; null: there is none.'),
         ('lighter.queue_health', 'failed', 'Dead letters.'),
         ('lighter.queue_health', 'exact', 'False: the figures are estimates, since the queue is long.'),
         ('lighter.queue_health', 'paused', 'Jobs are kept but not claimed.'),

@@ -3,7 +3,13 @@ import type { Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import type { Source } from '../source/sources.ts'
 
-const unitMs: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 7 * 86_400_000 }
+export const unitMs: Record<string, number> = {
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+  w: 7 * 86_400_000,
+}
 
 /** `7d`, `12h`, `30m`, `2w` before `now`, or a date or time as ISO 8601 has it; null when it is neither. */
 export function parseAge(text: string, now: Date): Date | null {

@@ -1,8 +1,9 @@
 import { type Command, Option } from 'commander'
 import type pg from 'pg'
 import { requireCurrentSchema } from '../db/migrate.ts'
+import { describeDeparture, type Timing, timingSql } from '../reports/departure.ts'
 import { withAdminClient } from './admin-client.ts'
-import { wholeNumber } from './options.ts'
+import { bytesOrDefault, durationOrDefault, wholeNumber } from './options.ts'
 import { print, printJson } from './output.ts'
 
 interface AttachOptions {
@@ -16,6 +17,10 @@ interface AttachOptions {
   kind?: string
   envelopeKeys?: string
   threshold?: number
+  minBytes?: number
+  settleFor?: string
+  maxWait?: string
+  shipAlone?: number
   skipTriggers?: boolean
   allowDependents?: boolean
   trustOwner?: boolean
@@ -53,6 +58,22 @@ export function addAttach(program: Command): void {
     .option('--kind <kind>', 'kind of artifacts that hold the whole metadata')
     .option('--envelope-keys <a,b,c>', 'keys that stay in the row; empty: none')
     .option('--threshold <bytes>', 'phase 2 threshold of this table; 0: the one of all tables', wholeNumber)
+    .option('--min-bytes <bytes>', 'a smaller field stays in its row; default: 0', bytesOrDefault(0))
+    .option(
+      '--settle-for <duration>',
+      'rows stay for so long after their last write: 0, 30s, 1m; default: as all tables',
+      durationOrDefault,
+    )
+    .option(
+      '--max-wait <duration>',
+      'then they wait for so long until their object is large enough: 0, 24h, 2d; default: as all tables',
+      durationOrDefault,
+    )
+    .option(
+      '--ship-alone <bytes>',
+      'a row with so many bytes waits for no others (1024 or more); default: as all tables',
+      bytesOrDefault(1024),
+    )
     .option('--skip-triggers', "keep the table's other triggers from seeing the rewrite (default)")
     .option('--no-skip-triggers', "let the table's other triggers see the rewrite")
     .option('--allow-dependents', 'accept indexes, constraints and policies that read what leaves the row')
@@ -72,19 +93,25 @@ export function addAttach(program: Command): void {
       '\nOf an attached table only the options that are given change.\nExit status of --dry-run: 1 when something stands in the way.',
     )
     .action(async (table: string, options: AttachOptions) => {
-      const { report, sourceId } = await withAdminClient(client => attach(client, table, options))
+      const { report, sourceId, timing } = await withAdminClient(client => attach(client, table, options))
       if (options.json) printJson(reportJson(table, options, report, sourceId))
-      else print(renderReport(`${table}.${options.column}`, report, sourceId))
+      else {
+        print(renderReport(`${table}.${options.column}`, report, sourceId))
+        if (timing !== null)
+          print(
+            `${describeDeparture(timing)} To let them leave at once: lighter flush. To see where a row is: lighter status ${table} <id>`,
+          )
+      }
       if (sourceId === null && report.some(line => line.what === 'obstacle')) process.exitCode = 1
     })
 }
 
-/** What was found, and the source's id; null after a dry run. @throws with all obstacles */
+/** What was found, and the source's id and when its rows leave; null after a dry run. @throws with all obstacles */
 async function attach(
   client: pg.Client,
   table: string,
   options: AttachOptions,
-): Promise<{ report: ReportLine[]; sourceId: number | null }> {
+): Promise<{ report: ReportLine[]; sourceId: number | null; timing: Timing | null }> {
   await requireCurrentSchema(client)
   const given: [string, unknown, string][] = [
     ['json_column', options.column, 'name'],
@@ -97,6 +124,10 @@ async function attach(
     ['phase2_kind', options.kind, 'text'],
     ['envelope_keys', options.envelopeKeys?.split(',').filter(key => key !== ''), 'text[]'],
     ['threshold_bytes', options.threshold, 'int'],
+    ['min_bytes', options.minBytes, 'int'],
+    ['settle_for', options.settleFor, 'interval'],
+    ['max_wait', options.maxWait, 'interval'],
+    ['ship_alone_bytes', options.shipAlone, 'int'],
     ['skip_triggers', options.skipTriggers, 'boolean'],
     ['allow_dependents', options.allowDependents, 'boolean'],
     ['trust_owner', options.trustOwner, 'boolean'],
@@ -119,8 +150,9 @@ async function attach(
     )
     sourceId = rows[0]?.id ?? null
   }
+  const { rows: timings } = await client.query<Timing>(timingSql, [sourceId])
   await client.query('commit')
-  return { report, sourceId }
+  return { report, sourceId, timing: timings[0] ?? null }
 }
 
 function reportJson(table: string, options: AttachOptions, report: ReportLine[], sourceId: number | null) {
@@ -145,7 +177,7 @@ function renderReport(name: string, report: ReportLine[], sourceId: number | nul
   const obstacles = of('obstacle')
   const last =
     sourceId !== null
-      ? `attached ${name} as source ${sourceId}; rows written from now on are offloaded`
+      ? `attached ${name} as source ${sourceId}`
       : obstacles.length === 0
         ? `${name} can be attached; nothing was changed`
         : `${name} cannot be attached: ${obstacles.length} obstacle(s)`

@@ -13,6 +13,7 @@ import { addDev } from './dev.ts'
 import { addDoctor } from './doctor.ts'
 import { addErase } from './erase.ts'
 import { addExport } from './export.ts'
+import { addFlush } from './flush.ts'
 import { addHydrate } from './hydrate.ts'
 import { addMigrate } from './migrate.ts'
 import { renderError } from './output.ts'
@@ -21,6 +22,7 @@ import { addRetention } from './retention.ts'
 import { addRetry } from './retry.ts'
 import { addStart } from './start.ts'
 import { addStats } from './stats.ts'
+import { addStatus } from './status.ts'
 import { addSweep } from './sweep.ts'
 
 /**
@@ -72,6 +74,8 @@ export function createProgram(): Command {
   addAttach(program)
   addDetach(program)
   addHydrate(program)
+  addStatus(program)
+  addFlush(program)
   addRetry(program)
   addBackfill(program)
   addRestore(program)

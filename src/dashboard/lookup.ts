@@ -4,6 +4,7 @@ import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
 import { metadataRefKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { type RowStatus, readRowStatus } from '../reports/row-status.ts'
 import { documentSql, fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
 import { keyTypes } from '../source/key-types.ts'
 import { loadSources, type Source } from '../source/sources.ts'
@@ -52,6 +53,8 @@ export interface RowFacts {
   tenant_id: string | null
   /** What the column takes in the table, compressed as Postgres does it; null: SQL null. */
   stored_bytes: number | null
+  /** Where it is on its way out, in words. */
+  status: RowStatus
   pointers: { name: string; artifact_id: string; artifact: ArtifactFacts | null }[]
   job: {
     place: string
@@ -108,8 +111,8 @@ export async function lookUpArtifact(
 export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string): Promise<RowFacts> {
   const source = await findSource(pool, sourceId)
   requireKey(source, rowId)
-  const { rows } = await inLookup(pool, db =>
-    db.query<{ row: RowFacts }>({
+  const found = await inLookup(pool, async db => {
+    const { rows } = await db.query<{ row: Omit<RowFacts, 'status'> }>({
       // The metadata itself stays in the database: of it only its length and its pointers are told.
       text: `
         with found as materialized (
@@ -147,11 +150,14 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
                      from lighter.failed_jobs d where d.source_id = $3 and d.row_id = f.row_id)) as row
           from found f`,
       values: [rowId, source.pointerNames, source.id, source.tableSql, source.jsonColumn],
-    }),
-  )
-  if (rows[0] === undefined)
+    })
+    const row = rows[0]?.row
+    const status = row === undefined ? null : await readRowStatus(db, source, row.row_id)
+    return row === undefined || status === null ? null : { ...row, status }
+  })
+  if (found === null)
     throw new ApiError(404, 'row_not_found', `${source.tableSql} has no such row`, { field: 'row_id' })
-  return rows[0].row
+  return found
 }
 
 /** @throws {ApiError} 404 */

@@ -375,7 +375,7 @@ async function apiCheck(client: pg.Client, config: Config): Promise<Check> {
     : ok('HTTP API', found)
 }
 
-/** A job waits this long only when nobody works on the queue, or not fast enough. */
+/** A row is due for this long only when nobody works on the queue, or not fast enough. */
 const stuckSeconds = 300
 /** Likewise when no daemon is known; one behind a pooler may not be. */
 const waitingSeconds = 60
@@ -386,17 +386,24 @@ async function queueCheck(client: pg.Client): Promise<Check> {
     retrying: string
     failed: string
     oldest: number | null
+    settling: string
+    waiting: string
     strays: boolean
   }>(
     client,
     `select coalesce(sum(depth), 0)::text as depth, coalesce(sum(retrying), 0)::text as retrying,
             coalesce(sum(failed), 0)::text as failed, max(oldest_seconds) as oldest,
+            coalesce(sum(settling), 0)::text as settling, coalesce(sum(waiting), 0)::text as waiting,
             exists (select from lighter.jobs j where not exists (select from lighter.sources s where s.id = j.source_id))
               or exists (select from lighter.failed_jobs j where not exists (select from lighter.sources s where s.id = j.source_id)) as strays
        from lighter.queue_health`,
   )
   const age = row.oldest === null ? '' : `, oldest ${Math.round(row.oldest)} s`
-  const found = `${row.depth} waiting${age}, ${row.retrying} of them after an error, ${row.failed} dead letters`
+  const onPurpose =
+    row.settling === '0' && row.waiting === '0'
+      ? ''
+      : `; besides, ${row.settling} settle and ${row.waiting} wait for others, which is as it should be (lighter status)`
+  const found = `${row.depth} queued${age}, ${row.retrying} of them after an error, ${row.failed} dead letters${onPurpose}`
   if (Number(row.failed) > 0)
     return warn('queue', found, 'See: lighter retry --dry-run; mend the cause; then: lighter retry')
   if (Number(row.retrying) > 0)

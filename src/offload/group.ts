@@ -117,7 +117,7 @@ async function lookAt(context: PipelineContext, source: Source, jobs: Job[]): Pr
   }
 }
 
-interface LookRow {
+export interface LookRow {
   ord: number
   tenantId: string | null
   xmin: string
@@ -165,8 +165,8 @@ async function lookAtRows(db: Queryable, source: Source, jobs: Job[], openBytes:
   return looks
 }
 
-/** Key look-ups, as in the plan. What would be streamed is not opened: it goes by itself. */
-function lookSql(source: Source): string {
+/** Key look-ups, as in the plan. What would be streamed is not opened: it goes by itself. Answers `LookRow`s. */
+export function lookSql(source: Source): string {
   const raw = `(case when pg_column_compression(r.stored) is null then pg_column_size(r.stored)
                      else least(pg_column_size(r.stored) / ${compressedShare}, 2147483647)::int end)`
   return `

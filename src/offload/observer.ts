@@ -38,7 +38,7 @@ export interface Committed {
   latencies: Latency[]
 }
 
-/** Rows by the time from their write to this commit: more than 2^((bucket - 1) / 4) ms, up to 2^(bucket / 4) ms. */
+/** Rows by the time from when they were due to this commit: more than 2^((bucket - 1) / 4) ms, up to 2^(bucket / 4) ms. */
 export interface Latency {
   live: boolean
   bucket: number

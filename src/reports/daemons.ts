@@ -53,3 +53,16 @@ export async function readDaemons(db: Queryable): Promise<DaemonReport[]> {
 function isState(value: unknown): value is DaemonState {
   return typeof value === 'string' && /^(starting|awake|asleep|paused|api|stopping)$/.test(value)
 }
+
+/**
+ * Whether a daemon works off the queue: one keeps a session to say so; or, where a pooler hides the sessions, it says so in
+ * lighter.daemons. That of one that was killed stands there for a minute or so.
+ */
+export async function isAnyDaemonWorking(db: Queryable): Promise<boolean> {
+  const seen = await readDaemons(db)
+  if (seen.some(({ state, silent }) => !silent && state !== 'api' && state !== 'stopping')) return true
+  const { rows } = await db.query<{ said: boolean }>(
+    'select exists (select from lighter.daemons d where d.until > clock_timestamp()) as said',
+  )
+  return rows[0]?.said === true
+}

@@ -24,7 +24,9 @@ interface TenantStorage {
 }
 
 export interface QueueHealth {
+  source_id: number
   source: string
+  /** Rows whose turn it is, or that failed. Those of the next three wait on purpose: that is no lag. */
   depth: number
   due: number
   in_flight: number
@@ -33,6 +35,15 @@ export interface QueueHealth {
   oldest_seconds: number | null
   exact: boolean
   paused: boolean
+  /** Just written. */
+  settling: number
+  /** Until there is enough of their tenant and kind for a PUT. */
+  waiting: number
+  waiting_bytes: number
+  /** Of the oldest that settles or waits. */
+  waiting_seconds: number | null
+  /** When the oldest that waits leaves, if its tenant has enough by then. */
+  next_departure: string | null
 }
 
 /** Something of an attached table that can not be looked at any more. */
@@ -149,7 +160,8 @@ export const sections = {
   tenants: '(select count(*) from lighter.storage_by_tenant where artifacts > 0)',
   queue: `(
     select coalesce(json_agg(q order by q.source), '[]')
-      from (select source, depth, due, in_flight, retrying, failed, oldest_seconds, exact, paused
+      from (select source_id, source, depth, due, in_flight, retrying, failed, oldest_seconds, exact, paused,
+                   settling, waiting, waiting_bytes, waiting_seconds, next_departure
               from lighter.queue_health) q)`,
   missing_parts: `(
     select coalesce(json_agg(m order by m.source, m.part, m.name), '[]')

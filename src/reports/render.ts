@@ -36,6 +36,8 @@ export function renderLine(stats: Stats): string {
     stats.at.slice(0, 19),
     `queue ${formatCount(total(q => q.depth))}${stats.queue.every(q => q.exact) ? '' : ' (about)'}`,
     `oldest ${formatSeconds(oldest)}`,
+    `settling ${formatCount(total(q => q.settling))}`,
+    `waiting ${formatCount(total(q => q.waiting))} (${formatBytes(total(q => q.waiting_bytes))})`,
     `in flight ${formatCount(total(q => q.in_flight))}`,
     `retrying ${formatCount(total(q => q.retrying))}`,
     `failed ${formatCount(total(q => q.failed))}`,
@@ -110,7 +112,7 @@ function tenants({ top_tenants: top, tenants: all }: Stats, width: number): Sect
   )
 }
 
-function queue({ queue: sources }: Stats, width: number): Section {
+function queue({ queue: sources, at }: Stats, width: number): Section {
   if (sources.length === 0) return section('Queue', ['no table is attached: lighter attach <table>'])
   const about = (q: QueueHealth, n: number) => `${q.exact ? '' : '~'}${formatCount(n)}`
   return section(
@@ -118,9 +120,13 @@ function queue({ queue: sources }: Stats, width: number): Section {
     fitTable(
       [
         text('source'),
-        number('waiting'),
+        number('queued'),
         number('due'),
         number('oldest'),
+        number('settling'),
+        number('waiting'),
+        number('bytes'),
+        number('next leave'),
         number('in flight'),
         number('retrying'),
         number('failed'),
@@ -130,6 +136,10 @@ function queue({ queue: sources }: Stats, width: number): Section {
         about(q, q.depth),
         about(q, q.due),
         q.oldest_seconds === null ? '-' : formatSeconds(q.oldest_seconds),
+        about(q, q.settling),
+        about(q, q.waiting),
+        formatBytes(q.waiting_bytes),
+        formatDeparture(q, at),
         formatCount(q.in_flight),
         formatCount(q.retrying),
         formatCount(q.failed),
@@ -137,6 +147,13 @@ function queue({ queue: sources }: Stats, width: number): Section {
       width,
     ),
   )
+}
+
+/** When rows that wait leave at the latest; past that, their tenant has too little for an object. */
+export function formatDeparture({ next_departure: next }: QueueHealth, at: string): string {
+  if (next === null) return '-'
+  const seconds = (Date.parse(next) - Date.parse(at)) / 1000
+  return seconds <= 0 ? 'needs more' : formatSeconds(seconds)
 }
 
 function missing({ missing_parts: parts }: Stats, width: number): Section {
@@ -157,7 +174,7 @@ const shownHours = 6
 function latency({ latency: hours }: Stats, width: number): Section {
   if (hours.length === 0) return section('Latency', ['nothing was offloaded in the last 24 hours'])
   return section(
-    'Latency, from write to offload, by hour (UTC)',
+    'Latency, from when a row was due to its offload, by hour (UTC)',
     fitTable(
       [
         text('hour'),

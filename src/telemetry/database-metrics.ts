@@ -38,15 +38,50 @@ export function createDatabaseMetrics(registers: Registry[]): DatabaseMetrics {
     help: '1 when the last look into the database succeeded in time. While it is 0 the figures of queue, sweeps and damage are up to a minute old, then missing.',
     registers,
   })
-  const jobs = gauge('lighter_queue_jobs', 'Jobs in the queue, by source (table).', ['source'])
+  const jobs = gauge(
+    'lighter_queue_jobs',
+    'Rows in the queue whose turn it is, or that failed, by source (table). Those that settle or wait are not among them.',
+    ['source'],
+  )
   const due = gauge('lighter_queue_due_jobs', 'Those of them that could be claimed now.', ['source'])
   const leased = gauge('lighter_queue_in_flight_jobs', 'Those of them that are claimed.', ['source'])
   const retrying = gauge('lighter_queue_retrying_jobs', 'Those of them that have failed before.', ['source'])
-  const oldest = gauge('lighter_queue_oldest_job_age_seconds', 'Age of the oldest job; 0 without any.', [
-    'source',
-  ])
+  const oldest = gauge(
+    'lighter_queue_oldest_job_age_seconds',
+    'How long the oldest of them has been due; 0 without any.',
+    ['source'],
+  )
   const paused = gauge('lighter_queue_paused', '1 for each source that is paused: its jobs wait.', ['source'])
   const failed = gauge('lighter_queue_failed_jobs', 'Dead letters: rows that were given up.', ['source'])
+  const settling = gauge(
+    'lighter_queue_settling_rows',
+    'Rows that were just written: they leave no sooner than settle_for after that.',
+    ['source'],
+  )
+  const waiting = gauge(
+    'lighter_queue_waiting_rows',
+    'Rows that wait, inline and whole, until there is enough of their tenant and kind for an object. That is no lag.',
+    ['source'],
+  )
+  const waitingBytes = gauge(
+    'lighter_queue_waiting_bytes',
+    'About how many bytes of text would leave those.',
+    ['source'],
+  )
+  const oldestWaiting = gauge(
+    'lighter_queue_oldest_waiting_age_seconds',
+    'How long the oldest row that settles or waits has been known; 0 without any.',
+    ['source'],
+  )
+  const departure = gauge(
+    'lighter_queue_next_departure_seconds',
+    'Seconds until max_wait of the oldest row that waits ends; below 0: its tenant has less than PACK_MIN_BYTES, or it is overdue. Missing while none waits.',
+    ['source'],
+  )
+  const overdue = gauge(
+    'lighter_queue_overdue_seconds',
+    'How long rows that wait have been overdue: their tenant has PACK_MIN_BYTES and max_wait is over. 0: none are. Paused sources do not count.',
+  )
   const damaged = gauge(
     'lighter_damaged_artifacts',
     'Artifacts that are marked as damaged: see the view damaged_artifacts.',
@@ -88,7 +123,13 @@ export function createDatabaseMetrics(registers: Registry[]): DatabaseMetrics {
       oldest.set({ source }, queue.oldestSeconds)
       paused.set({ source }, queue.paused ? 1 : 0)
       failed.set({ source }, queue.failed)
+      settling.set({ source }, queue.settling)
+      waiting.set({ source }, queue.waiting)
+      waitingBytes.set({ source }, queue.waitingBytes)
+      oldestWaiting.set({ source }, queue.oldestWaitingSeconds)
+      if (queue.departureSeconds !== null) departure.set({ source }, queue.departureSeconds)
     }
+    overdue.set(figures.overdueSeconds)
     damaged.set(figures.damaged)
     notify.set(figures.notifyQueueUsage)
     horizon.set(figures.oldestTransactionSeconds)

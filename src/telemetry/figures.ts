@@ -18,7 +18,14 @@ export interface Figures {
     failed: number
     oldestSeconds: number
     paused: boolean
+    settling: number
+    waiting: number
+    waitingBytes: number
+    oldestWaitingSeconds: number
+    /** Null: none waits. */
+    departureSeconds: number | null
   }[]
+  overdueSeconds: number
   damaged: number
   notifyQueueUsage: number
   oldestTransactionSeconds: number
@@ -33,6 +40,23 @@ export interface Figures {
   }[]
 }
 
+/** Rows that wait, of which groups are made. With more, groups may be missing, or seem too small. */
+const maxWaiting = 100_001
+
+/** How long a group has had its time and PACK_MIN_BYTES, and has not left; 0: none has. As `dueGroups` chooses them. */
+const overdueSql = `(
+  select coalesce(extract(epoch from now() - min(g.leaves_at)), 0)::float8
+    from (select w.tenant_id, case w.phase when 1 then s.phase1_kind else s.phase2_kind end as kind, sum(w.bytes) as bytes,
+                 min(w.enqueued_at + greatest(coalesce(s.max_wait, d.max_wait), coalesce(s.settle_for, d.settle_for))) as leaves_at
+            from (select x.tenant_id, x.source_id, x.phase, x.bytes, x.enqueued_at, x.available_at
+                    from lighter.waiting x where x.tenant_id is not null limit ${maxWaiting}) w
+            join lighter.sources s on s.id = w.source_id and not s.paused
+           cross join lighter.settings d
+           where w.available_at <= now()
+           group by 1, 2) g
+   cross join lighter.settings d
+   where g.bytes >= d.pack_min_bytes and g.leaves_at < now())`
+
 /** @throws when it takes longer than a scrape may */
 export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<Figures> {
   const client = await pool.connect()
@@ -43,7 +67,10 @@ export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<F
       text: `
         select source, sum(depth)::float8 as depth, sum(due)::float8 as due, sum(in_flight)::float8 as "inFlight",
                sum(retrying)::float8 as retrying, sum(failed)::float8 as failed,
-               coalesce(max(oldest_seconds), 0)::float8 as "oldestSeconds", bool_or(paused) as paused
+               coalesce(max(oldest_seconds), 0)::float8 as "oldestSeconds", bool_or(paused) as paused,
+               sum(settling)::float8 as settling, sum(waiting)::float8 as waiting, sum(waiting_bytes)::float8 as "waitingBytes",
+               coalesce(max(waiting_seconds), 0)::float8 as "oldestWaitingSeconds",
+               extract(epoch from min(next_departure) - now())::float8 as "departureSeconds"
           from lighter.queue_health
          group by source
          order by source
@@ -51,9 +78,10 @@ export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<F
       values: [maxSources],
     })
     const rest = await client.query<
-      Pick<Figures, 'damaged' | 'notifyQueueUsage' | 'oldestTransactionSeconds'>
+      Pick<Figures, 'overdueSeconds' | 'damaged' | 'notifyQueueUsage' | 'oldestTransactionSeconds'>
     >(`
       select (select count(*)::int from public.artifact_refs where damaged_at is not null and purged_at is null) as damaged,
+             ${overdueSql} as "overdueSeconds",
              pg_notification_queue_usage() as "notifyQueueUsage",
              (select coalesce(max(extract(epoch from now() - xact_start)), 0)::float8
                 from pg_stat_activity

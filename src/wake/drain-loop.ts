@@ -14,6 +14,7 @@ import { notePartitions } from '../offload/missing-parts.ts'
 import type { Work } from '../offload/observer.ts'
 import { runBatch } from '../offload/pipeline.ts'
 import { loadSources, type Source, waitsForOthers } from '../source/sources.ts'
+import { createArrivals } from './arrivals.ts'
 import type { CircuitBreaker } from './circuit-breaker.ts'
 import { createClaims } from './claims.ts'
 import type { Notice } from './notice.ts'
@@ -68,6 +69,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
     },
   }
   const claims = createClaims(context.pool, config)
+  const arrivals = createArrivals(db, log, config)
   const inFlight = new Set<Promise<void>>()
   const largeInFlight = new Set<Promise<void>>()
   /** One at most. */
@@ -317,6 +319,7 @@ export function createDrainLoop(options: DrainLoopOptions): DrainLoop {
         for (let check = 0; !stopping; ) {
           // Each time: LISTEN may have been lost while we slept, and what is notified then is wasted.
           const isSaid = await options.notice.asleep(options.hears())
+          await arrivals.look(await activeSources())
           const usualMs = settleMs[check] ?? options.pollIntervalMs
           await sleep(isSaid ? usualMs : Math.min(unnoticedMs, usualMs))
           // What was checked before and committed after is looked for once it is said.

@@ -1,6 +1,6 @@
 // Attaching says everything at once: what it decided, what it changes, and all that stands in the way.
 import { randomUUID } from 'node:crypto'
-import { beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { attach, createTable, hydratedByCli, lighter, lighterOk, settled } from '../support/black-box.ts'
 import { startDaemon, useEnvironment } from '../support/environment.ts'
 
@@ -152,5 +152,91 @@ describe('once rows are offloaded', () => {
     const { changed } = await report([])
     expect(changed).toEqual({ key_column: 'file_no instead of id' })
     expect(await hydratedByCli(environment, table, '1')).toBe(document)
+  })
+})
+
+describe('when rows leave', () => {
+  const defaults = (settleFor: string, maxWait: string) =>
+    environment.admin.query('select lighter.set_defaults($1, $2)', [settleFor, maxWait])
+  const timing = async () =>
+    (
+      await environment.admin.query(
+        `select settle_for::text, max_wait::text, ship_alone_bytes, min_bytes from lighter.sources where relation = $1::regclass`,
+        [table],
+      )
+    ).rows[0]
+
+  beforeEach(async () => {
+    await createTable(environment, table, good)
+    await defaults('1 minute', '24 hours')
+  })
+  afterAll(() => defaults('0', '0'))
+
+  test('is said with what holds for all tables, in the report and in its last line', async () => {
+    const text = await lighterOk(environment, ['attach', table])
+    expect(text).toMatch(
+      /^settle_for {8}1 minute \(default\)\nmax_wait {10}24 hours \(default\)\nship_alone_bytes {2}65536 \(default\)$/m,
+    )
+    const [last, before] = text.trimEnd().split('\n').reverse()
+    expect(before).toMatch(new RegExp(`^attached ${table}.metadata as source \\d+$`))
+    expect(last).toBe(
+      `Rows written from now on stay for 1 minute after their last write, then leave when their tenant has 4.2 MB of a kind, or after 24 hours if it has 32.8 KB by then. A row with 65.5 KB or more waits for no others. To let them leave at once: lighter flush. To see where a row is: lighter status ${table} <id>`,
+    )
+    await defaults('0', '0')
+    expect(await lighterOk(environment, ['attach', table])).toMatch(
+      /^settle_for {8}0 seconds \(default\)$[\s\S]*\nRows written from now on leave as soon as a daemon sees them\. /m,
+    )
+  })
+
+  test('is set by options, changed alone, and goes back to the default', async () => {
+    await report(['--settle-for', '90s', '--max-wait', '2d', '--ship-alone', '2048', '--min-bytes', '100'])
+    expect(await timing()).toEqual({
+      settle_for: '00:01:30',
+      max_wait: '48:00:00',
+      ship_alone_bytes: 2048,
+      min_bytes: 100,
+    })
+    const { decided, changed } = await report(['--settle-for', '0'])
+    expect(decided).toMatchObject({ settle_for: '0 seconds', max_wait: '2 days', ship_alone_bytes: '2048' })
+    expect(changed).toEqual({ settle_for: '0 seconds instead of 90 seconds' })
+    const back = [
+      '--settle-for',
+      'default',
+      '--max-wait',
+      'default',
+      '--ship-alone',
+      'default',
+      '--min-bytes',
+      'default',
+    ]
+    expect((await report(back)).changed).toEqual({
+      settle_for: '1 minute (default) instead of 0 seconds',
+      max_wait: '24 hours (default) instead of 2 days',
+      ship_alone_bytes: '65536 (default) instead of 2048',
+      min_bytes: '0 instead of 100',
+    })
+    expect(await timing()).toEqual({ settle_for: null, max_wait: null, ship_alone_bytes: null, min_bytes: 0 })
+  })
+
+  test.each([
+    [
+      ['--settle-for', '1 minute'],
+      /argument '1 minute' is invalid\. not a duration: 0, 30s, 5m, 24h, 2d, or default/,
+    ],
+    [['--max-wait', '-1s'], /argument '-1s' is invalid\. not a duration/],
+    [
+      ['--ship-alone', '0'],
+      /argument '0' is invalid\. not a whole number of bytes from 1024 on, nor default/,
+    ],
+    [
+      ['--min-bytes', '3000000000'],
+      /argument '3000000000' is invalid\. not a whole number of bytes, nor default/,
+    ],
+    [['--settle-for', '31d'], /^error: settle_for can be 30 days at most/],
+  ])('%j is an error', async (args, expected) => {
+    const { code, stderr } = await lighter(environment, ['attach', table, ...args])
+    expect(code).toBe(1)
+    expect(stderr).toMatch(expected)
+    expect(await source()).toEqual([])
   })
 })

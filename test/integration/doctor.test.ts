@@ -131,7 +131,7 @@ describe('a healthy installation', () => {
       expect(check.advice).toBeUndefined()
     }
     expect(examination.of('queue').found).toMatch(
-      /^1 waiting, oldest \d+ s, 0 of them after an error, 0 dead letters$/,
+      /^1 queued, oldest \d+ s, 0 of them after an error, 0 dead letters$/,
     )
     expect(examination).toMatchObject({ ok: true, code: 0 })
   })
@@ -458,7 +458,7 @@ describe('queue and LISTEN', () => {
     expectWarning(
       await doctor(environment),
       'queue',
-      /0 waiting, 0 of them after an error, 1 dead letters/,
+      /0 queued, 0 of them after an error, 1 dead letters/,
       /lighter retry --dry-run/,
     )
   })
@@ -468,7 +468,7 @@ describe('queue and LISTEN', () => {
     await environment.admin.query(
       `insert into lighter.inbox (source_id, row_id, enqueued_at) values (1, 'x', now() - interval '1 hour')`,
     )
-    expectWarning(await doctor(environment), 'queue', /1 waiting, oldest 36\d\d s/, /lighter start/)
+    expectWarning(await doctor(environment), 'queue', /1 queued, oldest 36\d\d s/, /lighter start/)
     // Nor are those that a daemon has left behind, or that have failed, forgotten.
     await environment.admin.query(
       `delete from lighter.inbox;
@@ -479,7 +479,7 @@ describe('queue and LISTEN', () => {
     expectWarning(
       await doctor(environment),
       'queue',
-      /2 waiting, oldest 72\d\d s, 1 of them after an error/,
+      /2 queued, oldest 72\d\d s, 1 of them after an error/,
       /./,
     )
   })

@@ -224,6 +224,10 @@ function rowCard(row) {
             ? h('span', { class: 'error' }, 'none can be found: such a row is never offloaded')
             : code(row.tenant_id),
         ],
+        [
+          'Where it is',
+          [row.status.says, row.status.hint !== null && h('p', { class: 'note' }, row.status.hint)],
+        ],
         ['In the table', row.stored_bytes === null ? 'null' : formatBytes(row.stored_bytes)],
         [
           'Pointers',

@@ -68,7 +68,7 @@ export function createOverview() {
     series: [{ label: 'Rows', color: '--accent', draw: 'bars', format: formatShort }],
   })
   const latencyChart = createChart({
-    title: 'From write to offload, by the hour',
+    title: 'From due to offloaded, by the hour',
     log: true,
     series: [
       { label: 'p50', color: '--accent', draw: 'line', format: formatMs },
@@ -109,7 +109,7 @@ export function createOverview() {
       { note: 'by the hour of the commit', tools: rowsChart.legend },
       rowsChart.element,
     ),
-    panel('Latency', { note: 'from write to offload', tools: latencyChart.legend }, latencyChart.element),
+    panel('Latency', { note: 'from when a row was due', tools: latencyChart.legend }, latencyChart.element),
   )
   const nothing = emptyState(
     'No row has been offloaded in this time. Attach a table with ',
@@ -181,14 +181,19 @@ export function createOverview() {
     )
     const depth = queue.reduce((sum, q) => sum + q.depth, 0)
     const oldest = Math.max(0, ...queue.map(q => q.oldest_seconds ?? 0))
+    const settling = queue.reduce((sum, q) => sum + q.settling, 0)
+    const waiting = queue.reduce((sum, q) => sum + q.waiting, 0)
+    const waitingBytes = queue.reduce((sum, q) => sum + q.waiting_bytes, 0)
     const paused = queue.filter(q => q.paused).length
     tiles.queue.set(
       `${queue.every(q => q.exact) ? '' : '≈ '}${formatShort(depth)}`,
       paused > 0
         ? `${paused} of ${queue.length} tables paused`
-        : depth === 0
-          ? 'nothing waits'
-          : `the oldest for ${formatSeconds(oldest)}`,
+        : depth > 0
+          ? `the oldest due for ${formatSeconds(oldest)}`
+          : settling + waiting > 0
+            ? `${formatShort(settling)} settle, ${formatShort(waiting)} wait with ${formatBytes(waitingBytes)}`
+            : 'nothing waits',
       oldest > 900 || paused > 0 ? 'warn' : '',
     )
     const live = fast.recent.filter(hour => hour.queue === 'live').at(-1)

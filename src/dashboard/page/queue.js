@@ -1,7 +1,15 @@
 // What waits, and who works on it.
 import { createChart } from './charts.js'
 import { code, emptyState, h, openSection, panel } from './dom.js'
-import { formatAgo, formatClock, formatCount, formatSeconds, formatShort, formatTime } from './format.js'
+import {
+  formatAgo,
+  formatBytes,
+  formatClock,
+  formatCount,
+  formatSeconds,
+  formatShort,
+  formatTime,
+} from './format.js'
 import { createTable } from './table.js'
 
 /** @typedef {import('./feed.js').Fast} Fast */
@@ -48,6 +56,32 @@ export function createQueue() {
     { title: 'Retrying', numeric: true, cell: q => formatCount(q.retrying) },
     { title: 'Given up', numeric: true, cell: q => formatCount(q.failed) },
     { title: 'Oldest', numeric: true, cell: q => formatSeconds(q.oldest_seconds) },
+    { title: 'Settling', numeric: true, cell: q => formatCount(q.settling) },
+    {
+      title: 'Waiting',
+      numeric: true,
+      cell: q =>
+        h(
+          'span',
+          { title: 'They wait, whole, until there is enough of their tenant and kind for an object.' },
+          `${formatCount(q.waiting)} (${formatBytes(q.waiting_bytes)})`,
+        ),
+    },
+    {
+      title: 'Next leave',
+      numeric: true,
+      cell: q =>
+        q.next_departure === null
+          ? '–'
+          : h(
+              'time',
+              {
+                datetime: q.next_departure,
+                title: 'At the latest, if their tenant has PACK_MIN_BYTES by then.',
+              },
+              formatTime(q.next_departure),
+            ),
+    },
   ]
   const queues = createTable({
     caption: 'Queue by table',
