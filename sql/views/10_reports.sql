@@ -136,7 +136,7 @@ create or replace view lighter.waiting_groups as
     from (select w.tenant_id, case w.phase when 1 then src.phase1_kind else src.phase2_kind end as kind,
                  count(*) as rows, sum(w.bytes) as bytes, min(w.enqueued_at) as oldest,
                  count(*) filter (where w.available_at <= now()) as settled_rows,
-                 min(w.enqueued_at + coalesce(src.max_wait, d.max_wait)) as leaves_at
+                 min(w.enqueued_at + greatest(coalesce(src.max_wait, d.max_wait), coalesce(src.settle_for, d.settle_for))) as leaves_at
             from lighter.waiting w
             join lighter.sources src on src.id = w.source_id
            cross join lighter.settings d
@@ -216,7 +216,7 @@ create or replace view lighter.queue_health as
          (coalesce(g.entries, 0) * g_scale.factor)::bigint as waiting,
          (coalesce(g.bytes, 0) * g_scale.factor)::bigint as waiting_bytes,
          extract(epoch from now() - least(g.oldest, case when i.settled < i.entries then i.first end))::double precision as waiting_seconds,
-         g.oldest + t.max_wait as next_departure
+         g.oldest + greatest(t.max_wait, t.settle_for) as next_departure
     from lighter.sources s
     left join timing t on t.source_id = s.id
     left join written i on i.source_id = s.id

@@ -49,12 +49,11 @@ export async function groupRows(
   lease: Lease,
   jobs: Job[],
 ): Promise<Job[]> {
+  // Of rows that have waited, and were tried before, it is not on record when they were due.
+  for (const job of jobs)
+    if (job.waited === null && job.writtenBy === null && isWaiting(sources, job)) job.dueMs = Date.now()
   // One of those on which a daemon died must come to be alone, and not go back among others.
-  if (lease.ranOut) {
-    // When they were due is not on record.
-    for (const job of jobs) if (isWaiting(sources, job)) job.dueMs = Date.now()
-    return jobs
-  }
+  if (lease.ranOut) return jobs
   const looks: Look[] = []
   for (const [sourceId, ofSource] of Map.groupBy(jobs, job => job.sourceId)) {
     const source = sources.get(sourceId)
@@ -66,7 +65,7 @@ export async function groupRows(
   const waiting = chooseWaiting(looks, context.config.packTargetBytes)
   for (const { job, waited } of looks) {
     job.waited = waited
-    job.dueMs = job.enqueuedMs + (sources.get(job.sourceId)?.settleMs ?? 0)
+    if (job.writtenBy !== null) job.dueMs = job.enqueuedMs + (sources.get(job.sourceId)?.settleMs ?? 0)
   }
   await returnJobs(
     context,

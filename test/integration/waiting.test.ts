@@ -490,6 +490,21 @@ describe('whoever works on rows knows those that wait', () => {
 })
 
 describe('what is told of rows that wait', () => {
+  test('offload_latency counts from when it was their turn, also where they failed then', async () => {
+    await admin.query('delete from lighter.latency_changes; delete from lighter.latency_hours')
+    const { conversationId } = await newConversation(environment)
+    await insertMany(conversationId, 3, 20_000)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 3 })
+    await pass(environment, '25 hours')
+    await admin.query(
+      `update lighter.waiting set (tenant_id, phase, bytes, row_xmin) = (null, null, null, null), attempts = 1, last_error = 'bad'
+        where row_id = (select min(row_id) from lighter.waiting)`,
+    )
+    expect(await work()).toMatchObject({ offloadedRows: 3 })
+    expect(await value<number>(admin, 'select max(max_ms) from lighter.offload_latency')).toBeLessThan(60_000)
+  })
+
   test('queue_health does not count them as a lag', async () => {
     const { tenantId, conversationId } = await newConversation(environment)
     await insertMany(conversationId, 2, 20_000)
