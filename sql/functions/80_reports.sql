@@ -301,27 +301,31 @@ $$;
 -- - indexes count as they are.
 -- The size of a table waits for whoever locks it, which VACUUM FULL does for hours: one that is locked is not known.
 create or replace function lighter.table_sizes()
-returns table (relation oid, ours boolean, bytes bigint, reusable_bytes_estimated bigint, rewritten_bytes_estimated bigint,
+returns table (relation oid, ours boolean, sources integer[], bytes bigint, reusable_bytes_estimated bigint, rewritten_bytes_estimated bigint,
                reason_not_known text, statistics_at timestamptz)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 begin atomic
-  with locked as materialized (
+  with recursive locked as materialized (
     select l.relation from pg_locks l
      where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.pid is distinct from pg_backend_pid()
        and l.database = (select d.oid from pg_database d where d.datname = current_database())
   ),
-  attached as (
-    select s.relation::oid as oid from lighter.sources s
+  -- Not by pg_partition_tree, which waits for the lock of each partition.
+  members as (
+    select s.id as source_id, s.relation::oid as oid from lighter.sources s
     union
-    -- which knows nothing of a table without partitions
-    select t.relid from lighter.sources s cross join lateral pg_partition_tree(s.relation) t
+    select m.source_id, i.inhrelid from members m join pg_inherits i on i.inhparent = m.oid
+  ),
+  attached as (
+    select m.oid, array_agg(m.source_id order by m.source_id) as sources from members m group by m.oid
   ),
   tables as (
-    select c.oid, c.relnamespace = 'lighter'::regnamespace as ours, c.relpages, c.reltuples, c.reltoastrelid,
+    select c.oid, c.relnamespace = 'lighter'::regnamespace as ours, a.sources, c.relpages, c.reltuples, c.reltoastrelid,
            coalesce((select o.option_value::numeric from pg_options_to_table(c.reloptions) o where o.option_name = 'fillfactor'), 100) as fillfactor
       from pg_class c
-     where c.relkind in ('r', 'm') and (c.relnamespace = 'lighter'::regnamespace or c.oid in (select a.oid from attached a))
+      left join attached a on a.oid = c.oid
+     where c.relkind in ('r', 'm') and (c.relnamespace = 'lighter'::regnamespace or a.oid is not null)
   ),
   -- The size of each part; null: locked, or dropped this moment.
   parts as (
@@ -357,38 +361,43 @@ begin atomic
       left join columns s on s.schemaname = n.nspname and s.tablename = c.relname and s.attname = a.attname
      group by a.attrelid, c.relnatts
   ),
-  free as (
-    select p.oid, p.ours, p.bytes, p.heap_bytes, p.toast_bytes, p.reltuples, p.toast_reltuples, w.row_bytes, p.block_size,
+  -- In pages; null: not known. Not by greatest(): that would make 0 of it.
+  pages as (
+    select p.oid, p.ours, p.sources, p.bytes, p.block_size, p.reltuples,
            case when p.heap_bytes = 0 then 0
                 when p.reltuples >= 0 then
-                  greatest(0, least(p.relpages, p.heap_bytes / p.block_size)
-                              - ceil(p.reltuples::numeric / greatest(1, floor((p.block_size - 24) * p.fillfactor / 100 / w.row_bytes)))) * p.block_size
-           end as heap_free,
+                  least(p.relpages, p.heap_bytes / p.block_size)
+                    - ceil(p.reltuples::numeric / case when w.row_bytes <= (p.block_size - 24) * p.fillfactor / 100
+                                                       then floor((p.block_size - 24) * p.fillfactor / 100 / w.row_bytes)
+                                                       when w.row_bytes is not null then 1 end) end as heap_free,
            case when p.toast_bytes = 0 then 0
                 when p.toast_reltuples >= 0 then
-                  greatest(0, least(p.toast_relpages, p.toast_bytes / p.block_size) - ceil(p.toast_reltuples::numeric / 4)) * p.block_size
-           end as toast_free,
+                  least(p.toast_relpages, p.toast_bytes / p.block_size) - ceil(p.toast_reltuples::numeric / 4) end as toast_free,
            -- Rows that no VACUUM has removed yet; without a VACUUM on record the counters may have been lost with it.
            case when p.heap_bytes = 0 then 0
-                when coalesce(h.last_vacuum, h.last_autovacuum) is not null then h.n_dead_tup * w.row_bytes end as heap_dead,
+                when coalesce(h.last_vacuum, h.last_autovacuum) is not null then ceil(h.n_dead_tup * w.row_bytes / p.block_size) end as heap_dead,
            case when p.toast_bytes = 0 then 0
-                when coalesce(x.last_vacuum, x.last_autovacuum) is not null then ceil(x.n_dead_tup / 4.0) * p.block_size end as toast_dead,
-           greatest(h.last_vacuum, h.last_autovacuum, h.last_analyze, h.last_autoanalyze) as statistics_at
+                when coalesce(x.last_vacuum, x.last_autovacuum) is not null then ceil(x.n_dead_tup / 4.0) end as toast_dead,
+           -- Of an empty one there is nothing to estimate.
+           case when p.heap_bytes = 0 then now() else greatest(h.last_vacuum, h.last_autovacuum, h.last_analyze, h.last_autoanalyze) end as statistics_at
       from parts p
       left join widths w on w.oid = p.oid
       left join pg_stat_all_tables h on h.relid = p.oid
       left join pg_stat_all_tables x on x.relid = p.toast_oid
   )
-  select f.oid, f.ours, f.bytes,
-         (greatest(0, f.heap_free - f.heap_dead) + greatest(0, f.toast_free - f.toast_dead))::bigint,
-         (f.bytes - f.heap_free - f.toast_free)::bigint,
-         case when f.bytes is null then 'locked'
-              when f.heap_free is null and f.reltuples < 0 then 'no statistics'
-              when f.heap_free is null then 'no statistics of its columns'
-              when f.toast_free is null then 'its TOAST was never vacuumed' end,
+  select f.oid, f.ours, f.sources, f.bytes,
+         case when f.heap_free - f.heap_dead + f.toast_free - f.toast_dead is not null
+              then (greatest(0, f.heap_free - f.heap_dead) + greatest(0, f.toast_free - f.toast_dead)) * f.block_size end::bigint,
+         case when f.heap_free + f.toast_free is not null
+              then f.bytes - (greatest(0, f.heap_free) + greatest(0, f.toast_free)) * f.block_size end::bigint,
+         case when f.bytes is null then 'locked by another session'
+              when f.heap_free is null and f.reltuples < 0 then 'never vacuumed or analyzed'
+              when f.heap_free is null then 'no statistics of its columns that the owner of schema lighter may see'
+              when f.toast_free is null then 'its TOAST was never vacuumed, or not since its last rewrite'
+              when f.heap_dead + f.toast_dead is null then 'no VACUUM on record: what is free for new rows is not known' end,
          f.statistics_at
-    from free f;
+    from pages f;
 end;
 comment on function lighter.table_sizes() is
-  'Attached tables (of a partitioned one its partitions) and all tables of ours: bytes on disk with indexes and TOAST, how much of that VACUUM has made free for new rows, and what they would take after VACUUM FULL or pg_repack. The last two are estimates by the statistics of the last VACUUM and ANALYZE, and err towards less free space; null: not known, for the reason given. Cost: the catalogue and the sizes of files.';
+  'Attached tables (of a partitioned one its partitions), with the ids of their sources, and all tables of ours: bytes on disk with indexes and TOAST, how much of that VACUUM has made free for new rows, and what they would take after VACUUM FULL or pg_repack. The last two are estimates by the statistics of the last VACUUM and ANALYZE, and err towards less free space; null: not known, for the reason given. Cost: the catalogue and the sizes of files.';
 revoke all on function lighter.table_sizes() from public;

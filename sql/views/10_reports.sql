@@ -269,7 +269,7 @@ create or replace view lighter.savings as
                 then coalesce(sum(t.rewritten_bytes_estimated) filter (where not t.ours), 0) end as tables_rewritten,
            case when count(*) filter (where not t.ours and t.reusable_bytes_estimated is null) = 0
                 then coalesce(sum(t.reusable_bytes_estimated) filter (where not t.ours), 0) end as tables_reusable,
-           case when count(*) filter (where not t.ours and t.bytes > 0 and t.statistics_at is null) = 0
+           case when count(*) filter (where not t.ours and t.statistics_at is null) = 0
                 then min(t.statistics_at) filter (where not t.ours) end as statistics_at,
            (array_agg(t.relation::regclass::text || ': ' || t.reason_not_known order by t.bytes desc nulls last)
               filter (where not t.ours and t.reason_not_known is not null))[1:5] as not_known
@@ -317,7 +317,7 @@ create or replace view lighter.savings as
          statistics_at,
          not_known,
          least(inline_bytes, 9223372036854775807)::bigint as inline_bytes_estimated,
-         least(tables_rewritten + inline_bytes, 9223372036854775807)::bigint as inline_database_bytes_estimated,
+         case when tables_rewritten is not null then least(tables_rewritten + inline_bytes, 9223372036854775807) end::bigint as inline_database_bytes_estimated,
          least(saved_bytes, 9223372036854775807)::bigint as saved_bytes_estimated,
          case when artifacts > 0 then saved_bytes > 0 end as pays_bytes,
          least(still_inline_rows, 9223372036854775807)::bigint as still_inline_rows,

@@ -251,6 +251,8 @@ describe('privileges', () => {
     'set_threshold(integer,integer)': ['lighter_daemon'],
     'source_obstacles(lighter.sources)': ['lighter_daemon'],
     'source_relations(lighter.sources)': ['lighter_daemon'],
+    // Sizes, for the reports.
+    'table_sizes()': ['service_role', 'lighter_daemon', 'lighter_reporter'],
     'wake_daemon()': backEnd,
     'write_artifact()': [],
   }
@@ -329,6 +331,7 @@ describe('privileges', () => {
       'own_entity_frames',
       'recount_frames',
       'set_threshold',
+      'table_sizes',
       'wake_daemon',
     ])
     for (const { name, owner, config } of rows) {
