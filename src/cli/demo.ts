@@ -113,7 +113,7 @@ function printReport(report: DemoReport): void {
         ['  the table', formatBytes(balance.disk_table_bytes_measured)],
         ['  all tables of pg-lighter', formatBytes(balance.disk_ours_bytes_measured)],
         [
-          `  of that free for new rows${balance.reusable_bytes_source === 'estimated' ? ', estimated' : ''}`,
+          `  free for new rows, in all of these${balance.reusable_bytes_source === 'estimated' ? ', estimated' : ''}`,
           balance.reusable_bytes === null ? 'not known' : formatBytes(balance.reusable_bytes),
         ],
         [
@@ -122,8 +122,8 @@ function printReport(report: DemoReport): void {
         ],
         ['  the table', formatBytes(balance.rewritten_table_bytes_measured)],
         ['  all tables of pg-lighter', formatBytes(balance.rewritten_ours_bytes_measured)],
-        ['  of those with nothing stored', formatBytes(balance.empty_ours_bytes_measured)],
-        ['  given back to the disk', formatBytes(balance.rewrite_freed_bytes_measured)],
+        ['  of those, before the first message', formatBytes(balance.empty_ours_bytes_measured)],
+        ['  given back by the rewrite', formatBytes(balance.rewrite_freed_bytes_measured)],
       ],
     ),
   )

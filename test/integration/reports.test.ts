@@ -825,6 +825,7 @@ describe('who may see them', () => {
     'storage_entries',
     'storage_total_entries',
     'sweep_history',
+    'waiting_groups',
   ]
   const readable = (role: string) =>
     column<string>(
