@@ -208,11 +208,13 @@ describe('estimates', () => {
     await environment.admin.query('analyze conversation_messages')
     // Counters come within a second of the statement.
     await expect
-      .poll(() =>
-        value<number>(
-          environment.admin,
-          `select n_dead_tup::int from pg_stat_all_tables where relid = 'conversation_messages'::regclass`,
-        ),
+      .poll(
+        () =>
+          value<number>(
+            environment.admin,
+            `select n_dead_tup::int from pg_stat_all_tables where relid = 'conversation_messages'::regclass`,
+          ),
+        { timeout: 10_000 },
       )
       .toBeGreaterThan(100)
     const dead = await savings()
