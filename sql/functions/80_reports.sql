@@ -292,3 +292,112 @@ begin
   end if;
 end
 $$;
+
+-- How large the attached tables and ours are, and what a rewrite would give back of that, by what VACUUM and ANALYZE have
+-- left in the catalogue. As our owner: pg_stats shows widths of columns only to who may read the columns, and whoever
+-- reads the reports may not. It tells nothing but sizes. Each guess errs towards less free space:
+-- - pages that were added since the last VACUUM or ANALYZE count as full;
+-- - of TOAST the catalogue knows the number of chunks, not their lengths: four fill a page, none is longer;
+-- - indexes count as they are.
+-- The size of a table waits for whoever locks it, which VACUUM FULL does for hours: one that is locked is not known.
+create or replace function lighter.table_sizes()
+returns table (relation oid, ours boolean, sources integer[], bytes bigint, reusable_bytes_estimated bigint, rewritten_bytes_estimated bigint,
+               reason_not_known text, statistics_at timestamptz)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive locked as materialized (
+    select l.relation from pg_locks l
+     where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.pid is distinct from pg_backend_pid()
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+  ),
+  -- Not by pg_partition_tree, which waits for the lock of each partition.
+  members as (
+    select s.id as source_id, s.relation::oid as oid from lighter.sources s
+    union
+    select m.source_id, i.inhrelid from members m join pg_inherits i on i.inhparent = m.oid
+  ),
+  attached as (
+    select m.oid, array_agg(m.source_id order by m.source_id) as sources from members m group by m.oid
+  ),
+  tables as (
+    select c.oid, c.relnamespace = 'lighter'::regnamespace as ours, a.sources, c.relpages, c.reltuples, c.reltoastrelid,
+           coalesce((select o.option_value::numeric from pg_options_to_table(c.reloptions) o where o.option_name = 'fillfactor'), 100) as fillfactor
+      from pg_class c
+      left join attached a on a.oid = c.oid
+     where c.relkind in ('r', 'm') and (c.relnamespace = 'lighter'::regnamespace or a.oid is not null)
+  ),
+  -- The size of each part; null: locked, or dropped this moment.
+  parts as (
+    select t.*, i.block_size, m.bytes, m.heap_bytes, coalesce(toast.bytes, 0) as toast_bytes,
+           toast.relpages as toast_relpages, toast.reltuples as toast_reltuples,
+           case when t.reltoastrelid <> 0 then t.reltoastrelid end as toast_oid
+      from tables t
+     cross join (select current_setting('block_size')::numeric as block_size) i
+     cross join lateral (
+       select case when t.ours or not exists (select from locked l where l.relation = t.oid) then pg_total_relation_size(t.oid) end as bytes,
+              case when t.ours or not exists (select from locked l where l.relation = t.oid) then pg_relation_size(t.oid) end as heap_bytes) m
+      left join lateral (
+       select case when m.bytes is not null then pg_relation_size(x.oid) end as bytes, x.relpages, x.reltuples
+         from pg_class x where x.oid = t.reltoastrelid) toast on true
+  ),
+  -- At once, by the index on names: pg_stats asks for the rights on each column that it looks at.
+  columns as materialized (
+    select s.schemaname, s.tablename, s.attname, s.avg_width, s.null_frac
+      from pg_stats s
+     where s.tablename = any (array(select c.relname from tables t join pg_class c on c.oid = t.oid)) and not s.inherited
+  ),
+  -- What a row takes in its page: line pointer, header, null bitmap, columns and what aligns them.
+  widths as (
+    select a.attrelid as oid,
+           case when count(*) = count(coalesce(s.avg_width, nullif(a.attlen, -1)))
+                then 4 + 8 * ceil((23 + ceil(c.relnatts / 8.0)
+                                      + sum(coalesce(s.avg_width, a.attlen) * (1 - coalesce(s.null_frac, 0)::numeric)
+                                            + case a.attalign when 'd' then 4 when 'i' then 2 when 's' then 1 else 0 end)) / 8) end as row_bytes
+      from tables t
+      join pg_class c on c.oid = t.oid
+      join pg_namespace n on n.oid = c.relnamespace
+      join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+      left join columns s on s.schemaname = n.nspname and s.tablename = c.relname and s.attname = a.attname
+     group by a.attrelid, c.relnatts
+  ),
+  -- In pages; null: not known. Not by greatest(): that would make 0 of it.
+  pages as (
+    select p.oid, p.ours, p.sources, p.bytes, p.block_size, p.reltuples,
+           case when p.heap_bytes = 0 then 0
+                when p.reltuples >= 0 then
+                  least(p.relpages, p.heap_bytes / p.block_size)
+                    - ceil(p.reltuples::numeric / case when w.row_bytes <= (p.block_size - 24) * p.fillfactor / 100
+                                                       then floor((p.block_size - 24) * p.fillfactor / 100 / w.row_bytes)
+                                                       when w.row_bytes is not null then 1 end) end as heap_free,
+           case when p.toast_bytes = 0 then 0
+                when p.toast_reltuples >= 0 then
+                  least(p.toast_relpages, p.toast_bytes / p.block_size) - ceil(p.toast_reltuples::numeric / 4) end as toast_free,
+           -- Rows that no VACUUM has removed yet; without a VACUUM on record the counters may have been lost with it.
+           case when p.heap_bytes = 0 then 0
+                when coalesce(h.last_vacuum, h.last_autovacuum) is not null then ceil(h.n_dead_tup * w.row_bytes / p.block_size) end as heap_dead,
+           case when p.toast_bytes = 0 then 0
+                when coalesce(x.last_vacuum, x.last_autovacuum) is not null then ceil(x.n_dead_tup / 4.0) end as toast_dead,
+           -- Of an empty one there is nothing to estimate.
+           case when p.heap_bytes = 0 then now() else greatest(h.last_vacuum, h.last_autovacuum, h.last_analyze, h.last_autoanalyze) end as statistics_at
+      from parts p
+      left join widths w on w.oid = p.oid
+      left join pg_stat_all_tables h on h.relid = p.oid
+      left join pg_stat_all_tables x on x.relid = p.toast_oid
+  )
+  select f.oid, f.ours, f.sources, f.bytes,
+         case when f.heap_free - f.heap_dead + f.toast_free - f.toast_dead is not null
+              then (greatest(0, f.heap_free - f.heap_dead) + greatest(0, f.toast_free - f.toast_dead)) * f.block_size end::bigint,
+         case when f.heap_free + f.toast_free is not null
+              then f.bytes - (greatest(0, f.heap_free) + greatest(0, f.toast_free)) * f.block_size end::bigint,
+         case when f.bytes is null then 'locked by another session'
+              when f.heap_free is null and f.reltuples < 0 then 'never vacuumed or analyzed'
+              when f.heap_free is null then 'no statistics of its columns that the owner of schema lighter may see'
+              when f.toast_free is null then 'its TOAST was never vacuumed, or not since its last rewrite'
+              when f.heap_dead + f.toast_dead is null then 'no VACUUM on record: what is free for new rows is not known' end,
+         f.statistics_at
+    from pages f;
+end;
+comment on function lighter.table_sizes() is
+  'Attached tables (of a partitioned one its partitions), with the ids of their sources, and all tables of ours: bytes on disk with indexes and TOAST, how much of that VACUUM has made free for new rows, and what they would take after VACUUM FULL or pg_repack. The last two are estimates by the statistics of the last VACUUM and ANALYZE, and err towards less free space; null: not known, for the reason given. Cost: the catalogue and the sizes of files.';
+revoke all on function lighter.table_sizes() from public;

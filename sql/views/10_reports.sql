@@ -1,6 +1,7 @@
 -- Reports. All run with the rights of their owner: lighter_reporter, who reads them, has no rights on what they are
 -- made from. They hold sums, and the names and errors of rows that were given up; grants.sql gives them to nobody
--- who acts for a tenant. No function of ours is called in them: it would run with the reader's rights.
+-- who acts for a tenant. No function of ours is called in them, since it would run with the reader's rights, but for
+-- lighter.table_sizes, which runs with its owner's.
 
 -- Byte sums end at the largest bigint: a report must not fail over a size_bytes that somebody has made up.
 
@@ -256,6 +257,9 @@ create or replace view lighter.failures as
 comment on view lighter.failures is
   'Dead letters with their errors; select lighter.retry() brings them back. An error is what Postgres or the store said of the row. Fresh: as it is. Cost: reads the dead letters.';
 
+-- The whole database: the attached tables and all of ours, as they are and as they would be had nothing left its row.
+-- What is measured has a plain name, what is reckoned ends in _estimated. What the tables hold besides the payloads is on
+-- both sides, so what is saved does not depend on it, and is known also where their statistics are not.
 create or replace view lighter.savings as
   with totals as (
     select coalesce(sum(artifacts), 0)::bigint as artifacts,
@@ -264,11 +268,27 @@ create or replace view lighter.savings as
            coalesce(sum(objects), 0)::bigint as objects
       from lighter.storage_total_entries
   ),
-  -- What Postgres holds instead: the pointers' table with its indexes, and all of ours.
-  bookkeeping as (
-    select sum(pg_total_relation_size(c.oid))::bigint as bytes
-      from pg_class c
-     where c.relkind in ('r', 'm') and c.relnamespace = 'lighter'::regnamespace
+  -- One table that is not known makes the sum of the attached ones not known; one of ours counts as large as it is.
+  sizes as (
+    select coalesce(sum(t.bytes) filter (where t.ours), 0) as bookkeeping_bytes,
+           coalesce(sum(coalesce(t.rewritten_bytes_estimated, t.bytes)) filter (where t.ours), 0) as bookkeeping_rewritten,
+           coalesce(sum(t.reusable_bytes_estimated) filter (where t.ours), 0) as bookkeeping_reusable,
+           case when count(*) filter (where not t.ours and t.bytes is null) = 0
+                then coalesce(sum(t.bytes) filter (where not t.ours), 0) end as tables_bytes,
+           case when count(*) filter (where not t.ours and t.rewritten_bytes_estimated is null) = 0
+                then coalesce(sum(t.rewritten_bytes_estimated) filter (where not t.ours), 0) end as tables_rewritten,
+           case when count(*) filter (where not t.ours and t.reusable_bytes_estimated is null) = 0
+                then coalesce(sum(t.reusable_bytes_estimated) filter (where not t.ours), 0) end as tables_reusable,
+           case when count(*) filter (where not t.ours and t.statistics_at is null) = 0
+                then min(t.statistics_at) filter (where not t.ours) end as statistics_at,
+           (array_agg(t.relation::regclass::text || ': ' || t.reason_not_known order by t.bytes desc nulls last)
+              filter (where not t.ours and t.reason_not_known is not null))[1:5] as not_known
+      from lighter.table_sizes() t
+  ),
+  still_inline as (
+    select coalesce(sum(q.depth + q.settling + q.waiting), 0) as rows, coalesce(sum(q.waiting_bytes), 0) as bytes,
+           coalesce(bool_and(q.exact), true) as exact
+      from lighter.queue_health q
   ),
   requests as (
     select (select coalesce(sum(class_a), 0) from lighter.request_days
@@ -277,34 +297,57 @@ create or replace view lighter.savings as
                where day > (now() at time zone 'UTC')::date - 30) as class_a
   ),
   costs as (
-    select t.*, b.bytes as bookkeeping_bytes, r.class_a, p.*,
-           (t.payload_bytes * p.inline_ratio)::bigint as inline_bytes,
+    select t.*, z.*, i.rows as still_inline_rows, i.bytes as still_inline_bytes, i.exact as still_inline_exact, r.class_a, p.*,
+           t.payload_bytes * p.inline_ratio as inline_bytes,
+           z.tables_bytes + z.bookkeeping_bytes as database_bytes,
+           z.tables_reusable + z.bookkeeping_reusable as reusable_bytes,
+           z.tables_rewritten + z.bookkeeping_rewritten as rewritten_bytes,
            t.object_bytes / 1e9 * p.r2_gb_month as storage_usd,
            r.class_a / 1e6 * p.r2_class_a_million as class_a_usd,
-           b.bytes / 1e9 * p.database_gb_month as bookkeeping_usd,
+           z.bookkeeping_bytes / 1e9 * p.database_gb_month as bookkeeping_usd,
            t.payload_bytes * p.inline_ratio / 1e9 * p.database_gb_month as inline_usd
-      from totals t, bookkeeping b, requests r, lighter.prices p
+      from totals t, sizes z, still_inline i, requests r, lighter.prices p
+  ),
+  verdicts as (
+    select c.*, c.storage_usd + c.class_a_usd + c.bookkeeping_usd as usd,
+           c.inline_usd - c.storage_usd - c.class_a_usd - c.bookkeeping_usd as saved_usd,
+           c.inline_bytes - c.bookkeeping_rewritten as saved_bytes
+      from costs c
   )
-  select payload_bytes,
-         object_bytes,
+  select artifacts,
+         payload_bytes,
          objects,
+         object_bytes,
+         tables_bytes::bigint as tables_bytes,
+         bookkeeping_bytes::bigint as bookkeeping_bytes,
+         database_bytes::bigint as database_bytes,
+         reusable_bytes::bigint as reusable_bytes_estimated,
+         (database_bytes - rewritten_bytes)::bigint as rewrite_frees_bytes_estimated,
+         rewritten_bytes::bigint as rewritten_bytes_estimated,
+         statistics_at,
+         not_known,
+         least(inline_bytes, 9223372036854775807)::bigint as inline_bytes_estimated,
+         case when tables_rewritten is not null then least(tables_rewritten + inline_bytes, 9223372036854775807) end::bigint as inline_database_bytes_estimated,
+         least(saved_bytes, 9223372036854775807)::bigint as saved_bytes_estimated,
+         case when artifacts > 0 then saved_bytes > 0 end as pays_bytes,
+         least(still_inline_rows, 9223372036854775807)::bigint as still_inline_rows,
+         still_inline_exact,
+         least(still_inline_bytes, 9223372036854775807)::bigint as still_inline_bytes_estimated,
+         class_a::bigint as class_a_last_30_days,
          round(storage_usd, 4) as storage_usd_per_month,
          round(class_a_usd, 4) as class_a_usd_last_30_days,
-         artifacts,
-         class_a::bigint as class_a_last_30_days,
-         bookkeeping_bytes,
          round(bookkeeping_usd, 4) as bookkeeping_usd_per_month,
-         inline_bytes,
-         round(inline_usd, 4) as inline_usd_per_month,
-         round(storage_usd + class_a_usd + bookkeeping_usd, 4) as usd_per_month,
-         round(inline_usd - storage_usd - class_a_usd - bookkeeping_usd, 4) as saved_usd_per_month,
+         round(usd, 4) as usd_per_month,
+         round(inline_usd, 4) as inline_usd_per_month_estimated,
+         round(saved_usd, 4) as saved_usd_per_month_estimated,
+         case when artifacts > 0 then saved_usd > 0 end as pays_usd,
          case when r2_class_b_million > 0 then
-           greatest(0, (inline_usd - storage_usd - class_a_usd - bookkeeping_usd) / r2_class_b_million * 1e6)::bigint
-         end as break_even_reads_per_month,
+           least(greatest(0, saved_usd / r2_class_b_million * 1e6), 9223372036854775807)::bigint
+         end as break_even_reads_per_month_estimated,
          r2_gb_month, r2_class_a_million, r2_class_b_million, database_gb_month, inline_ratio
-    from costs;
+    from verdicts;
 comment on view lighter.savings is
-  'Live bytes taken out of Postgres, what they cost a month now (the bucket, its class A operations of the last 30 days, and the disk that the pointers take in Postgres) and what they would cost in their rows, at the prices of lighter.prices. Reads are not counted: break_even_reads_per_month is how many (class B operations) would cost what is saved. Fresh: exact at every moment. Cost: the rollup, lighter.storage_total_entries, and the sizes of our tables.';
+  'What offloading saves, the whole database considered: the attached tables and all of ours, with indexes and TOAST, as they are on disk, and as they would be had no payload left its row; and the bill of a month (the bucket, its class A operations of the last 30 days, our tables), at the prices of lighter.prices. Names that end in _estimated are no measurements; null: not known, and not_known says why. Rows that still wait in their tables are no savings, and are told apart. Reads are not counted: break_even_reads_per_month_estimated is how many (class B operations) would cost what is saved. Fresh: what was offloaded and the sizes of files, exact at every moment; estimates, as of statistics_at. Cost: the rollup, lighter.storage_total_entries, lighter.queue_health, and lighter.table_sizes().';
 
 -- Whole days from the rollup; of the day in which a policy ends, and of entities on hold, the artifacts themselves,
 -- each found by its index.

@@ -2,6 +2,7 @@ import { styleText } from 'node:util'
 import type { Command } from 'commander'
 import { pino } from 'pino'
 import type { DemoProgress, DemoReport } from '../demo/run.ts'
+import { formatUsd, type Verdict, verdictOf } from '../reports/verdict.ts'
 import { wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
 import { createProgress, type Progress } from './progress.ts'
@@ -87,6 +88,15 @@ function formatLatency(ms: number | null): string {
 
 function printReport(report: DemoReport): void {
   const seconds = (report.duration_ms / 1000).toFixed(1)
+  const { balance } = report
+  const verdict = demoVerdict(report)
+  print(styleText(verdict.pays === false ? 'yellow' : 'green', verdict.text))
+  if (balance.pays_usd === false) {
+    print(
+      `The bill is for ${formatCount(report.puts)} PUTs: the demo sends each row at once. By default rows wait until their pack is worth a PUT.`,
+    )
+  }
+  print()
   print(
     `${formatCount(report.messages)} messages written and offloaded in ${seconds} s, ${formatCount(report.updated)} of them updated and ${formatCount(report.deleted)} deleted moments later.`,
   )
@@ -95,14 +105,35 @@ function printReport(report: DemoReport): void {
     renderTable(
       ['in Postgres, with indexes and TOAST', 'size'],
       [
-        ['without pg-lighter', formatBytes(report.bytes_before)],
-        ['with pg-lighter', formatBytes(report.bytes_after + report.bytes_ours)],
-        ['  the table, rewritten', formatBytes(report.bytes_after)],
-        ['  tables of pg-lighter', formatBytes(report.bytes_ours)],
         [
-          'before the rewrite, freed space kept for new rows',
-          formatBytes(report.bytes_after_plain_vacuum + report.bytes_ours),
+          'without pg-lighter: the same rows, all payloads inline',
+          formatBytes(balance.inline_bytes_measured),
         ],
+        ['with pg-lighter, on disk now', formatBytes(balance.disk_bytes_measured)],
+        ['  the table', formatBytes(balance.disk_table_bytes_measured)],
+        ['  all tables of pg-lighter', formatBytes(balance.disk_ours_bytes_measured)],
+        [
+          `  free for new rows, in all of these${balance.reusable_bytes_source === 'estimated' ? ', estimated' : ''}`,
+          balance.reusable_bytes === null ? 'not known' : formatBytes(balance.reusable_bytes),
+        ],
+        [
+          'with pg-lighter, all tables rewritten (VACUUM FULL)',
+          formatBytes(balance.rewritten_bytes_measured),
+        ],
+        ['  the table', formatBytes(balance.rewritten_table_bytes_measured)],
+        ['  all tables of pg-lighter', formatBytes(balance.rewritten_ours_bytes_measured)],
+        ['  of those, before the first message', formatBytes(balance.empty_ours_bytes_measured)],
+        ['  given back by the rewrite', formatBytes(balance.rewrite_freed_bytes_measured)],
+      ],
+    ),
+  )
+  print()
+  print(
+    renderTable(
+      ['bill of 90 days, by lighter.prices', ''],
+      [
+        ['without pg-lighter', formatUsd(balance.inline_usd_90_days)],
+        ['with it: database rewritten, bucket, PUTs', formatUsd(balance.usd_90_days)],
       ],
     ),
   )
@@ -134,3 +165,15 @@ function printReport(report: DemoReport): void {
   print(styleText('red', `${formatCount(report.mismatched)} rows differ from what was written`))
   for (const { id, reason } of report.mismatches.slice(0, 20)) print(`  ${id}  ${reason}`)
 }
+
+/** By what was measured: rounding to a cent would hide it. */
+const demoVerdict = ({ artifacts, balance }: DemoReport): Verdict =>
+  verdictOf({
+    artifacts,
+    savedUsd: balance.inline_usd_90_days - balance.usd_90_days,
+    savedBytes: balance.inline_bytes_measured - balance.rewritten_bytes_measured,
+    paysUsd: balance.pays_usd,
+    paysBytes: balance.pays_bytes,
+    period: 'in 90 days',
+    measured: true,
+  })

@@ -4,6 +4,8 @@ import type pg from 'pg'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { type DaemonReport, readDaemons } from '../reports/daemons.ts'
 import { readSections, type Stats, sections } from '../reports/read.ts'
+import { savingsVerdict } from '../reports/render.ts'
+import type { Verdict } from '../reports/verdict.ts'
 
 interface Totals {
   artifacts: number
@@ -54,8 +56,17 @@ export interface SlowReport {
   tenants: (Stats['top_tenants'][number] & { kinds: Record<string, number> })[]
   tenant_count: number
   packs: Stats['packs']
-  savings: Stats['savings']
-  tables: { source: string; column: string; bytes: number; rows: number | null; paused: boolean }[]
+  savings: Stats['savings'] & { verdict: Verdict }
+  /** Partitions together; null: not known. */
+  tables: {
+    source: string
+    column: string
+    bytes: number | null
+    reusable_bytes_estimated: number | null
+    rewritten_bytes_estimated: number | null
+    rows: number | null
+    paused: boolean
+  }[]
   retention_due: Stats['retention_due']
   damaged: number
   sweeps: {
@@ -104,7 +115,9 @@ const fastSections: Record<keyof FastSections, string> = {
               from lighter.failures order by failed_at desc, row_id limit ${shownFailures}) f)`,
 }
 
-const slowSections: Record<keyof SlowReport, string> = {
+type SlowSections = Omit<SlowReport, 'savings'> & Pick<Stats, 'savings'>
+
+const slowSections: Record<keyof SlowSections, string> = {
   at: sections.at,
   hours: `(
     select coalesce(json_agg(l order by l.hour, l.queue), '[]')
@@ -133,9 +146,19 @@ const slowSections: Record<keyof SlowReport, string> = {
   savings: sections.savings,
   tables: `(
     select coalesce(json_agg(t order by t.source, t."column"), '[]')
-      from (select s.relation::text as source, s.json_column as "column", pg_total_relation_size(s.relation) as bytes,
-                   nullif(c.reltuples, -1)::bigint as rows, s.paused
-              from lighter.sources s join pg_class c on c.oid = s.relation) t)`,
+      from (with sizes as materialized (select * from lighter.table_sizes() where not ours)
+            select s.relation::text as source, s.json_column as "column", s.paused,
+                   case when bool_and(z.bytes is not null) then sum(z.bytes)::bigint end as bytes,
+                   case when bool_and(z.reusable_bytes_estimated is not null)
+                        then sum(z.reusable_bytes_estimated)::bigint end as reusable_bytes_estimated,
+                   case when bool_and(z.rewritten_bytes_estimated is not null)
+                        then sum(z.rewritten_bytes_estimated)::bigint end as rewritten_bytes_estimated,
+                   case when bool_and(p.reltuples >= 0) then sum(p.reltuples)::bigint end as rows
+              from lighter.sources s
+              join pg_class c on c.oid = s.relation
+              left join sizes z on s.id = any (z.sources)
+              left join pg_class p on p.oid = z.relation
+             group by s.id) t)`,
   retention_due: sections.retention_due,
   damaged: `(select count(*) from (select from lighter.damaged_artifacts limit ${countedDamage}) d)`,
   sweeps: `(
@@ -155,7 +178,10 @@ export const readFast = (pool: pg.Pool): Promise<FastReport> =>
   }))
 
 export const readSlow = (pool: pg.Pool): Promise<SlowReport> =>
-  inReport(pool, slowTimeoutMs, db => readSections<SlowReport>(db, slowSections))
+  inReport(pool, slowTimeoutMs, async db => {
+    const report = await readSections<SlowSections>(db, slowSections)
+    return { ...report, savings: { ...report.savings, verdict: savingsVerdict(report.savings) } }
+  })
 
 /** Sums are read whole, which the sessions of our pools else avoid (src/db/prepared.ts). */
 function inReport<T>(pool: pg.Pool, timeoutMs: number, read: (db: Queryable) => Promise<T>): Promise<T> {

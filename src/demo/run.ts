@@ -10,6 +10,7 @@ import { type DemoMessage, generateMessages, readMessages } from './messages.ts'
 import { type Replay, replayMessages } from './replay.ts'
 import { type DemoServers, startOwnServers, useExternalServers } from './servers.ts'
 import { type Verification, verifyRows } from './verify.ts'
+import { type DemoBalance, weighDatabase, weighOurs } from './weigh.ts'
 
 export interface DemoOptions {
   /** The environment that names a Postgres and a bucket to run on; without it the demo starts its own. */
@@ -49,14 +50,8 @@ export interface DemoReport {
   puts: number
   payload_bytes: number
   object_bytes: number
-  /** Size of the table, with indexes and TOAST, as it would be without pg-lighter: the hydrated rows, freshly loaded. */
-  bytes_before: number
-  /** The same as it is, after VACUUM FULL: what the rows really take. */
-  bytes_after: number
-  /** As it is after a plain VACUUM, which keeps freed space in the table for the next rows. */
-  bytes_after_plain_vacuum: number
-  /** Of all tables in schema lighter: what it takes to keep account of what has left. */
-  bytes_ours: number
+  /** Sizes of the database, the table and all of pg-lighter's, and the bills they make. */
+  balance: DemoBalance
   /** From a row's insert to the commit that left its pointer; null where the server does not track commit times. */
   latency_p50_ms: number | null
   latency_p99_ms: number | null
@@ -127,6 +122,7 @@ async function runOn(servers: DemoServers, options: DemoOptions): Promise<DemoRe
   const store = openStore(config.store)
   const ticker = setInterval(report, 100)
   try {
+    const emptyOursBytes = await weighOurs(admin)
     await daemon.start()
     puts = 0 // the owner object was written
     const started = performance.now()
@@ -152,7 +148,13 @@ async function runOn(servers: DemoServers, options: DemoOptions): Promise<DemoRe
     signal.throwIfAborted()
 
     progress.phase = 'weighing'
-    const weight = await weigh(admin)
+    const weight = await countStored(admin)
+    const balance = await weighDatabase(admin, plainTable, {
+      emptyOursBytes,
+      payloadBytes: weight.payload_bytes,
+      objectBytes: weight.object_bytes,
+      puts: putsUsed,
+    })
     report()
     return {
       messages: replay.written,
@@ -160,6 +162,7 @@ async function runOn(servers: DemoServers, options: DemoOptions): Promise<DemoRe
       deleted: replay.deleted,
       ...weight,
       puts: putsUsed,
+      balance,
       verified: verification.verified,
       mismatched: verification.mismatches.length,
       mismatches: verification.mismatches,
@@ -196,9 +199,7 @@ async function drain(admin: pg.Pool, signal: AbortSignal, onDepth: (queued: numb
   }
 }
 
-async function weigh(admin: pg.Pool) {
-  await admin.query(`vacuum analyze ${plainTable}`)
-  await admin.query('vacuum analyze public.conversation_messages')
+async function countStored(admin: pg.Pool) {
   const { rows } = await admin.query<{
     rows: number
     offloaded: number
@@ -206,9 +207,6 @@ async function weigh(admin: pg.Pool) {
     objects: number
     payload_bytes: number
     object_bytes: number
-    bytes_before: number
-    bytes_after_plain_vacuum: number
-    bytes_ours: number
     latency_p50_ms: number | null
     latency_p99_ms: number | null
   }>(`
@@ -235,17 +233,9 @@ async function weigh(admin: pg.Pool) {
            (select coalesce(sum(size_bytes), 0)::float8 from public.artifact_refs) as payload_bytes,
            (select count(*)::int from lighter.objects where state = 'stored') as objects,
            (select coalesce(sum(byte_length), 0)::float8 from lighter.objects where state = 'stored') as object_bytes,
-           pg_total_relation_size('${plainTable}')::float8 as bytes_before,
-           pg_total_relation_size('public.conversation_messages')::float8 as bytes_after_plain_vacuum,
-           (select sum(pg_total_relation_size(c.oid)) from pg_class c
-             where c.relkind = 'r' and c.relnamespace = 'lighter'::regnamespace)::float8 as bytes_ours,
            (select percentile_disc(0.5) within group (order by ms) from latencies)::float8 as latency_p50_ms,
            (select percentile_disc(0.99) within group (order by ms) from latencies)::float8 as latency_p99_ms`)
   const [weight] = rows
   if (weight === undefined) throw new Error('the query answered no row')
-  await admin.query('vacuum full public.conversation_messages')
-  const full = await admin.query<{ bytes: number }>(
-    `select pg_total_relation_size('public.conversation_messages')::float8 as bytes`,
-  )
-  return { ...weight, bytes_after: full.rows[0]?.bytes ?? 0 }
+  return weight
 }

@@ -74,21 +74,36 @@ interface Failure {
   last_error: string
 }
 
-interface Savings {
+/** As in the view: names that end in _estimated are no measurements; null: not known. */
+export interface Savings {
   artifacts: number
   payload_bytes: number
-  object_bytes: number
   objects: number
+  object_bytes: number
+  tables_bytes: number | null
   bookkeeping_bytes: number
-  inline_bytes: number
+  database_bytes: number | null
+  reusable_bytes_estimated: number | null
+  rewrite_frees_bytes_estimated: number | null
+  rewritten_bytes_estimated: number | null
+  statistics_at: string | null
+  not_known: string[] | null
+  inline_bytes_estimated: number
+  inline_database_bytes_estimated: number | null
+  saved_bytes_estimated: number
+  pays_bytes: boolean | null
+  still_inline_rows: number
+  still_inline_exact: boolean
+  still_inline_bytes_estimated: number
   class_a_last_30_days: number
   storage_usd_per_month: number
   class_a_usd_last_30_days: number
   bookkeeping_usd_per_month: number
   usd_per_month: number
-  inline_usd_per_month: number
-  saved_usd_per_month: number
-  break_even_reads_per_month: number | null
+  inline_usd_per_month_estimated: number
+  saved_usd_per_month_estimated: number
+  pays_usd: boolean | null
+  break_even_reads_per_month_estimated: number | null
 }
 
 interface PackHealth {
@@ -177,9 +192,12 @@ export const sections = {
              order by failed_at desc limit ${shownFailures}) f)`,
   savings: `(
     select to_json(s)
-      from (select artifacts, payload_bytes, object_bytes, objects, bookkeeping_bytes, inline_bytes, class_a_last_30_days,
+      from (select artifacts, payload_bytes, objects, object_bytes, tables_bytes, bookkeeping_bytes, database_bytes,
+                   reusable_bytes_estimated, rewrite_frees_bytes_estimated, rewritten_bytes_estimated, statistics_at, not_known,
+                   inline_bytes_estimated, inline_database_bytes_estimated, saved_bytes_estimated, pays_bytes,
+                   still_inline_rows, still_inline_exact, still_inline_bytes_estimated, class_a_last_30_days,
                    storage_usd_per_month, class_a_usd_last_30_days, bookkeeping_usd_per_month, usd_per_month,
-                   inline_usd_per_month, saved_usd_per_month, break_even_reads_per_month
+                   inline_usd_per_month_estimated, saved_usd_per_month_estimated, pays_usd, break_even_reads_per_month_estimated
               from lighter.savings) s)`,
   packs: `(
     select coalesce(json_agg(p order by p.object_bytes desc, p.kind), '[]')

@@ -1,13 +1,17 @@
 // The reports as text, for a terminal of a given width.
 import { styleText } from 'node:util'
 import { formatBytes, formatCount } from '../cli/output.ts'
-import type { QueueHealth, Stats } from './read.ts'
-import { type Column, cut, fitTable } from './table.ts'
+import type { QueueHealth, Savings, Stats } from './read.ts'
+import { type Column, cut, fitTable, wrap } from './table.ts'
+import { formatUsd, type Verdict, verdictOf } from './verdict.ts'
 
 const text = (title: string): Column => ({ title, flexible: true })
 const number = (title: string): Column => ({ title, right: true })
 
-/** All reports, section by section; what changes most comes first, since a screen may be too short for all. */
+/**
+ * All reports, section by section; what changes most comes first, since a screen may be too short for all. Before them,
+ * if offloading does not pay, that it does not.
+ */
 export function renderStats(stats: Stats, width: number): string[] {
   const sections = [
     queue(stats, width),
@@ -20,11 +24,19 @@ export function renderStats(stats: Stats, width: number): string[] {
     packs(stats, width),
     sweeps(stats, width),
   ]
-  return sections.flatMap(({ title, lines }) =>
-    lines.length === 0
-      ? []
-      : ['', styleText(['bold', 'cyan'], cut(title, width)), ...lines.map(line => line.trimEnd())],
-  )
+  const verdict = savingsVerdict(stats.savings)
+  const warning =
+    verdict.pays === false
+      ? ['', ...wrap(verdict.text, width).map(line => styleText(['bold', 'yellow'], line))]
+      : []
+  return [
+    ...warning,
+    ...sections.flatMap(({ title, lines }) =>
+      lines.length === 0
+        ? []
+        : ['', styleText(['bold', 'cyan'], cut(title, width)), ...lines.map(line => line.trimEnd())],
+    ),
+  ]
 }
 
 /** What changes from moment to moment, in one line: for a log, not a screen. */
@@ -45,6 +57,7 @@ export function renderLine(stats: Stats): string {
     `artifacts ${formatCount(stats.savings.artifacts)}`,
     `payloads ${formatBytes(stats.savings.payload_bytes)}`,
     `stored ${formatBytes(stats.savings.object_bytes)}`,
+    ...(savingsVerdict(stats.savings).pays === false ? ['does not pay'] : []),
   ].join('  ')
 }
 
@@ -217,20 +230,47 @@ function failures({ failures: latest, queue: sources }: Stats, width: number): S
 }
 
 function savings({ savings: s, retention_due: due }: Stats, width: number): Section {
-  // Less than half a cent has no sign.
-  const usd = (amount: number) => `${Math.round(amount * 100) < 0 ? '-' : ''}$${Math.abs(amount).toFixed(2)}`
+  const known = (bytes: number | null) => (bytes === null ? 'not known' : formatBytes(bytes))
+  const about = (bytes: number | null) => (bytes === null ? 'not known' : `about ${formatBytes(bytes)}`)
   return section(
-    'Savings, a month',
+    'Savings',
     [
-      `${formatBytes(s.payload_bytes)} out of Postgres, where they took about ${formatBytes(s.inline_bytes)}: ${usd(s.inline_usd_per_month)}`,
-      `now ${usd(s.usd_per_month)}: bucket ${usd(s.storage_usd_per_month)}, ${formatCount(s.class_a_last_30_days)} writes ${usd(s.class_a_usd_last_30_days)}, pointers in Postgres (${formatBytes(s.bookkeeping_bytes)}) ${usd(s.bookkeeping_usd_per_month)}`,
-      `saved ${usd(s.saved_usd_per_month)}${s.break_even_reads_per_month ? `, less reads at R2's price: ${formatCount(s.break_even_reads_per_month)} of them would use it up` : ''}`,
+      savingsVerdict(s).text,
+      `on disk now: ${known(s.database_bytes)}, tables ${known(s.tables_bytes)} and everything of pg-lighter ${formatBytes(s.bookkeeping_bytes)}`,
+      `of that free for new rows: ${about(s.reusable_bytes_estimated)}; a rewrite (VACUUM FULL, pg_repack) would give back: ${about(s.rewrite_frees_bytes_estimated)}`,
+      `after a rewrite: ${about(s.rewritten_bytes_estimated)}; with all payloads inline: ${about(s.inline_database_bytes_estimated)}`,
+      ...(s.not_known ?? []).map(reason => `not known of ${reason}`),
+      `${formatBytes(s.payload_bytes)} of payloads left the tables, where they would take about ${formatBytes(s.inline_bytes_estimated)}: ${formatUsd(s.inline_usd_per_month_estimated)} a month`,
+      `bill now ${formatUsd(s.usd_per_month)} a month: bucket ${formatUsd(s.storage_usd_per_month)}, ${formatCount(s.class_a_last_30_days)} writes of 30 days ${formatUsd(s.class_a_usd_last_30_days)}, tables of pg-lighter ${formatUsd(s.bookkeeping_usd_per_month)}`,
+      ...(s.artifacts > 0 && s.break_even_reads_per_month_estimated
+        ? [
+            `reads are not counted: about ${formatCount(s.break_even_reads_per_month_estimated)} a month would use up what is saved`,
+          ]
+        : []),
+      ...(s.still_inline_rows > 0 ? [stillInline(s)] : []),
       due.artifacts === 0
         ? 'nothing is due to expire'
         : `${formatCount(due.artifacts)} artifact(s), ${formatBytes(due.payload_bytes)}, of ${formatCount(due.tenants)} tenant(s) are due to expire`,
-    ].map(line => cut(line, width)),
+    ].flatMap(line => wrap(line, width)),
   )
 }
+
+function stillInline(s: Savings): string {
+  const bytes = s.still_inline_bytes_estimated
+  return `${s.still_inline_exact ? '' : 'about '}${formatCount(s.still_inline_rows)} row(s) still wait inline${bytes > 0 ? `, about ${formatBytes(bytes)} of payloads` : ''}: no savings yet`
+}
+
+/** Both sides of it are estimates, since what the payloads would take inline is one. */
+export const savingsVerdict = (s: Savings): Verdict =>
+  verdictOf({
+    artifacts: s.artifacts,
+    savedUsd: s.saved_usd_per_month_estimated,
+    savedBytes: s.saved_bytes_estimated,
+    paysUsd: s.pays_usd,
+    paysBytes: s.pays_bytes,
+    period: 'a month',
+    measured: false,
+  })
 
 function packs({ packs: kinds }: Stats, width: number): Section {
   if (kinds.length === 0) return section('Objects', [])

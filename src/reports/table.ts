@@ -46,3 +46,17 @@ export function fitTable(columns: Column[], rows: string[][], width: number): st
 export function cut(text: string, width: number): string {
   return text.length <= width ? text : `${text.slice(0, Math.max(width - 1, 0))}…`
 }
+
+/** Lines of at most so many characters, broken between words; those after the first are indented. */
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = []
+  let line = ''
+  for (const word of text.split(' ')) {
+    const longer = line === '' ? word : `${line} ${word}`
+    if (longer.length > width && line.trim() !== '') {
+      lines.push(line)
+      line = `  ${word}`
+    } else line = longer
+  }
+  return [...lines, line].map(each => cut(each, width))
+}

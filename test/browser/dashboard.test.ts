@@ -222,6 +222,28 @@ test('a screen reader finds its way: landmarks, headings, tables with names, pic
     expect(tree).toMatch(part)
 })
 
+test('offloading that does not pay is said before anything else', async () => {
+  await environment.admin.query('vacuum analyze conversation_messages')
+  const page = await dashboard()
+  // 300 messages do not make up for our tables.
+  const verdict =
+    /^Offloading does not pay here: it costs about \$[\d.]+ more a month; after a rewrite the database is about [\d.]+ [KM]B larger/
+  const overview = page.locator('#overview')
+  await until(
+    async () => verdict.test((await overview.locator(':scope > :first-child').textContent()) ?? ''),
+    'the page begins with it',
+  )
+  expect(await overview.locator(':scope > :first-child').isVisible()).toBe(true)
+  expect(await page.locator('#savings .message').textContent()).toMatch(verdict)
+  const ledger = (await page.locator('#savings .ledger').textContent()) ?? ''
+  expect(ledger).toMatch(/On disk now: attached tables and all of pg-lighter[\d.]+ [KM]B/)
+  expect(ledger).toMatch(/would give backabout [\d.]+ [KM]?B/)
+
+  const other = await dashboard({}, emptyApi)
+  await other.locator('#savings .message', { hasText: 'Nothing is offloaded yet' }).waitFor()
+  expect(await other.locator('#overview > :first-child').isVisible()).toBe(false)
+})
+
 test('an offload is seen without anything being done', async () => {
   const page = await dashboard()
   const before = await tile(page, 'Out of Postgres').textContent()

@@ -34,12 +34,13 @@ test('a byte-order mark at the beginning of .env is no part of the first name', 
   expect(JSON.parse(finished.stdout)).toMatchObject({ pending: [] })
 })
 
-test('savings of less than half a cent have no sign', async () => {
+test('savings of nothing at all have no sign', async () => {
   await environment.admin.query(
-    'update lighter.prices set r2_gb_month = 0, r2_class_a_million = 0, database_gb_month = 0.0000001',
+    'update lighter.prices set r2_gb_month = 0, r2_class_a_million = 0, database_gb_month = 0',
   )
   const { stdout } = await lighter(environment, ['stats'])
-  expect(stdout).toMatch(/saved \$0\.00/)
+  expect(stdout).toMatch(/^bill now \$0\.00 a month/m)
+  expect(stdout).not.toContain('-$')
 })
 
 test('a port that is taken names the setting', async () => {

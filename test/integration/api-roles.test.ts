@@ -261,6 +261,8 @@ describe('privileges', () => {
     'waits_for_others(lighter.sources)': [],
     'source_obstacles(lighter.sources)': ['lighter_daemon'],
     'source_relations(lighter.sources)': ['lighter_daemon'],
+    // Sizes, for the reports.
+    'table_sizes()': ['service_role', 'lighter_daemon', 'lighter_reporter'],
     'wake_daemon()': backEnd,
     'write_artifact()': [],
   }
@@ -340,6 +342,7 @@ describe('privileges', () => {
       'recount_frames',
       'set_pack_sizes',
       'set_threshold',
+      'table_sizes',
       'wake_daemon',
     ])
     for (const { name, owner, config } of rows) {

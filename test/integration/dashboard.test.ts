@@ -510,6 +510,10 @@ describe('live figures', () => {
         ].sort(),
       )
       expect(fast.queue).toMatchObject([{ source: 'conversation_messages', depth: 0 }])
+      expect(slow.savings.verdict).toEqual({
+        pays: null,
+        text: 'Nothing is offloaded yet, so nothing is saved.',
+      })
       const later = await stream.next('fast')
       expect(Date.parse(later.at)).toBeGreaterThan(Date.parse(fast.at))
     } finally {

@@ -8,6 +8,7 @@ import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { DemoReport } from '../../src/demo/run.ts'
 import { type Verification, verifyRows } from '../../src/demo/verify.ts'
+import { weighDatabase } from '../../src/demo/weigh.ts'
 import { loadSources } from '../../src/source/sources.ts'
 import { spoilHashes } from '../support/artifacts.ts'
 import { needsEmbedded } from '../support/backends/backend.ts'
@@ -19,17 +20,24 @@ import {
   startDaemon,
   type TestEnvironment,
 } from '../support/environment.ts'
+import { value } from '../support/sql.ts'
 import { bucketKeys } from '../support/sweep.ts'
 
 const cli = path.join(import.meta.dirname, '../../src/cli/main.ts')
 
-async function demo(args: string[], more: Record<string, string> = {}): Promise<DemoReport> {
+async function demoText(args: string[], more: Record<string, string> = {}): Promise<string> {
   const { NODE_OPTIONS: _, ...env } = process.env
-  const { stdout } = await promisify(execFile)(process.execPath, [cli, 'demo', '--json', ...args], {
-    env: { ...env, ...more },
+  const { stdout } = await promisify(execFile)(process.execPath, [cli, 'demo', ...args], {
+    env: { ...env, NO_COLOR: '1', ...more },
   })
-  return JSON.parse(stdout)
+  return stdout
 }
+
+const demo = async (args: string[], more: Record<string, string> = {}): Promise<DemoReport> =>
+  JSON.parse(await demoText(['--json', ...args], more))
+
+/** Not a line that says how far it is. */
+const isReport = (line: string) => !/^(starting|writing|draining|verifying|weighing) /.test(line)
 
 test('made-up messages are offloaded, changed meanwhile, and verified to the last row', async context => {
   needsEmbedded(context)
@@ -43,9 +51,33 @@ test('made-up messages are offloaded, changed meanwhile, and verified to the las
   expect(report.artifacts).toBeGreaterThanOrEqual(report.offloaded)
   expect(report.puts).toBeGreaterThanOrEqual(report.objects)
   expect(report.payload_bytes).toBeGreaterThan(6 * 1024 * 1024)
-  expect(report.bytes_after).toBeLessThan(report.bytes_before)
+  const { balance } = report
+  expect(balance.disk_bytes_measured).toBe(
+    balance.disk_table_bytes_measured + balance.disk_ours_bytes_measured,
+  )
+  expect(balance.rewritten_bytes_measured).toBe(
+    balance.rewritten_table_bytes_measured + balance.rewritten_ours_bytes_measured,
+  )
+  expect(balance.rewrite_freed_bytes_measured).toBe(
+    balance.disk_bytes_measured - balance.rewritten_bytes_measured,
+  )
   // The tables of artifacts alone would be less.
-  expect(report.bytes_ours).toBeGreaterThan(80 * 8192)
+  expect(balance.rewritten_ours_bytes_measured).toBeGreaterThan(80 * 8192)
+  expect(balance.rewritten_table_bytes_measured).toBeLessThan(balance.inline_bytes_measured)
+  // An offloaded table has free space, and not more than a rewrite gives back.
+  expect(balance.reusable_bytes_source).toBe('measured')
+  expect(balance.reusable_bytes ?? 0).toBeGreaterThan(0.3 * balance.rewrite_freed_bytes_measured)
+  expect(balance.reusable_bytes ?? 0).toBeLessThan(1.1 * balance.rewrite_freed_bytes_measured)
+  expect(balance.pays_bytes).toBe(balance.rewritten_bytes_measured < balance.inline_bytes_measured)
+  // By the default prices: 0.125 and 0.015 USD a GB-month, 4.50 a million PUTs.
+  const months = 3
+  expect(balance.inline_usd_90_days).toBeCloseTo((balance.inline_bytes_measured / 1e9) * 0.125 * months, 9)
+  expect(balance.usd_90_days).toBeCloseTo(
+    ((balance.rewritten_bytes_measured * 0.125 + report.object_bytes * 0.015) / 1e9) * months +
+      report.puts * 4.5e-6,
+    9,
+  )
+  expect(balance.pays_usd).toBe(balance.usd_90_days < balance.inline_usd_90_days)
   expect(report.latency_p50_ms).toBeGreaterThan(0)
   expect(report.latency_p99_ms ?? 0).toBeGreaterThanOrEqual(report.latency_p50_ms ?? 0)
 })
@@ -67,7 +99,13 @@ test('a file is replayed, gzipped or not, with numbers that no double holds', as
       const report = await demo(['--from', from, '--rate', '0'])
       expect(report).toMatchObject({ messages: 50, mismatched: 0, verified: 50 - report.deleted })
       expect(report.offloaded).toBe(report.verified)
+      // 50 small payloads do not make up for our tables.
+      expect(report.balance).toMatchObject({ pays_usd: false, pays_bytes: false })
     }
+    const [first = ''] = (await demoText(['--from', file, '--rate', '0'])).split('\n').filter(isReport)
+    expect(first).toMatch(
+      /^Offloading does not pay here: it costs \$0\.\d+ more in 90 days; after a rewrite the database is [\d.]+ [KM]B larger than with all payloads inline\.$/,
+    )
   } finally {
     await Promise.all([rm(file), rm(`${file}.gz`)])
   }
@@ -115,6 +153,48 @@ describe('on servers that are there already', () => {
     })
     await expect(failed).rejects.toThrow(/permission denied to create database/)
     expect(await leftovers()).toEqual([])
+  })
+})
+
+describe('weighing', () => {
+  let environment: TestEnvironment
+  beforeAll(async () => {
+    environment = await createEnvironment()
+  })
+  afterAll(() => environment.close())
+
+  test('where the free space map may not be read, free space is an estimate and is called one', async () => {
+    const { admin } = environment
+    await admin.query(`
+      create function refuse() returns event_trigger language plpgsql as $$ begin raise insufficient_privilege; end $$;
+      create event trigger refuse on ddl_command_start when tag in ('CREATE EXTENSION') execute function refuse();
+      create table public.plain (like conversation_messages including all)`)
+    const { conversationId } = await newConversation(environment)
+    const fill = (table: string, text: string) =>
+      admin.query(
+        `insert into ${table} (conversation_id, role, content, metadata)
+         select $1, 'user', $2, '{}' from generate_series(1, 500)`,
+        [conversationId, text],
+      )
+    await fill('public.plain', 'x'.repeat(1000))
+    await fill('conversation_messages', 'x'.repeat(1000))
+    await admin.query(
+      `delete from conversation_messages where ctid in (select ctid from conversation_messages order by ctid limit 400)`,
+    )
+    // The counters come within a second, and would else count what VACUUM has removed by then.
+    const dead = `select n_dead_tup::int from pg_stat_all_tables where relid = 'conversation_messages'::regclass`
+    await expect.poll(() => value<number>(admin, dead), { timeout: 10_000 }).toBe(400)
+    const stored = { emptyOursBytes: 1, payloadBytes: 0, objectBytes: 0, puts: 0 }
+    const balance = await weighDatabase(admin, 'public.plain', stored)
+    expect(balance).toMatchObject({
+      reusable_bytes_source: 'estimated',
+      inline_ratio_measured: null,
+      pays_usd: null,
+      pays_bytes: null,
+    })
+    expect(balance.reusable_bytes).toBeGreaterThan(300_000)
+    expect(balance.reusable_bytes).toBeLessThan(balance.rewrite_freed_bytes_measured)
+    expect(balance.inline_bytes_measured).toBeGreaterThan(500_000)
   })
 })
 

@@ -520,12 +520,14 @@ describe('a migrated database', () => {
       'set_threshold',
       'source_obstacles',
       'source_relations',
+      'table_sizes',
       'tenant_of',
       'trigger_obstacles',
       'wake_daemon',
       'with_current_names',
     ])
-    expect(await callable('lighter_reporter')).toEqual([])
+    // Which lighter.savings calls, with the rights of who reads it.
+    expect(await callable('lighter_reporter')).toEqual(['table_sizes'])
   })
 
   test('has a comment on every function that somebody may call, on every table and every view', async () => {
@@ -560,7 +562,7 @@ describe('a migrated database', () => {
     }
   })
 
-  test('has no function with the rights of its owner but those of the API, forget_tenant, own_entity_frames, set_pack_sizes, set_threshold, wake_daemon and the triggers', async () => {
+  test('has no function with the rights of its owner but those of the API, forget_tenant, own_entity_frames, set_pack_sizes, set_threshold, table_sizes, wake_daemon and the triggers', async () => {
     const definers = await column(
       client,
       `select proname::text from pg_proc
@@ -575,6 +577,7 @@ describe('a migrated database', () => {
         'recount_frames',
         'set_pack_sizes',
         'set_threshold',
+        'table_sizes',
         'wake_daemon',
       ].sort(),
     )

@@ -54,8 +54,10 @@ export function createOverview() {
     failures: tile('Failures', '#failures'),
     saved: tile('Saved', '#savings'),
   }
+  const warning = h('p', { class: 'message message-bad', hidden: true })
   fill(
     byId('overview'),
+    warning,
     h(
       'dl',
       { class: 'tiles' },
@@ -218,18 +220,17 @@ export function createOverview() {
     slow: slow => {
       known = slow.hours
       const { savings } = slow
-      const dollars = savings.saved_usd_per_month
-      const bytes = savings.inline_bytes - savings.bookkeeping_bytes
-      if (Math.abs(dollars) >= 0.01)
+      warning.hidden = savings.verdict.pays !== false
+      fill(warning, savings.verdict.text)
+      if (savings.verdict.pays === null) tiles.saved.set('–', 'nothing is offloaded yet')
+      else {
+        const bytes = savings.saved_bytes_estimated
         tiles.saved.set(
-          `${formatUsd(dollars)} a month`,
-          `Postgres is ${formatBytes(Math.abs(bytes))} ${bytes < 0 ? 'larger' : 'smaller'}`,
+          `${formatUsd(savings.saved_usd_per_month_estimated)} a month`,
+          `after a rewrite about ${formatBytes(Math.abs(bytes))} ${savings.pays_bytes ? 'smaller' : 'larger'}`,
+          savings.verdict.pays ? 'good' : 'bad',
         )
-      else
-        tiles.saved.set(
-          formatBytes(bytes),
-          bytes < 0 ? 'pointers take more than they save, so far' : 'of disk; under 1 ¢ a month',
-        )
+      }
       if (last !== null) showFast(last)
     },
   }

@@ -11,6 +11,11 @@ const shownDays = 30
 /** Colours of kinds; what is beyond shares the last one. */
 const kindColors = 6
 
+/** @param {number | null} bytes */
+const known = bytes => (bytes === null ? 'not known' : formatBytes(bytes))
+/** @param {number | null} bytes */
+const about = bytes => (bytes === null ? 'not known' : `about ${formatBytes(bytes)}`)
+
 export function createStorage() {
   const days = createChart({
     title: 'Bytes moved by day',
@@ -118,7 +123,9 @@ export function createStorage() {
   /** @type {import('./table.js').Column<Slow['tables'][number]>[]} */
   const tableColumns = [
     { title: 'Table', head: true, cell: t => [t.source, ' ', h('span', { class: 'note' }, t.column)] },
-    { title: 'Size now', numeric: true, cell: t => formatBytes(t.bytes) },
+    { title: 'On disk now', numeric: true, cell: t => known(t.bytes) },
+    { title: 'Free for new rows, about', numeric: true, cell: t => known(t.reusable_bytes_estimated) },
+    { title: 'After a rewrite, about', numeric: true, cell: t => known(t.rewritten_bytes_estimated) },
     { title: 'Rows, about', numeric: true, cell: t => (t.rows === null ? '–' : formatCount(t.rows)) },
   ]
   const tables = createTable({
@@ -131,10 +138,12 @@ export function createStorage() {
     ),
     columns: tableColumns,
   })
+  const verdict = h('p', { class: 'message' })
   const savings = h('dl', { class: 'ledger' })
   const savingsPanel = panel(
     'Savings',
     { class: 'savings', note: 'at the prices in lighter.prices' },
+    verdict,
     savings,
     tables.element,
   )
@@ -180,12 +189,27 @@ export function createStorage() {
         h('dt', {}, term),
         h('dd', {}, value, note !== undefined && h('span', { class: 'note' }, ` ${note}`)),
       )
+    verdict.className = `message ${s.verdict.pays === null ? '' : s.verdict.pays ? 'message-good' : 'message-bad'}`
+    fill(verdict, s.verdict.text)
     fill(
       savings,
       line(
-        'In their rows they would take',
-        formatBytes(s.inline_bytes),
-        `${formatUsd(s.inline_usd_per_month)} a month`,
+        'On disk now: attached tables and all of pg-lighter',
+        known(s.database_bytes),
+        `${known(s.tables_bytes)} and ${formatBytes(s.bookkeeping_bytes)}`,
+      ),
+      line('Of that free for new rows, since VACUUM', about(s.reusable_bytes_estimated)),
+      line('A rewrite (VACUUM FULL, pg_repack) would give back', about(s.rewrite_frees_bytes_estimated)),
+      line(
+        'After a rewrite',
+        about(s.rewritten_bytes_estimated),
+        s.not_known === null ? undefined : `not known of ${s.not_known.join('; ')}`,
+      ),
+      line('With all payloads inline', about(s.inline_database_bytes_estimated)),
+      line(
+        'The payloads in their rows would take',
+        about(s.inline_bytes_estimated),
+        `${formatUsd(s.inline_usd_per_month_estimated)} a month`,
       ),
       line(
         'In the bucket they take',
@@ -193,23 +217,27 @@ export function createStorage() {
         `${formatUsd(s.storage_usd_per_month)} a month, ${s.object_bytes > 0 ? `${formatRatio(s.payload_bytes / s.object_bytes)} smaller` : 'nothing yet'}`,
       ),
       line(
-        'Pointers and accounts in Postgres',
-        formatBytes(s.bookkeeping_bytes),
-        `${formatUsd(s.bookkeeping_usd_per_month)} a month`,
-      ),
-      line(
         'Writes, last 30 days',
         formatCount(s.class_a_last_30_days),
         `class A operations, ${formatUsd(s.class_a_usd_last_30_days)}`,
       ),
-      line('Postgres is smaller by', formatBytes(s.inline_bytes - s.bookkeeping_bytes)),
-      line(
-        'Saved a month',
-        formatUsd(s.saved_usd_per_month),
-        !s.break_even_reads_per_month
-          ? undefined
-          : `less reads: ${formatCount(s.break_even_reads_per_month)} would use it up`,
-      ),
+      line('Tables of pg-lighter', `${formatUsd(s.bookkeeping_usd_per_month)} a month`),
+      s.artifacts > 0 &&
+        line(
+          'Saved a month, about',
+          formatUsd(s.saved_usd_per_month_estimated),
+          !s.break_even_reads_per_month_estimated
+            ? undefined
+            : `less reads: ${formatCount(s.break_even_reads_per_month_estimated)} would use it up`,
+        ),
+      s.still_inline_rows > 0 &&
+        line(
+          'Rows that still wait inline, no savings yet',
+          `${s.still_inline_exact ? '' : 'about '}${formatCount(s.still_inline_rows)}`,
+          s.still_inline_bytes_estimated > 0
+            ? `about ${formatBytes(s.still_inline_bytes_estimated)} of payloads`
+            : undefined,
+        ),
     )
   }
 
