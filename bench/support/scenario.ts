@@ -1,0 +1,139 @@
+// One rate and number of tenants, simulated until packs leave as steadily as rows come, and what was counted of it.
+import { mixedArrivals, tenantShares } from './arrivals.ts'
+import type { Counted } from './bill.ts'
+import { type LiveSize, liveSize } from './live-size.ts'
+import type { BenchDatabase, BenchServers } from './servers.ts'
+import { startSimulation } from './simulation.ts'
+import { sweepNow } from './sweep-now.ts'
+
+/** Entries of the inbox that a daemon groups at once: of a part of the tenants it has a part of them. */
+const entriesAtOnce = 10_000
+
+export interface Scenario {
+  /** Of all tenants. */
+  rowsPerSecond: number
+  tenants: number
+  isZipf: boolean
+  /** Of so many tenants one is simulated, with their mean rate: what a tenant costs does not depend on the others. */
+  factor: number
+  /** Simulated. */
+  seconds: number
+  /** Of it, until packs leave as steadily as rows come: the first ones take as long as it takes to fill them. */
+  warmUpSeconds: number
+  /** The worker looks so often. */
+  steps: number
+}
+
+export interface Outcome {
+  scenario: Scenario
+  counted: Counted
+  rows: number
+  artifacts: number
+  putsPer1000: number
+  /** Bytes of payload. */
+  packs: { count: number; median: number; belowMinimum: number }
+  /** What waits, by the sizes on record, for a byte of its text. */
+  hintShare: number
+}
+
+/** @param empty of a database in which nothing is stored */
+export async function runScenario(
+  servers: BenchServers,
+  scenario: Scenario,
+  empty: LiveSize,
+  settings: Record<string, string> = {},
+): Promise<Outcome> {
+  const { factor, seconds, warmUpSeconds, steps } = scenario
+  const rowsPerSecond = scenario.rowsPerSecond / factor
+  const database = await servers.createDatabase()
+  const simulation = await startSimulation(database, {
+    seconds,
+    entriesAtOnce: Math.ceil(entriesAtOnce / factor),
+    settings,
+  })
+  try {
+    const arrivals = mixedArrivals(tenantShares(scenario.tenants, scenario.isZipf, factor))
+    const waited: { rows: number; bytes: number }[] = []
+    let artifacts = 0
+    let warm: { puts: number; artifacts: number; seconds: number } | null = null
+    for (let step = 1; step <= steps; step++) {
+      const result = await simulation.advance(arrivals, rowsPerSecond, seconds / steps)
+      artifacts += result.artifacts
+      if ((step * 10) % steps < 10)
+        await database.admin.query('analyze lighter.waiting, public.conversation_messages')
+      const now = (step * seconds) / steps
+      if (now < warmUpSeconds) continue
+      warm ??= { puts: simulation.requests.classA, artifacts, seconds: now }
+      waited.push(await countWaiting(database))
+    }
+    if (warm === null) throw new Error('the simulation is shorter than its warm-up')
+    const puts = simulation.requests.classA - warm.puts
+    const end = waited.at(-1) ?? { rows: 0, bytes: 0 }
+    const { storedBytes, shippedBytes, packs } = await countStored(database)
+    const { waitingBytes, pointerBytes } = await countRows(database)
+    // As every quarter of an hour.
+    await sweepNow(database, 'rollup')
+    const live = await liveSize(database.admin)
+    const hintShare = end.bytes === 0 ? 1 : end.bytes / waitingBytes
+    const rows = Math.floor(rowsPerSecond * seconds)
+    const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
+    return {
+      scenario,
+      rows,
+      artifacts,
+      putsPer1000: (puts / (artifacts - warm.artifacts)) * 1000,
+      packs,
+      hintShare,
+      counted: {
+        rowsPerSecond,
+        payloadBytes: (shippedBytes + waitingBytes) / rows,
+        putsPerSecond: puts / (seconds - warm.seconds),
+        storedShare: storedBytes / shippedBytes,
+        ourBytesPerArtifact: (live.catalogue - empty.catalogue) / artifacts,
+        pointerBytes,
+        waitingRows: mean(waited.map(w => w.rows)),
+        waitingPayloadBytes: mean(waited.map(w => w.bytes)) / hintShare,
+        ourBytesPerWaiting: end.rows === 0 ? 0 : (live.waiting - empty.waiting) / end.rows,
+      },
+    }
+  } finally {
+    await simulation.close()
+    await database.drop()
+  }
+}
+
+async function countWaiting({ admin }: BenchDatabase): Promise<{ rows: number; bytes: number }> {
+  const { rows } = await admin.query<{ rows: number; bytes: number }>(
+    'select count(*)::float8 as rows, coalesce(sum(bytes), 0)::float8 as bytes from lighter.waiting',
+  )
+  return rows[0] ?? { rows: 0, bytes: 0 }
+}
+
+async function countStored({ admin }: BenchDatabase) {
+  const { rows } = await admin.query<{
+    storedBytes: number
+    shippedBytes: number
+    count: number
+    median: number
+    belowMinimum: number
+  }>(
+    `select coalesce(sum(byte_length), 0)::float8 as "storedBytes", coalesce(sum(payload_bytes), 0)::float8 as "shippedBytes",
+            count(*)::int as count, coalesce(percentile_cont(0.5) within group (order by payload_bytes), 0)::float8 as median,
+            count(*) filter (where payload_bytes < 32768)::int as "belowMinimum"
+       from lighter.objects where state = 'stored'`,
+  )
+  const { storedBytes = 0, shippedBytes = 0, ...packs } = rows[0] ?? { count: 0, median: 0, belowMinimum: 0 }
+  return { storedBytes, shippedBytes, packs }
+}
+
+/** Text of the payloads that wait, and what pointers take in the other rows. */
+async function countRows({ admin }: BenchDatabase): Promise<{ waitingBytes: number; pointerBytes: number }> {
+  const { rows } = await admin.query<{ waitingBytes: number; pointerBytes: number }>(
+    `select coalesce(sum(octet_length(coalesce(m.metadata -> 'tool_interactions', m.metadata)::text)) filter (where waits), 0)::float8 as "waitingBytes",
+            coalesce(avg(pg_column_size(m.metadata) - pg_column_size(m.metadata - array['tool_interactions_ref', 'tool_interactions_count',
+              'artifact_metadata_ref', 'artifact_metadata_kind'])) filter (where not waits), 0)::float8 as "pointerBytes"
+       from public.conversation_messages m
+      cross join lateral (select exists (select from lighter.waiting w where w.row_id = m.id::text) as waits offset 0) w`,
+  )
+  return rows[0] ?? { waitingBytes: 0, pointerBytes: 0 }
+}
