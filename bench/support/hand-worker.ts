@@ -12,6 +12,7 @@ import {
 import { claimInbox, claimSettled, claimWaiting } from '../../src/offload/claim.ts'
 import { claimGroups, dueGroups, type Group } from '../../src/offload/claim-groups.ts'
 import type { PipelineContext } from '../../src/offload/context.ts'
+import { runLargeRow } from '../../src/offload/large-row.ts'
 import type { Lease } from '../../src/offload/lease.ts'
 import { runBatch } from '../../src/offload/pipeline.ts'
 import { createTurns } from '../../src/offload/turns.ts'
@@ -65,7 +66,10 @@ export function createHandWorker(options: HandWorkerOptions): HandWorker {
       for (;;) {
         const run = async (lease: Lease | null) => {
           if (lease === null) return false
-          addOutcome(sum, await runBatch(context, sources(), lease, 0))
+          const { work, ...outcome } = await runBatch(context, sources(), lease, 0)
+          addOutcome(sum, outcome)
+          for (const row of outcome.large)
+            addOutcome(sum, { result: await runLargeRow(context, row, work), large: [] })
           return true
         }
         const active = () => [...sources().values()].filter(source => !source.paused)
