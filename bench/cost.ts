@@ -213,7 +213,7 @@ function countTable(outcomes: Outcome[]): Table {
 }
 
 function spanText(seconds: number): string {
-  if (seconds >= 2 * day) return `${seconds / day} d`
+  if (seconds >= 3 * day) return `${seconds / day} d`
   if (seconds >= 2 * hour) return `${seconds / hour} h`
   return seconds >= 2 * minute ? `${seconds / minute} min` : `${seconds} s`
 }
