@@ -1,5 +1,6 @@
 // npm run bench -- <name> [--quick] [--json]
 import { Command } from 'commander'
+import { benchCost } from './cost.ts'
 import { benchFind } from './find.ts'
 import { benchLarge } from './large.ts'
 import { benchLatency } from './latency.ts'
@@ -29,6 +30,7 @@ const benches: Record<string, [description: string, run: Bench]> = {
   scale: ['with a long queue, many artifacts, more daemons', benchScale],
   size: ['what becomes of the database: bytes by relation, before and after', benchSize],
   sweeps: ['what the sweeps get through, and what they free in the bucket', benchSweeps],
+  cost: ['the bill of a month against leaving payloads inline, by rate and number of tenants', benchCost],
   tune: ['what each setting does: the real distribution, one setting changed at a time', benchTune],
   read: ['rows hydrated a second, loose and packed, one by one and in batches', benchRead],
 }

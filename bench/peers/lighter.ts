@@ -3,6 +3,7 @@ import pg from 'pg'
 import { pino } from 'pino'
 import { loadConfig } from '../../src/config.ts'
 import { createDaemon } from '../../src/daemon.ts'
+import { isClassA } from '../support/class-a.ts'
 import { runContestant } from '../support/contestant.ts'
 
 const rows = Number(process.env.BENCH_ROWS)
@@ -19,7 +20,7 @@ const daemon = createDaemon({
     if (offloaded >= rows) finished.resolve()
   },
   onStoreRequest: operation => {
-    if (/^(PutObject|CreateMultipartUpload|UploadPart|CompleteMultipartUpload)$/.test(operation)) puts++
+    if (isClassA(operation)) puts++
   },
 })
 

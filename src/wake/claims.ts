@@ -22,7 +22,7 @@ const turnOfWaiting = 4
 /** How often leases that have run out are looked for, in parts of a lease. */
 const expiredLooksPerLease = 4
 /** Entries that are grouped at once: nothing of their rows is held, and the more there are, the sooner packs are full. */
-const runRows = 10_000
+export const runRows = 10_000
 /** Settled entries are taken so far apart, unless a run of them is full; nobody is in a hurry. */
 const runsMs = 1000
 /** How often the groups are added up. */
@@ -178,7 +178,7 @@ function inboxReader(
 }
 
 /** As many as fit into a batch together; the first in any case. */
-function firstGroups(groups: Group[], { batchRows, batchBytes }: OffloadConfig): Group[] {
+export function firstGroups(groups: Group[], { batchRows, batchBytes }: OffloadConfig): Group[] {
   let rows = 0
   let bytes = 0
   let count = 0
@@ -192,7 +192,7 @@ function firstGroups(groups: Group[], { batchRows, batchBytes }: OffloadConfig):
 }
 
 /** Of one group at once, so that a batch holds them. */
-function rowsOf(group: Group | undefined, { batchRows, batchBytes }: OffloadConfig): number {
+export function rowsOf(group: Group | undefined, { batchRows, batchBytes }: OffloadConfig): number {
   if (group === undefined || group.bytes === 0) return batchRows
   return Math.max(1, Math.min(batchRows, Math.floor((batchBytes * group.rows) / group.bytes)))
 }

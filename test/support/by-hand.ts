@@ -1,63 +1,26 @@
-// What a daemon does between two sleeps, one step after the other and when the test says so: time can be moved in between.
-import pLimit from 'p-limit'
-import { Registry } from 'prom-client'
+// What a daemon does between two sleeps, when the test says so: time can be moved in between.
 import { afterAll } from 'vitest'
+import { createHandWorker } from '../../bench/support/hand-worker.ts'
 import { createPool } from '../../src/db/pool.ts'
-import { addOutcome, type BatchOutcome, emptyResult } from '../../src/offload/batch-result.ts'
-import { claimInbox, claimSettled, claimWaiting } from '../../src/offload/claim.ts'
-import { claimGroups, dueGroups } from '../../src/offload/claim-groups.ts'
-import type { PipelineContext } from '../../src/offload/context.ts'
-import type { Lease } from '../../src/offload/lease.ts'
-import { runBatch } from '../../src/offload/pipeline.ts'
-import { createTurns } from '../../src/offload/turns.ts'
-import { loadSources, waitsForOthers } from '../../src/source/sources.ts'
-import { createObserver } from '../../src/telemetry/observer.ts'
-import { createOffloadMetrics } from '../../src/telemetry/offload-metrics.ts'
+import type { BatchResult } from '../../src/offload/batch-result.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import type { TestEnvironment } from './environment.ts'
 
 /** Closed after the last test of the file. */
 export function workByHand(environment: TestEnvironment, env: Record<string, string> = {}) {
-  const config = environment.config(env).offload
   const pool = createPool(environment.urls.daemon, 4, () => undefined)
   afterAll(() => pool.end())
-  const context: PipelineContext = {
+  const worker = createHandWorker({
     pool,
-    streamPool: pool,
     store: environment.store,
-    config,
-    uploadLimit: pLimit(4),
-    turns: createTurns(1),
-    signal: () => undefined,
-    observer: createObserver(createOffloadMetrics([new Registry()], 0), () => null),
-    stopping: new AbortController().signal,
-  }
-  const { leaseMs } = config
-
+    config: environment.config(env).offload,
+  })
   return {
-    context,
+    context: worker.context,
     /** Until nothing is due. @returns what became of it all */
-    work: async (): Promise<BatchOutcome['result']> => {
+    work: async (): Promise<BatchResult> => {
       const sources = await loadSources(pool)
-      const all = [...sources.values()].filter(source => !source.paused)
-      const ids = all.map(source => source.id)
-      const waiters = all.filter(waitsForOthers)
-      const sum: BatchOutcome = { result: emptyResult(0), large: [] }
-      const run = async (lease: Lease | null) => {
-        if (lease === null) return false
-        addOutcome(sum, await runBatch(context, sources, lease, 0))
-        return true
-      }
-      const prompt = all.filter(source => !waitsForOthers(source)).map(source => source.id)
-      for (;;) {
-        const written = await run((await claimInbox(pool, prompt, 1000, leaseMs)).lease)
-        const settled = await run((await claimSettled(pool, waiters, 1000, leaseMs)).lease)
-        const groups = await dueGroups(pool, all, config)
-        const grouped =
-          groups.length > 0 &&
-          (await run(await claimGroups(pool, all, groups, 1000, config.packMinBytes, leaseMs)))
-        const turns = await run(await claimWaiting(pool, ids, 1000, leaseMs))
-        if (!written && !settled && !grouped && !turns) return sum.result
-      }
+      return worker.work(() => sources)
     },
   }
 }
