@@ -697,10 +697,12 @@ describe('retention_due', () => {
     await daemon.stop()
     daemon = await startDaemon(environment, { env: { OFFLOAD_BATCH_ROWS: '2' } })
     await expireAfter90Days(environment)
-    const [standard, premium, held, partly, short] = await Promise.all(
-      Array.from({ length: 5 }, () => messages(6)),
-    )
-    if (!standard || !premium || !held || !partly || !short) throw new Error('no tenants')
+    // One after the other, so that no two share a batch.
+    const standard = await messages(6)
+    const premium = await messages(6)
+    const held = await messages(6)
+    const partly = await messages(6)
+    const short = await messages(6)
     const tenant = (id: string, columns: string, values: string) =>
       environment.admin.query(
         `insert into lighter.tenants (tenant_id, ${columns}) values ('${id}', ${values})`,
