@@ -99,7 +99,7 @@ begin
 
         ('lighter.objects lighter.legal_holds lighter.idempotency_keys lighter.tenants lighter.erasures lighter.storage_days lighter.storage_changes lighter.storage_entries lighter.storage_recount lighter.storage_by_tenant lighter.retention_due lighter.damaged_artifacts', 'tenant_id', 'The tenant.'),
         ('lighter.objects', 'r2_key', 'The key, with the prefix.'),
-        ('lighter.objects', 'kind', 'Kind of the artifacts in it.'),
+        ('lighter.objects', 'kind', 'Kind of most of the artifacts in it: a pack that would be too small goes to the end of another one of its tenant.'),
         ('lighter.objects', 'content_type', 'As the store has it.'),
         ('lighter.objects', 'content_encoding', 'zstd, gzip, or null when stored as it is.'),
         ('lighter.objects', 'created_at', 'When it was registered, before its first byte was sent.'),

@@ -2,11 +2,11 @@
 // frame is full, and a document has the pointer to its field, as has what the row is to hold: until then, the batch's tokens
 // stand there.
 
-import type { PackConfig } from '../config.ts'
+import type { OffloadConfig, PackConfig } from '../config.ts'
 import { RowError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import { keyTypes } from '../source/key-types.ts'
-import { type BuiltObject, buildObjects, type PackItem } from './pack.ts'
+import { type BuiltObject, buildObjects, type PackItem, packContentType } from './pack.ts'
 import type { FieldPayload, PlannedRow, Tokens } from './plan.ts'
 
 export interface PackedBatch {
@@ -18,7 +18,7 @@ export interface PackedBatch {
 /** Builds the objects of all rows, and gives their payloads the ids of their artifacts. The text is let go. */
 export async function packBatch(
   rows: PlannedRow[],
-  config: PackConfig,
+  config: OffloadConfig,
   prefix: string,
   tokens: Tokens,
 ): Promise<PackedBatch> {
@@ -50,7 +50,44 @@ export async function packBatch(
     else row.target = target
   }
   for (const row of rows) for (const payload of row.payloads) payload.bytes = null
-  return { built: [...fields, ...documents].map(nameByArtifact), refused }
+  const objects = [...fields, ...documents]
+  // Who lets rows wait wants few PUTs.
+  const built = rows.some(row => row.job.waited !== null) ? foldSmall(objects, config) : objects
+  return { built: built.map(nameByArtifact), refused }
+}
+
+/**
+ * A pack that is not worth a PUT goes to the end of another one of its tenant, whatever that one's kind: rows that have
+ * something of both phases would else make two. Its frames are of their kind still.
+ */
+function foldSmall(objects: BuiltObject[], { packMinBytes, maxPackBytes }: OffloadConfig): BuiltObject[] {
+  const kept: BuiltObject[] = []
+  const isPack = (object: BuiltObject) => object.contentType === packContentType
+  for (const object of objects.toSorted((a, b) => b.payloadBytes - a.payloadBytes)) {
+    const host = kept.find(
+      each =>
+        isPack(each) &&
+        each.tenantId === object.tenantId &&
+        each.payloadBytes + object.payloadBytes <= maxPackBytes,
+    )
+    if (!isPack(object) || object.payloadBytes >= packMinBytes || host === undefined) kept.push(object)
+    else append(host, object)
+  }
+  return kept
+}
+
+function append(host: BuiltObject, object: BuiltObject): void {
+  const locations = [...object.locations.values()]
+  for (const frame of new Set(locations.map(location => location.frame))) {
+    if (frame === null) continue
+    frame.key = host.key
+    frame.byteOffset += host.body.length
+  }
+  for (const location of locations) location.key = host.key
+  for (const [name, location] of object.locations) host.locations.set(name, location)
+  host.body = Buffer.concat([host.body, object.body])
+  host.artifactCount += object.artifactCount
+  host.payloadBytes += object.payloadBytes
 }
 
 function packPhase(

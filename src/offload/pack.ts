@@ -74,6 +74,7 @@ export interface Location {
 
 export interface BuiltObject {
   tenantId: TenantId
+  /** Of most of what is in it. */
   kind: string
   key: string
   /** Of the object; the artifacts in a pack are application/json each. */
@@ -85,6 +86,8 @@ export interface BuiltObject {
   payloadBytes: number
   locations: Map<ArtifactId, Location>
 }
+
+export const packContentType = 'application/x-ndjson'
 
 /** Text that is compressed in one go, before other work of the process gets its turn: some milliseconds of zstd. */
 const turnTextBytes = 1024 * 1024
@@ -231,7 +234,7 @@ function buildPack(items: PackItem[], config: PackConfig, prefix: string, now: D
     tenantId,
     kind,
     key,
-    contentType: 'application/x-ndjson',
+    contentType: packContentType,
     contentEncoding: null,
     body: Buffer.concat(bodies, byteOffset),
     artifactCount: items.length,

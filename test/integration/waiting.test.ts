@@ -12,8 +12,10 @@ import {
   rawMetadata,
   useEnvironment,
 } from '../support/environment.ts'
+import { bucketMismatches } from '../support/invariants.ts'
 import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { column, value } from '../support/sql.ts'
+import { age, runNow } from '../support/sweep.ts'
 
 const environment = await useEnvironment()
 const { work } = workByHand(environment)
@@ -119,6 +121,52 @@ describe('a row that was just written', () => {
     expect(await work()).toMatchObject({ waiting: 0, offloadedRows: 85, objects: 1 })
     expect(await objectsOf(tenantId)).toBe(1)
     expect(await isInline(ids[0] ?? '')).toBe(false)
+  })
+
+  test('of both kinds makes one object where one of them has too little for its own', async () => {
+    const { tenantId, conversationId } = await newConversation(environment)
+    const written: [id: string, metadata: string][] = []
+    for (let n = 0; n < 13; n++) {
+      const metadata = JSON.stringify({ tool_interactions: [{ text: text(200) }], trace: text(9000) })
+      written.push([await insertMessage(environment, conversationId, metadata), metadata])
+    }
+    await pass(environment, '25 hours')
+    expect(await work()).toMatchObject({ offloadedRows: 13, artifacts: 26, objects: 1 })
+    expect(await objectsOf(tenantId)).toBe(1)
+    const kinds = await admin.query(
+      `select kind, count(*)::int as artifacts from artifact_refs where tenant_id = $1 group by kind order by kind`,
+      [tenantId],
+    )
+    expect(kinds.rows).toEqual([
+      { kind: 'assistant_message_metadata', artifacts: 13 },
+      { kind: 'assistant_message_tool_interactions', artifacts: 13 },
+    ])
+    for (const [id, metadata] of written)
+      expect(await hydrated(environment, id)).toBe(await asJsonbText(environment, metadata))
+    const sums = `select tenant_id, kind, sum(artifacts), sum(payload_bytes), sum(objects), sum(object_bytes), sum(live_artifacts)`
+    const odd = await admin.query(
+      `(${sums} from lighter.storage_entries group by 1, 2 having sum(artifacts) + sum(objects) > 0)
+       except (${sums} from lighter.storage_recount group by 1, 2)`,
+    )
+    expect(odd.rows).toEqual([])
+    // One kind expires, the other is there after all sweeps.
+    await admin.query(
+      `update artifact_refs set expires_at = now() - interval '1 day' where tenant_id = $1 and kind like '%metadata'`,
+      [tenantId],
+    )
+    for (let n = 0; n < 3; n++) {
+      for (const name of ['retention', 'compaction', 'orphans'] as const) await runNow(environment, name)
+      await age(environment, '8 days')
+    }
+    expect(await runNow(environment, 'verify')).toMatchObject({ outcome: 'done', counts: { damaged: 0 } })
+    expect(
+      await column(
+        admin,
+        'select distinct kind from artifact_refs where tenant_id = $1 and purged_at is null',
+        [tenantId],
+      ),
+    ).toEqual(['assistant_message_tool_interactions'])
+    expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
   })
 
   test('and with as much in several goes', async () => {
