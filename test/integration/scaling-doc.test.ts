@@ -100,6 +100,7 @@ test('artifact_refs in partitions by tenant is adopted, and works', async () => 
     await environment.admin.query(originalTables({ tenantColumn: false }))
     const owner = await connect(environment.urls.admin)
     await migrate(owner)
+    await owner.query(`select lighter.set_defaults(settle_for => '0', max_wait => '0')`)
     await owner.end()
     await environment.admin.query(`select lighter.attach('conversation_messages')`)
     await environment.admin.query(
@@ -160,11 +161,11 @@ describe('the cost', () => {
     const puts = ((rows * of('PUTs a row', i)) / 1e6) * 4.5
     const reads = ((rows * 0.01) / 1e6) * 0.36
     const bucket = ((3 * rows * of('stored bytes a row', i)) / 1e9) * 0.015
-    const pointers = ((3 * rows * of('bytes in Postgres a row', i)) / 1e9) * 0.125
+    const postgres = ((3 * rows * of('bytes in Postgres a row', i)) / 1e9) * 0.125
     const inline = ((3 * rows * of('bytes a row, had it stayed', i)) / 1e9) * 0.125
     expect(answers.map(row => row[i + 1])).toEqual([
       (rows / 1e6).toLocaleString('en-US', { minimumFractionDigits: 2, maximumFractionDigits: 2 }),
-      ...[puts, reads, bucket, pointers, puts + reads + bucket + pointers, inline].map(dollars),
+      ...[puts, reads, bucket, postgres, puts + reads + bucket + postgres, inline].map(dollars),
     ])
   })
 
