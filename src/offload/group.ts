@@ -80,7 +80,8 @@ export async function groupRows(
     .sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : nameOf(a) > nameOf(b) ? 1 : a.position - b.position))
 }
 
-function isWaiting(sources: Map<number, Source>, { sourceId }: Job): boolean {
+/** Whether rows of its source wait before they leave. */
+export function isWaiting(sources: Map<number, Source>, { sourceId }: Job): boolean {
   const source = sources.get(sourceId)
   return source !== undefined && waitsForOthers(source)
 }

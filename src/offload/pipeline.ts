@@ -9,7 +9,7 @@ import type { Source } from '../source/sources.ts'
 import { addOutcome, type BatchOutcome, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded, type Uploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
-import { groupRows, holdBack } from './group.ts'
+import { groupRows, holdBack, isWaiting } from './group.ts'
 import { type Job, keepLease, type Lease, LeaseLost } from './lease.ts'
 import type { Work } from './observer.ts'
 import type { BuiltObject } from './pack.ts'
@@ -86,10 +86,12 @@ async function workOff(
     )
     left = left.filter(job => !exhausted.includes(job))
   }
-  const claimed = left
-  left = await work.part('group', () => groupRows(context, sources, lease, claimed))
-  outcome.result.waiting += claimed.length - left.length
-  await context.signal('after-group')
+  if (left.some(job => isWaiting(sources, job))) {
+    const claimed = left
+    left = await work.part('group', () => groupRows(context, sources, lease, claimed))
+    outcome.result.waiting += claimed.length - left.length
+    await context.signal('after-group')
+  }
   while (left.length > 0) {
     const before = left.length
     const round = left.slice(0, context.config.batchRows)
