@@ -249,7 +249,7 @@ begin
   end if;
   if s.settle_for > '30 days' or s.max_wait > '90 days' then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
-      format('settle_for can be 30 days at most, max_wait 90 days; got %s and %s', s.settle_for, s.max_wait));
+      format('settle_for can be 30 days at most, max_wait 90 days; got %s and %s', coalesce(s.settle_for::text, 'none'), coalesce(s.max_wait::text, 'none')));
   end if;
   if s.ship_alone_bytes < 1024 then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',

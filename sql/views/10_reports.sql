@@ -180,9 +180,15 @@ create or replace view lighter.queue_health as
      group by h.source_id
   ),
   groups as (
-    select h.source_id, count(*) as entries, sum(h.bytes) as bytes, min(h.enqueued_at) as oldest
-      from (select w.source_id, w.bytes, w.enqueued_at from lighter.waiting w where w.tenant_id is not null limit 100001) h
-     group by h.source_id
+    select g.source_id, sum(g.entries) as entries, sum(g.bytes) as bytes, min(g.oldest) as oldest,
+           -- One that has too little waits for more, whatever its age.
+           min(g.oldest) filter (where g.bytes >= d.pack_min_bytes) as oldest_to_leave
+      from (select h.source_id, count(*) as entries, sum(h.bytes) as bytes, min(h.enqueued_at) as oldest
+              from (select w.source_id, w.tenant_id, w.phase, w.bytes, w.enqueued_at from lighter.waiting w
+                     where w.tenant_id is not null limit 100001) h
+             group by h.source_id, h.tenant_id, h.phase) g
+     cross join lighter.settings d
+     group by g.source_id
   ),
   leased as (
     select j.source_id, count(*) as entries, count(j.last_error) as retrying,
@@ -217,7 +223,7 @@ create or replace view lighter.queue_health as
          (coalesce(g.entries, 0) * g_scale.factor)::bigint as waiting,
          (coalesce(g.bytes, 0) * g_scale.factor)::bigint as waiting_bytes,
          extract(epoch from now() - least(g.oldest, case when i.settled < i.entries then i.first end))::double precision as waiting_seconds,
-         g.oldest + greatest(t.max_wait, t.settle_for) as next_departure
+         g.oldest_to_leave + greatest(t.max_wait, t.settle_for) as next_departure
     from lighter.sources s
     left join timing t on t.source_id = s.id
     left join written i on i.source_id = s.id

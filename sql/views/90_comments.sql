@@ -185,7 +185,7 @@ begin
         ('lighter.queue_health', 'waiting', 'Rows that wait for others of their tenant.'),
         ('lighter.queue_health', 'waiting_bytes', 'About how much would leave those, in bytes of text.'),
         ('lighter.queue_health', 'waiting_seconds', 'How long the oldest row that settles or waits has been known; null: there is none.'),
-        ('lighter.queue_health', 'next_departure', 'When max_wait of the oldest row that waits for others ends; it may leave sooner, and later where its tenant has less than PACK_MIN_BYTES.'),
+        ('lighter.queue_health', 'next_departure', 'When max_wait of a row ends whose tenant has PACK_MIN_BYTES of its kind: the first of them. It may leave sooner. Null: none has.'),
         ('lighter.queue_health', 'in_flight', 'Jobs that a daemon has claimed.'),
         ('lighter.queue_health', 'retrying', 'Jobs of which an attempt failed.'),
         ('lighter.queue_health', 'oldest_seconds', 'How long the oldest row of depth has been due: since it was written, or since it had settled and waited; null: there is none.'),

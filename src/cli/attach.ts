@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander'
 import type pg from 'pg'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { describeDeparture, type Timing, timingSql } from '../reports/departure.ts'
+import { waitsForOthers } from '../source/sources.ts'
 import { withAdminClient } from './admin-client.ts'
 import { bytesOrDefault, durationOrDefault, wholeNumber } from './options.ts'
 import { print, printJson } from './output.ts'
@@ -66,7 +67,7 @@ export function addAttach(program: Command): void {
     )
     .option(
       '--max-wait <duration>',
-      'then they wait for so long until their object is large enough: 0, 24h, 2d; default: as all tables',
+      'rows wait for so long at most, from their first write, for their object to fill: 0, 24h, 2d; default: as all tables',
       durationOrDefault,
     )
     .option(
@@ -99,7 +100,7 @@ export function addAttach(program: Command): void {
         print(renderReport(`${table}.${options.column}`, report, sourceId))
         if (timing !== null)
           print(
-            `${describeDeparture(timing)} To let them leave at once: lighter flush. To see where a row is: lighter status ${table} <id>`,
+            `${describeDeparture('Rows written from now on', timing)}${waitsForOthers(timing) ? ' To let them leave now: lighter flush.' : ''} To see where a row is: lighter status ${table} <id>`,
           )
       }
       if (sourceId === null && report.some(line => line.what === 'obstacle')) process.exitCode = 1

@@ -125,7 +125,7 @@ const enqueue: Run = async (pool, source, filter, options, signal, update) => {
     }
     return {
       json: { table: name, outcome, seen, queued, resumed: resumedAfter !== null },
-      text: `${name}: ${formatCount(queued)} of ${formatCount(seen)} rows queued${resumedAfter === null ? '' : ' (with what an earlier run did)'}${outcome === 'stopped' ? '; stopped in the middle, run it again to go on' : ''}`,
+      text: `${name}: ${formatCount(queued)} of ${formatCount(seen)} rows queued${resumedAfter === null ? '' : ' (with what an earlier run did)'}${outcome === 'stopped' ? '; stopped in the middle, run it again to go on' : ''}${queued > 0 ? '. Small ones wait for each other; lighter flush lets them leave now' : ''}`,
     }
   } finally {
     await lock.release()

@@ -130,7 +130,7 @@ async function withState(pool: pg.Pool, ids: number[] | undefined): Promise<Queu
 
 function noDaemon(message: string): LighterError {
   return new LighterError('no_daemon', message, {
-    hint: 'Start one: lighter start. What was asked for stands: the rows leave when it runs.',
+    hint: 'Start one: lighter start. Your request is kept: the rows leave when it runs.',
   })
 }
 
@@ -166,8 +166,10 @@ function render({ outcome, left, rest }: Flushed): string {
           : `${rows(left)} left the queue`,
     retrying > 0 &&
       `${rows(retrying)} failed and ${retrying === 1 ? 'waits' : 'wait'} for another attempt${next}: ${lastError?.replace(/\s+/g, ' ') ?? ''}`,
-    paused > 0 && `${rows(paused)} of paused tables stay: lighter unpin --all lets them go on`,
-    outOfSight > 0 && `${rows(outOfSight)} of tables that are out of sight stay: lighter doctor`,
+    paused > 0 &&
+      `of paused tables ${rows(paused)} ${paused === 1 ? 'stays' : 'stay'}: lighter unpin --all lets them go on`,
+    outOfSight > 0 &&
+      `of tables that are out of sight ${rows(outOfSight)} ${outOfSight === 1 ? 'stays' : 'stay'}: lighter doctor`,
     deadLetters > 0 && `${rows(deadLetters)} became dead letters: lighter retry --dry-run shows their errors`,
   ]
   return lines.filter(line => line !== false).join('\n')

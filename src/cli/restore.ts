@@ -184,7 +184,7 @@ export function addUnpin(program: Command): void {
         if (options.json) printJson({ pins, resumed })
         else
           print(
-            `${pins} pin(s) taken away, ${resumed} table(s) worked on again; what is inline goes when it is written next, or at once with: lighter backfill`,
+            `${pins} pin(s) taken away, ${resumed} table(s) worked on again; rows that are inline stay until they are written again, or until lighter backfill queues them; lighter flush then lets them leave`,
           )
       } finally {
         await pool.end()

@@ -26,7 +26,7 @@ import type { PlannedRow } from './plan.ts'
 import { returnJobs, wait } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
 
-/** Bytes in a row for a byte of text, where Postgres has compressed it: see lighter.prices.inline_ratio. */
+/** Bytes in a row for a byte of text, where Postgres has compressed it and it is not opened: see lighter.prices.inline_ratio. */
 const compressedShare = 0.42
 
 interface Look {
@@ -194,7 +194,7 @@ export function lookSql(source: Source): string {
         from opened o offset 0
     ),
     sized as (
-      select s.*, s.raw - coalesce(s.field_bytes, 0) as rest_bytes from fields s offset 0
+      select s.*, coalesce(pg_column_size(s.doc), s.raw) - coalesce(s.field_bytes, 0) as rest_bytes from fields s offset 0
     ),
     weighed as (
       -- Text is at most six times as long as the binary form, numbers apart.

@@ -17,13 +17,13 @@ export const timingSql = `
     from lighter.sources s cross join lighter.settings d
    where s.id = $1`
 
-/** What happens to a row that is written now, in one or two sentences. */
-export function describeDeparture(timing: Timing): string {
+/** What happens to rows that were just written, in one or two sentences. */
+export function describeDeparture(who: 'They' | 'Rows written from now on', timing: Timing): string {
   const { settleMs, maxWaitMs, shipAloneBytes, packTargetBytes, packMinBytes } = timing
   const first =
     settleMs === 0
-      ? 'Rows written from now on leave'
-      : `Rows written from now on stay for ${formatDuration(settleMs)} after their last write, then leave`
+      ? `${who} leave`
+      : `${who} stay for ${formatDuration(settleMs)} after their last write, then leave`
   if (maxWaitMs === 0) return settleMs === 0 ? `${first} as soon as a daemon sees them.` : `${first}.`
   return `${first} when their tenant has ${formatBytes(packTargetBytes)} of a kind, or after ${formatDuration(Math.max(maxWaitMs, settleMs))} if it has ${formatBytes(packMinBytes)} by then. A row with ${formatBytes(shipAloneBytes)} or more waits for no others.`
 }

@@ -162,11 +162,10 @@ function queue({ queue: sources, at }: Stats, width: number): Section {
   )
 }
 
-/** When rows that wait leave at the latest; past that, their tenant has too little for an object. */
-export function formatDeparture({ next_departure: next }: QueueHealth, at: string): string {
-  if (next === null) return '-'
-  const seconds = (Date.parse(next) - Date.parse(at)) / 1000
-  return seconds <= 0 ? 'needs more' : formatSeconds(seconds)
+/** When rows that wait leave at the latest. Where no tenant has enough for an object, it needs more of them. */
+export function formatDeparture({ next_departure: next, waiting }: QueueHealth, at: string): string {
+  if (next === null) return waiting > 0 ? 'needs more' : '-'
+  return formatSeconds(Math.max(0, (Date.parse(next) - Date.parse(at)) / 1000))
 }
 
 function missing({ missing_parts: parts }: Stats, width: number): Section {

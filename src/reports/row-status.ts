@@ -278,7 +278,7 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
     }
   return {
     state: 'not_queued',
-    says: `About ${formatBytes(bytes)} could leave it, and it is not queued. It was written before its table was attached, or by something that fires no triggers.`,
+    says: `About ${formatBytes(bytes)} could leave it, and it is not queued. It was written before its table was attached, by something that fires no triggers, or it was restored.`,
     hint: `lighter backfill --table ${source.tableSql} queues all such rows.`,
   }
 }
@@ -300,13 +300,13 @@ function onItsWay(
   const isAlone = bytes >= shipAloneBytes
   const goesBySelf = isAlone || maxWaitMs === 0
   const due = (says: string): Place => ({ state: 'due', says, leavesMs: now })
-  if (isFlushed) return due('Somebody called lighter flush: it leaves in a moment.')
+  if (isFlushed) return due('Somebody called lighter flush: it leaves as soon as a daemon takes it.')
   if (settlesMs > now) {
     const then = goesBySelf
       ? isAlone
         ? `With about ${formatBytes(bytes)} it then leaves by itself.`
         : 'Then it leaves.'
-      : `Then it waits for others of its tenant and kind, which have ${formatBytes(group?.bytes ?? 0)} of ${formatBytes(packTargetBytes)}.`
+      : `Then it waits for others of its tenant and kind, which have ${formatBytes(group?.bytes ?? 0)} of ${formatBytes(packTargetBytes)}; after ${formatSpan(maxWaitMs)} ${formatBytes(packMinBytes)} are enough.`
     return {
       state: 'settling',
       says: `It was just written, and settles until ${whenOf(settlesMs, now)}, unless it is written again. ${then}`,
@@ -340,7 +340,7 @@ function nothing(source: Source, type: string | null): string {
   const field =
     source.phase1Field === null
       ? ''
-      : ` It has no ${source.phase1Field}${source.minBytes > 0 ? ` of ${formatBytes(source.minBytes)} or more` : ' with anything in it'}, and`
+      : ` It has no ${source.phase1Field}${source.minBytes > 0 ? ` of ${formatBytes(source.minBytes)} or more` : ' that is an array or object with anything in it'}, and`
   return `There is nothing in it to offload.${field === '' ? ' It' : field} is not over ${formatBytes(source.thresholdBytes)} of text.`
 }
 

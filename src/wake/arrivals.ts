@@ -41,7 +41,7 @@ export function createArrivals(
         settledAt: after(source.settleMs),
         leavesAt: after(Math.max(source.settleMs, source.maxWaitMs)),
       },
-      `noticed ${rows} ${rows === 1 ? 'row' : 'rows'} of ${source.tableSql}. ${describeDeparture({ ...source, ...packs })} At once: lighter flush`,
+      `noticed ${rows} ${rows === 1 ? 'row' : 'rows'} of ${source.tableSql}. ${describeDeparture('They', { ...source, ...packs })} To let them leave now: lighter flush`,
     )
   }
 

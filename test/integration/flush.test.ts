@@ -44,13 +44,13 @@ const flushJson = async (...args: string[]) => {
 }
 
 describe('without a daemon', () => {
-  test('it says so at once, exits with 1, and what was asked for stands', async () => {
+  test('it says so at once, exits with 1, and its request is kept', async () => {
     const { conversationId } = await newConversation(environment)
     const id = await insertMessage(environment, conversationId, call(2000))
     const { code, stdout, stderr } = await flush()
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
     expect(stderr).toBe(
-      'error: no daemon is running, so nothing leaves yet\nhint: Start one: lighter start. What was asked for stands: the rows leave when it runs.\n',
+      'error: no daemon is running, so nothing leaves yet\nhint: Start one: lighter start. Your request is kept: the rows leave when it runs.\n',
     )
     await work()
     expect(await isInline(id)).toBe(false)

@@ -54,7 +54,7 @@ describe('a row on its way', () => {
     expect(inSeconds(status.settles_at)).toBeGreaterThan(50)
     expect(inSeconds(status.settles_at)).toBeLessThanOrEqual(60)
     expect(status.says).toMatch(
-      /^It was just written, and settles until .* UTC, in \d+ seconds, .* which have 0 B of 4\.2 MB\.$/,
+      /^It was just written, and settles until .* UTC, in \d+ seconds, .* which have 0 B of 4\.2 MB; after 24 hours 32\.8 KB are enough\.$/,
     )
     const large = await statusOf(await insertMessage(environment, conversationId, call(70_000)))
     expect(large.leaves_at).toBe(large.settles_at)
@@ -146,7 +146,10 @@ describe('a row that does not move', () => {
   test.each([
     [null, /null/],
     ['"a text"', /a string has no room/],
-    ['{"a": 1}', /no tool_interactions with anything in it, and is not over 8\.0 KB/],
+    [
+      '{"a": 1}',
+      /no tool_interactions that is an array or object with anything in it, and is not over 8\.0 KB/,
+    ],
   ])('holds nothing to offload: %s', async (metadata, says) => {
     const { conversationId } = await newConversation(environment)
     const status = await statusOf(await insertMessage(environment, conversationId, metadata))
@@ -211,7 +214,7 @@ describe('the command', () => {
     await insertMessage(environment, conversationId, call(2000))
     const { stdout } = await lighter(['status'])
     expect(stdout).toMatch(/settling +waiting +bytes +next leave/)
-    expect(stdout).toMatch(/^conversation_messages +1 +1 +20\.\d KB +24 h +0 /m)
+    expect(stdout).toMatch(/^conversation_messages +1 +1 +20\.\d KB +needs more +0 /m)
     const { sources } = JSON.parse((await lighter(['status', 'conversation_messages', '--json'])).stdout)
     expect(sources).toMatchObject([{ source: 'conversation_messages', settling: 1, waiting: 1, depth: 0 }])
   })
@@ -247,7 +250,7 @@ describe('with a daemon', () => {
     await expect.poll(() => noticed().length, { timeout: 10_000 }).toBe(1)
     expect(noticed()[0]).toMatchObject({ level: 30, source: 'public.conversation_messages', rows: 1 })
     expect(noticed()[0]?.msg).toMatch(
-      /^noticed 1 row of public\.conversation_messages\. Rows written from now on stay for 1 minute after their last write, then leave when .* At once: lighter flush$/,
+      /^noticed 1 row of public\.conversation_messages\. They stay for 1 minute after their last write, then leave when .* To let them leave now: lighter flush$/,
     )
     await insertMessage(environment, conversationId, call(2000))
     await new Promise(resolve => setTimeout(resolve, 1000))

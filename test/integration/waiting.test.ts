@@ -537,6 +537,28 @@ describe('whoever works on rows knows those that wait', () => {
   })
 })
 
+describe('what Postgres has compressed to nearly nothing', () => {
+  test('waits with the size that it has', async () => {
+    const { conversationId } = await newConversation(environment)
+    const id = await insertMessage(
+      environment,
+      conversationId,
+      JSON.stringify({ trace: 'abc '.repeat(4000) }),
+    )
+    expect(
+      await value<number>(admin, 'select pg_column_size(metadata) from conversation_messages where id = $1', [
+        id,
+      ]),
+    ).toBeLessThan(400)
+    await pass(environment, '61 seconds')
+    expect(await work()).toMatchObject({ waiting: 1, objects: 0 })
+    expect(await column(admin, 'select phase from lighter.waiting')).toEqual([2])
+    const [bytes = 0] = await column<number>(admin, 'select bytes from lighter.waiting')
+    expect(bytes).toBeGreaterThan(15_900)
+    expect(bytes).toBeLessThan(16_200)
+  })
+})
+
 describe('what is told of rows that wait', () => {
   test('offload_latency counts from when it was their turn, also where they failed then', async () => {
     await admin.query('delete from lighter.latency_changes; delete from lighter.latency_hours')
