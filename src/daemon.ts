@@ -287,7 +287,15 @@ export function createDaemon(options: DaemonOptions): Daemon {
   /** For the reports, which tell when rows leave. */
   async function notePackSizes(): Promise<void> {
     const { packTargetBytes, packMinBytes } = config.offload
-    await pool.query('select lighter.set_pack_sizes($1, $2)', [packTargetBytes, packMinBytes])
+    try {
+      await pool.query('select lighter.set_pack_sizes($1, $2)', [packTargetBytes, packMinBytes])
+    } catch (error) {
+      // Such as a server in recovery: the queue waits for it, and so do the reports.
+      log.warn(
+        { error: messageOf(error) },
+        'the sizes of packs could not be noted: reports tell those of before',
+      )
+    }
   }
 
   async function applyThreshold(bytes: number): Promise<void> {

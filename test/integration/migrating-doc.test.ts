@@ -134,6 +134,7 @@ test('the page leads there and back, and nothing is lost on the way', async () =
   const early = await write(conversation, ours('early'))
 
   for (const block of part('1.', '5.')) await runBlock(block)
+  await db.pool.query(`select lighter.set_defaults(settle_for => '0', max_wait => '0')`)
   const late = await write(conversation, large)
   await drained(environment)
   expect(JSON.parse((await rawMetadata(environment, late)) ?? '')).toMatchObject({
