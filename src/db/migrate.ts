@@ -274,6 +274,8 @@ async function allowQuietRewrite(client: pg.ClientBase): Promise<void> {
 }
 
 async function applyPlan(client: pg.ClientBase, plan: MigrationPlan): Promise<void> {
+  // A commit locks many tables, in an order of its own: none is under way beside what follows.
+  if (plan.applied.length > 0) await applyFile(client, 'locks', lockAloneSql(lockTables.commits))
   if (plan.pending.some(file => file.text.startsWith(lockSourcesFirst))) {
     await applyFile(client, 'locks', lockSourcesSql)
   }
