@@ -12,6 +12,7 @@ import {
   fieldSql,
   fromSql,
   ident,
+  isFieldBlockedSql,
   literal,
   ownFieldSql,
   tenantSql,
@@ -193,12 +194,15 @@ export function lookSql(source: Source): string {
         from opened o offset 0
     ),
     sized as (
-      select s.*, s.raw - coalesce(s.field_bytes, 0) as rest_bytes from fields s offset 0
+      -- What is opened is not compressed any more: that tells what is in it.
+      select s.*, coalesce(pg_column_size(s.doc), s.raw) - coalesce(s.field_bytes, 0) as rest_bytes,
+             coalesce(${isFieldBlockedSql(source, 's.doc', 's.field_bytes')}, false) as blocked
+        from fields s offset 0
     ),
     weighed as (
       -- Text is at most six times as long as the binary form, numbers apart.
       select s.*, case when s.doc is null then not s.pinned and s.raw >= $4
-                       when s.rest_bytes > ${source.thresholdBytes} then true
+                       when s.blocked or s.rest_bytes > ${source.thresholdBytes} then true
                        when s.rest_bytes <= ${Math.floor(source.thresholdBytes / 6)} or ${hasLongNumbersSql('s.doc')} then false
                        else octet_length((s.doc${source.phase1Field === null ? '' : ` - ${literal(source.phase1Field)}`})::text) > ${source.thresholdBytes}
                   end as rest_goes
