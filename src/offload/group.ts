@@ -59,8 +59,9 @@ export async function groupRows(
   for (const [sourceId, ofSource] of Map.groupBy(jobs, job => job.sourceId)) {
     const source = sources.get(sourceId)
     if (source === undefined || !waitsForOthers(source) || source.rowsHidden !== null) continue
-    // Those that failed are tried by themselves; those that have waited were due.
-    const open = ofSource.filter(job => job.error === null && job.waited === null)
+    // Those that have failed are tried by themselves, but not those that only met with trouble; those that have waited
+    // were due.
+    const open = ofSource.filter(job => job.attempts <= 1 && job.waited === null)
     looks.push(...(await lookAt(context, source, open)))
   }
   const waiting = chooseWaiting(looks, context.config.packTargetBytes)
