@@ -3,6 +3,7 @@
 //
 // Sizes here are hints. The plan decides what leaves, and what it finds to be too
 // little goes back to wait (`holdBack`).
+import type { OffloadConfig } from '../config.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
@@ -220,11 +221,16 @@ export function lookSql(source: Source): string {
 }
 
 /** What came off the queue as worth a PUT and turned out, planned, not to be: it waits on, with its true size. */
-export function holdBack(rows: PlannedRow[], minBytes: number): Returned[] {
+export function holdBack(
+  rows: PlannedRow[],
+  { packMinBytes, batchRows }: Pick<OffloadConfig, 'packMinBytes' | 'batchRows'>,
+): Returned[] {
   const weighed = rows.filter(row => row.job.waited !== null)
   const returned: Returned[] = []
   for (const ofGroup of Map.groupBy(weighed, row => groupOf(row.job.waited as Waited)).values()) {
-    if (ofGroup.reduce((sum, row) => sum + payloadBytes(row), 0) >= minBytes) continue
+    if (ofGroup.reduce((sum, row) => sum + payloadBytes(row), 0) >= packMinBytes) continue
+    // More of them are never taken together.
+    if (ofGroup.length >= batchRows) continue
     if (ofGroup.some(row => payloadBytes(row) >= row.source.shipAloneBytes)) continue
     for (const row of ofGroup) {
       const { waited } = row.job

@@ -11,7 +11,7 @@ import {
   hasDueJobs,
   type InboxClaim,
 } from '../offload/claim.ts'
-import { claimGroups, dueGroups, type Group } from '../offload/claim-groups.ts'
+import { claimGroups, dueGroups, type Group, type Share } from '../offload/claim-groups.ts'
 import type { Lease } from '../offload/lease.ts'
 import { type Source, waitsForOthers } from '../source/sources.ts'
 
@@ -104,9 +104,19 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     while (groups.length > 0) {
       const chosen = isProbe ? groups.slice(0, 1) : firstGroups(groups, config)
       groups = groups.slice(chosen.length)
-      const rows = isProbe ? 1 : rowsOf(chosen[0], config)
-      const lease = await claimGroups(pool, sources, chosen, rows, isProbe ? 0 : config.packMinBytes, leaseMs)
-      if (lease !== null) return lease
+      const shares = chosen.map(group => shareOf(group, config))
+      const lease = await claimGroups(
+        pool,
+        sources,
+        isProbe ? shares.map(share => ({ ...share, most: 1, leastBytes: 0 })) : shares,
+        leaseMs,
+      )
+      if (lease === null) continue
+      const [first] = chosen
+      const rest = first === undefined || chosen.length > 1 ? null : restOf(first, lease)
+      // The others have their turn first.
+      if (rest !== null && isDue(rest, config)) groups.push(rest)
+      return lease
     }
     return null
   }
@@ -191,8 +201,29 @@ export function firstGroups(groups: Group[], { batchRows, batchBytes }: OffloadC
   return groups.slice(0, count)
 }
 
-/** Of one group at once, so that a batch holds them. */
-export function rowsOf(group: Group | undefined, { batchRows, batchBytes }: OffloadConfig): number {
-  if (group === undefined || group.bytes === 0) return batchRows
-  return Math.max(1, Math.min(batchRows, Math.floor((batchBytes * group.rows) / group.bytes)))
+/** Of one group at once: as many as a batch holds. */
+export function shareOf(
+  { tenantId, kind, rows, bytes, isOverdue, isFree }: Group,
+  config: OffloadConfig,
+): Share {
+  const { batchRows, batchBytes, packMinBytes, packTargetBytes } = config
+  const fitting = bytes === 0 ? batchRows : Math.floor((batchBytes * rows) / bytes)
+  return {
+    tenantId,
+    kind,
+    most: Math.max(1, Math.min(batchRows, fitting)),
+    leastBytes: isOverdue || isFree ? packMinBytes : packTargetBytes,
+  }
 }
+
+/** What was not taken of a group. */
+function restOf(group: Group, { jobs }: Lease): Group | null {
+  const rows = group.rows - jobs.length
+  if (rows <= 0) return null
+  return { ...group, rows, bytes: jobs.reduce((left, job) => left - (job.waited?.bytes ?? 0), group.bytes) }
+}
+
+const isDue = (
+  { bytes, isOverdue, isFree }: Group,
+  { packTargetBytes, packMinBytes }: OffloadConfig,
+): boolean => isFree || bytes >= (isOverdue ? packMinBytes : packTargetBytes)
