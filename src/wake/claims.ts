@@ -112,6 +112,8 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
         leaseMs,
       )
       if (lease === null) continue
+      // It is to be sent, whether that pays or not.
+      if (isProbe) for (const { waited } of lease.jobs) if (waited !== null) waited.isFree = true
       const [first] = chosen
       const rest = first === undefined || chosen.length > 1 ? null : restOf(first, lease)
       // The others have their turn first.
