@@ -79,7 +79,7 @@ export async function dueGroups(
         from (select w.tenant_id, w.kind, count(*) filter (where w.ripe) as rows, sum(w.bytes) filter (where w.ripe) as bytes,
                      bool_or(w.overdue) as overdue, bool_or(w.free) as free
                 from (select w.tenant_id, w.source_id, w.phase, w.bytes, k.kind, ${isOverdueSql} as overdue,
-                             x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and ${isSettledSql} as free,
+                             x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and (${isSettledSql} or ${isOverdueSql}) as free,
                              ${isSettledSql} or ${isOverdueSql} or x.flushed as ripe
                         from lighter.waiting w
                         join kinds k on k.source_id = w.source_id and k.phase = w.phase
