@@ -225,20 +225,28 @@ export function holdBack(
   rows: PlannedRow[],
   { packMinBytes, batchRows }: Pick<OffloadConfig, 'packMinBytes' | 'batchRows'>,
 ): Returned[] {
-  const weighed = rows.filter(row => row.job.waited !== null)
+  const weighed = rows.flatMap(row => {
+    const waited = waitedOf(row)
+    return waited === null ? [] : [{ row, waited }]
+  })
   const returned: Returned[] = []
-  for (const ofGroup of Map.groupBy(weighed, row => groupOf(row.job.waited as Waited)).values()) {
-    if (ofGroup.reduce((sum, row) => sum + payloadBytes(row), 0) >= packMinBytes) continue
+  for (const ofGroup of Map.groupBy(weighed, ({ waited }) => groupOf(waited)).values()) {
+    if (ofGroup.reduce((sum, { waited }) => sum + waited.bytes, 0) >= packMinBytes) continue
     // More of them are never taken together.
     if (ofGroup.length >= batchRows) continue
-    if (ofGroup.some(row => payloadBytes(row) >= row.source.shipAloneBytes)) continue
-    for (const row of ofGroup) {
-      const { waited } = row.job
-      if (waited === null || waited.isFree) continue
-      returned.push(wait(row.job, { ...waited, bytes: payloadBytes(row) }, 0))
-    }
+    if (ofGroup.some(({ row, waited }) => waited.bytes >= row.source.shipAloneBytes)) continue
+    for (const { row, waited } of ofGroup) if (!waited.isFree) returned.push(wait(row.job, waited, 0))
   }
   return returned
 }
 
-const payloadBytes = ({ payloads }: PlannedRow) => payloads.reduce((sum, p) => sum + p.sizeBytes, 0)
+/** What was known of a row, and is better known now that it is planned. Null: it has not waited. */
+export function waitedOf({ job: { waited }, tenantId, payloads }: PlannedRow): Waited | null {
+  if (waited === null) return null
+  return {
+    ...waited,
+    // Its parent may have been moved to another tenant, which does not write the row.
+    tenantId: tenantId ?? waited.tenantId,
+    bytes: payloads.reduce((sum, payload) => sum + payload.sizeBytes, 0),
+  }
+}
