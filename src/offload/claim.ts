@@ -213,8 +213,9 @@ export async function claimWaiting(
 export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Lease | null> {
   return inTransactionWithRetry(pool, async db => {
     for (;;) {
-      const { rows: found } = await db.query<{ id: string; ranOut: boolean }>(
-        `select id, until is not null as "ranOut" from lighter.leases
+      // One that an erasure took away had lost rows before; the other half of one that ran out has not.
+      const { rows: found } = await db.query<{ id: string; ranOut: boolean; wasTaken: boolean }>(
+        `select id, until is not null as "ranOut", until is null and done <> '{}' as "wasTaken" from lighter.leases
           where until is null or until < now()
           order by until nulls first limit 1 for update skip locked`,
       )
@@ -239,7 +240,10 @@ export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Leas
       if (!expired.ranOut || rows.length === 1) {
         if (expired.ranOut) only.attempts++
         await insertLease(db, id, rows, leaseMs)
-        return leaseOf(id, rows, { suspect: rows.length === 1 && only.attempts > 1, ranOut: true })
+        return leaseOf(id, rows, {
+          suspect: rows.length === 1 && only.attempts > 1,
+          ranOut: !expired.wasTaken,
+        })
       }
       const middle = Math.ceil(rows.length / 2)
       await insertLease(db, id, rows.slice(0, middle), leaseMs)
