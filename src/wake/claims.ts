@@ -27,8 +27,8 @@ export const runRows = 10_000
 const runsMs = 1000
 /** How often the groups are added up. */
 const groupsMs = 5000
-/** Of the time, what adding them up may take. */
-const groupsShare = 1 / 20
+/** Of the time, what adding them up may take; so may looking through entries that are not settled yet. */
+const looksShare = 1 / 20
 
 export interface Claims {
   /**
@@ -48,6 +48,8 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
   let expiredAt = Number.NEGATIVE_INFINITY
   let claims = 0
   let runAt = Number.NEGATIVE_INFINITY
+  let runTookMs = 0
+  let isRunWoken = false
   let groups: Group[] = []
   let groupsAt = Number.NEGATIVE_INFINITY
   let groupsTookMs = 0
@@ -73,13 +75,21 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     return lease
   }
 
-  const isTimeForRun = () => performance.now() - runAt >= runsMs
+  const isTimeForRun = () =>
+    performance.now() - runAt >= Math.max(isRunWoken ? 0 : runsMs, runTookMs / looksShare)
+  /** All that was settled is taken, or there was nothing. */
+  const noteRun = (started: number) => {
+    runAt = performance.now()
+    runTookMs = runAt - started
+    isRunWoken = false
+  }
 
   /** Of those that wait for others. */
   const fromRun = async (sources: Source[]) => {
     if (sources.length === 0 || !isTimeForRun()) return nothingClaimed
+    const started = performance.now()
     const claim = await fromSettled(sources, runRows)
-    if (claim.entries < runRows) runAt = performance.now()
+    if (claim.entries < runRows) noteRun(started)
     return claim
   }
 
@@ -88,7 +98,7 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     if (
       groups.length > 0 ||
       sources.length === 0 ||
-      since < groupsTookMs / groupsShare ||
+      since < groupsTookMs / looksShare ||
       (since < groupsMs && !woken)
     )
       return
@@ -126,10 +136,14 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
   return {
     wake: () => {
       woken = true
+      isRunWoken = true
     },
     hasDue: async sources => {
       const waiters = sources.filter(waitsForOthers)
-      if (await hasDueJobs(pool, sources, isTimeForRun() ? waiters : [])) return true
+      const looksForRun = isTimeForRun()
+      const started = performance.now()
+      if (await hasDueJobs(pool, sources, looksForRun ? waiters : [])) return true
+      if (looksForRun) noteRun(started)
       await lookAtGroups(sources)
       return groups.length > 0
     },
