@@ -20,7 +20,7 @@ import { type Source, waitsForOthers } from '../../src/source/sources.ts'
 import type { ObjectStore } from '../../src/store/object-store.ts'
 import { createObserver } from '../../src/telemetry/observer.ts'
 import { createOffloadMetrics } from '../../src/telemetry/offload-metrics.ts'
-import { firstGroups, rowsOf, runRows } from '../../src/wake/claims.ts'
+import { firstGroups, runRows, shareOf } from '../../src/wake/claims.ts'
 
 export interface HandWorkerOptions {
   pool: pg.Pool
@@ -41,7 +41,7 @@ export interface HandWorker {
 
 export function createHandWorker(options: HandWorkerOptions): HandWorker {
   const { pool, store, config, entriesAtOnce = runRows } = options
-  const { batchRows, leaseMs, packMinBytes } = config
+  const { batchRows, leaseMs } = config
   const context: PipelineContext = {
     pool,
     streamPool: pool,
@@ -57,7 +57,12 @@ export function createHandWorker(options: HandWorkerOptions): HandWorker {
   const fromGroups = (groups: Group[], sources: Source[]) =>
     groups.length === 0
       ? null
-      : claimGroups(pool, sources, groups, rowsOf(groups[0], config), packMinBytes, leaseMs)
+      : claimGroups(
+          pool,
+          sources,
+          groups.map(group => shareOf(group, config)),
+          leaseMs,
+        )
 
   return {
     context,

@@ -17,6 +17,7 @@ create table lighter.objects (
   dead_since timestamptz,
   delete_after timestamptz,
   first_deleted_at timestamptz,
+  other_kinds text[],
   primary key (tenant_id, r2_key),
   check (state <> 'uploading' or lease_until is not null),
   constraint objects_deleting_when check (state <> 'deleting' or delete_after is not null)
@@ -38,5 +39,6 @@ comment on column lighter.objects.live_artifacts is 'Artifacts in it that are no
 comment on column lighter.objects.live_bytes is 'Their uncompressed bytes.';
 comment on column lighter.objects.dead_since is 'When the first of its artifacts was purged.';
 comment on column lighter.objects.delete_after is 'Of an object being deleted: not before this, for readers that still know it.';
+comment on column lighter.objects.other_kinds is 'Kinds of the rest of it; null: all is of one. An erasure asks for what was in it when nothing else tells any more.';
 comment on column lighter.objects.first_deleted_at is
   'When it was first deleted from the bucket. It is deleted again before its row goes: a PUT that timed out may land late.';

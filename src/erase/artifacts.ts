@@ -203,12 +203,12 @@ export async function hastenDeletion(
         : `exists (select from public.artifact_refs a
                     where ${where.sql}
                       and (a.r2_key = o.r2_key
-                           or a.kind = o.kind and coalesce(o.stored_at, o.created_at) > a.created_at - interval '${clockSkew}'))
+                           or (a.kind = o.kind or a.kind = any (o.other_kinds)) and coalesce(o.stored_at, o.created_at) > a.created_at - interval '${clockSkew}'))
            -- Also by what is no artifact (any more): its frame names it.
            or exists (select from lighter.frames f
                        where f.tenant_id = $1 and f.entity_type = $2 and f.entities @> array[$3::uuid]
                          and (f.r2_key = o.r2_key
-                              or f.kind = o.kind and coalesce(o.stored_at, o.created_at) > f.created_at - interval '${clockSkew}'))`
+                              or (f.kind = o.kind or f.kind = any (o.other_kinds)) and coalesce(o.stored_at, o.created_at) > f.created_at - interval '${clockSkew}'))`
     })`
   if (scope.entity !== null) {
     const { rowCount } = await pool.query(

@@ -10,6 +10,18 @@ export interface Group {
   kind: string
   rows: number
   bytes: number
+  /** One of its rows has waited for as long as it may. */
+  isOverdue: boolean
+  /** It goes however little there is of it. */
+  isFree: boolean
+}
+
+/** What is taken of a group. */
+export interface Share extends Pick<Group, 'tenantId' | 'kind'> {
+  /** Rows at most. */
+  most: number
+  /** With fewer bytes it stays, unless it is as many rows as may be taken. */
+  leastBytes: number
 }
 
 /** Groups that one look returns; the rest is found by the next one. */
@@ -62,16 +74,18 @@ export async function dueGroups(
   const { rows } = await db.query<Group>({
     text: `
       with ${kindsSql},
-      anything as materialized (select exists (select from lighter.flushes) as flushed)
-      select tenant_id as "tenantId", kind, rows::int as rows, bytes::float8 as bytes
+      flushed as materialized (select f.source_id, f.tenant_id, f.flushed_at from lighter.flushes f)
+      select tenant_id as "tenantId", kind, rows::int as rows, bytes::float8 as bytes, overdue as "isOverdue", free as "isFree"
         from (select w.tenant_id, w.kind, count(*) filter (where w.ripe) as rows, sum(w.bytes) filter (where w.ripe) as bytes,
                      bool_or(w.overdue) as overdue, bool_or(w.free) as free
                 from (select w.tenant_id, w.source_id, w.phase, w.bytes, k.kind, ${isOverdueSql} as overdue,
-                             x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and ${isSettledSql} as free,
+                             x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and (${isSettledSql} or ${isOverdueSql}) as free,
                              ${isSettledSql} or ${isOverdueSql} or x.flushed as ripe
                         from lighter.waiting w
                         join kinds k on k.source_id = w.source_id and k.phase = w.phase
-                       cross join lateral (select case when (select flushed from anything) then ${isFlushedSql} else false end as flushed) x
+                        left join flushed one on one.source_id = w.source_id and one.tenant_id = w.tenant_id
+                        left join flushed every on every.source_id = w.source_id and every.tenant_id is null
+                       cross join lateral (select coalesce(greatest(one.flushed_at, every.flushed_at) >= w.enqueued_at, false) as flushed) x
                        where w.tenant_id is not null) w
                group by w.tenant_id, w.kind) g
        where g.bytes >= $7 or g.overdue and g.bytes >= $8 or g.free
@@ -102,14 +116,11 @@ interface WaitedRow {
 /**
  * The rows of some groups, those that have waited longest first. What another daemon is just taking is left out; a group of
  * which too little is left stays.
- * @param limit rows of one group at most
  */
 export async function claimGroups(
   db: Queryable,
   sources: Source[],
-  groups: Group[],
-  limit: number,
-  minBytes: number,
+  shares: Share[],
   leaseMs: number,
 ): Promise<Lease | null> {
   const id = randomUUID()
@@ -118,22 +129,28 @@ export async function claimGroups(
     text: `
       with lazy as materialized (select set_config('synchronous_commit', 'off', true)),
       ${kindsSql},
+      -- Of each source and phase that has the kind, as many as may be taken at most, in the order of the index: a tenant may
+      -- have a million.
       found as materialized (
-        select g.ord, w.*
-          from unnest($6::uuid[], $7::text[]) with ordinality g(tenant_id, kind, ord)
+        select g.ord, g.most, g.least_bytes, w.*
+          from unnest($6::uuid[], $7::text[], $9::int[], $10::float8[]) with ordinality g(tenant_id, kind, most, least_bytes, ord)
          cross join lateral (
-           select w.source_id, w.row_id, w.bytes, k.kind, ${isOverdueSql} or x.flushed as must_go,
-                  x.flushed or w.source_id = any ($8::int[]) as free, w.bytes >= k.alone_bytes as alone
-             from lighter.waiting w
-             join kinds k on k.source_id = w.source_id and k.phase = w.phase
-            cross join lazy
-            cross join lateral (select ${isFlushedSql} as flushed) x
-            where w.tenant_id = g.tenant_id and k.kind = g.kind and (${isSettledSql} or ${isOverdueSql} or x.flushed)
-            order by w.enqueued_at limit $9 for update of w skip locked) w
+           select o.*, k.kind from kinds k
+            cross join lateral (
+              select w.source_id, w.row_id, w.bytes, w.enqueued_at, ${isOverdueSql} or ${isFlushedSql} as must_go,
+                     ${isFlushedSql} or w.source_id = any ($8::int[]) as free, w.bytes >= k.alone_bytes as alone
+                from lighter.waiting w
+               cross join lazy
+               where w.tenant_id = g.tenant_id and w.source_id = k.source_id and w.phase = k.phase
+                 and (${isSettledSql} or ${isOverdueSql} or ${isFlushedSql})
+               order by w.enqueued_at limit g.most for update of w skip locked) o
+            where k.kind = g.kind
+            order by o.enqueued_at limit g.most) w
       ),
       due as materialized (
         select f.* from found f
-          join (select ord from found group by ord having sum(bytes) >= $10 or bool_or(free or alone)) enough using (ord)
+          join (select ord from found group by ord, most, least_bytes
+                having sum(bytes) >= least_bytes or count(*) >= most or bool_or(free or alone)) enough using (ord)
       ),
       taken as materialized (
         delete from lighter.waiting w using due d where w.source_id = d.source_id and w.row_id = d.row_id
@@ -153,11 +170,11 @@ export async function claimGroups(
         from jobs`,
     values: [
       ...values,
-      arrayText(groups.map(g => g.tenantId)),
-      arrayText(groups.map(g => g.kind)),
+      arrayText(shares.map(share => share.tenantId)),
+      arrayText(shares.map(share => share.kind)),
       free,
-      limit,
-      minBytes,
+      arrayText(shares.map(share => share.most)),
+      arrayText(shares.map(share => share.leastBytes)),
       id,
       leaseMs,
     ],

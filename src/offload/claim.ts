@@ -34,8 +34,9 @@ const takeEntriesSql = (due: string) => `
   ),
   jobs as materialized (
     select t.source_id, t.row_id, min(t.enqueued_at) as enqueued_at, max(t.id) as id, count(*) as entries,
-           -- whoever wrote the row last
-           (array_agg(t.written_by::text order by t.id desc))[1] as written_by
+           -- whoever wrote the row last, and how long ago
+           (array_agg(t.written_by::text order by t.id desc))[1] as written_by,
+           (array_agg(now() - t.enqueued_at order by t.id desc))[1] as age
       from taken t
      where not exists (select from later l where l.source_id = t.source_id and l.row_id = t.row_id)
      group by t.source_id, t.row_id order by min(t.id)
@@ -46,7 +47,7 @@ const takeEntriesSql = (due: string) => `
       from jobs having count(*) > 0
   )
   select source_id as "sourceId", row_id as "rowId", extract(epoch from enqueued_at)::float8 * 1000 as "enqueuedMs", id::float8 as id,
-         entries::int as entries, written_by as "writtenBy"
+         entries::int as entries, written_by as "writtenBy", extract(epoch from age)::float8 * 1000 as "ageMs"
     from jobs`
 
 export interface InboxClaim {
@@ -63,13 +64,19 @@ interface TakenRow {
   id: number
   entries: number
   writtenBy: string
+  ageMs: number
 }
 
+/** No transaction: no row has been written by it. */
+const nobody = '0'
+
+/** @param settleMs of a source: what is younger is not settled, whoever wrote it */
 async function takeEntries(
   db: Queryable,
   due: string,
   values: unknown[],
   leaseMs: number,
+  settleMs: (sourceId: number) => number = () => 0,
 ): Promise<InboxClaim> {
   const id = randomUUID()
   const { rows } = await db.query<TakenRow>({
@@ -80,12 +87,12 @@ async function takeEntries(
   return {
     lease: leaseOf(
       id,
-      rows.map(({ sourceId, rowId, enqueuedMs, writtenBy }) => ({
+      rows.map(({ sourceId, rowId, enqueuedMs, writtenBy, ageMs }) => ({
         sourceId,
         rowId,
         enqueuedMs,
         dueMs: enqueuedMs,
-        writtenBy,
+        writtenBy: ageMs < settleMs(sourceId) ? nobody : writtenBy,
         ...notTriedYet,
       })),
     ),
@@ -120,7 +127,10 @@ const untilSql = `
     select s.id, greatest(now() - s.settle_ms * interval '1 ms', (select max(f.flushed_at) from lighter.flushes f where f.source_id = s.id)) as at
       from unnest($3::int[], $4::float8[]) s(id, settle_ms))`
 
-/** As `claimInbox`, of entries that are as old as their sources want. */
+/**
+ * As `claimInbox`, of entries that are as old as their sources want, and of all that were written before a flush: that may
+ * be one of another tenant.
+ */
 export function claimSettled(
   db: Queryable,
   sources: Settling[],
@@ -135,7 +145,8 @@ export function claimSettled(
      where i.id > $6 and i.enqueued_at <= (select u.at from until u where u.id = i.source_id)
      order by i.id limit $5 for update of i skip locked`
   const values = [sources.map(s => s.id), sources.map(s => s.settleMs), limit, after]
-  return takeEntries(db, due, values, leaseMs)
+  const settling = new Map(sources.map(s => [s.id, s.settleMs]))
+  return takeEntries(db, due, values, leaseMs, id => settling.get(id) ?? 0)
 }
 
 /** Given entries, but those that others have taken. */
@@ -202,8 +213,9 @@ export async function claimWaiting(
 export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Lease | null> {
   return inTransactionWithRetry(pool, async db => {
     for (;;) {
-      const { rows: found } = await db.query<{ id: string; ranOut: boolean }>(
-        `select id, until is not null as "ranOut" from lighter.leases
+      // One that an erasure took away had lost rows before; the other half of one that ran out has not.
+      const { rows: found } = await db.query<{ id: string; ranOut: boolean; wasTaken: boolean }>(
+        `select id, until is not null as "ranOut", until is null and done <> '{}' as "wasTaken" from lighter.leases
           where until is null or until < now()
           order by until nulls first limit 1 for update skip locked`,
       )
@@ -228,7 +240,10 @@ export async function claimExpired(pool: pg.Pool, leaseMs: number): Promise<Leas
       if (!expired.ranOut || rows.length === 1) {
         if (expired.ranOut) only.attempts++
         await insertLease(db, id, rows, leaseMs)
-        return leaseOf(id, rows, { suspect: rows.length === 1 && only.attempts > 1, ranOut: true })
+        return leaseOf(id, rows, {
+          suspect: rows.length === 1 && only.attempts > 1,
+          ranOut: !expired.wasTaken,
+        })
       }
       const middle = Math.ceil(rows.length / 2)
       await insertLease(db, id, rows.slice(0, middle), leaseMs)

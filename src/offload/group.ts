@@ -3,6 +3,7 @@
 //
 // Sizes here are hints. The plan decides what leaves, and what it finds to be too
 // little goes back to wait (`holdBack`).
+import type { OffloadConfig } from '../config.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
@@ -12,6 +13,7 @@ import {
   fieldSql,
   fromSql,
   ident,
+  isFieldBlockedSql,
   literal,
   ownFieldSql,
   tenantSql,
@@ -58,8 +60,9 @@ export async function groupRows(
   for (const [sourceId, ofSource] of Map.groupBy(jobs, job => job.sourceId)) {
     const source = sources.get(sourceId)
     if (source === undefined || !waitsForOthers(source) || source.rowsHidden !== null) continue
-    // Those that failed are tried by themselves; those that have waited were due.
-    const open = ofSource.filter(job => job.error === null && job.waited === null)
+    // Those that have failed are tried by themselves, but not those that only met with trouble; those that have waited
+    // were due.
+    const open = ofSource.filter(job => job.attempts <= 1 && job.waited === null)
     looks.push(...(await lookAt(context, source, open)))
   }
   const waiting = chooseWaiting(looks, context.config.packTargetBytes)
@@ -194,12 +197,15 @@ export function lookSql(source: Source): string {
         from opened o offset 0
     ),
     sized as (
-      select s.*, coalesce(pg_column_size(s.doc), s.raw) - coalesce(s.field_bytes, 0) as rest_bytes from fields s offset 0
+      -- What is opened is not compressed any more: that tells what is in it.
+      select s.*, coalesce(pg_column_size(s.doc), s.raw) - coalesce(s.field_bytes, 0) as rest_bytes,
+             coalesce(${isFieldBlockedSql(source, 's.doc', 's.field_bytes')}, false) as blocked
+        from fields s offset 0
     ),
     weighed as (
       -- Text is at most six times as long as the binary form, numbers apart.
       select s.*, case when s.doc is null then not s.pinned and s.raw >= $4
-                       when s.rest_bytes > ${source.thresholdBytes} then true
+                       when s.blocked or s.rest_bytes > ${source.thresholdBytes} then true
                        when s.rest_bytes <= ${Math.floor(source.thresholdBytes / 6)} or ${hasLongNumbersSql('s.doc')} then false
                        else octet_length((s.doc${source.phase1Field === null ? '' : ` - ${literal(source.phase1Field)}`})::text) > ${source.thresholdBytes}
                   end as rest_goes
@@ -216,19 +222,32 @@ export function lookSql(source: Source): string {
 }
 
 /** What came off the queue as worth a PUT and turned out, planned, not to be: it waits on, with its true size. */
-export function holdBack(rows: PlannedRow[], minBytes: number): Returned[] {
-  const weighed = rows.filter(row => row.job.waited !== null)
+export function holdBack(
+  rows: PlannedRow[],
+  { packMinBytes, batchRows }: Pick<OffloadConfig, 'packMinBytes' | 'batchRows'>,
+): Returned[] {
+  const weighed = rows.flatMap(row => {
+    const waited = waitedOf(row)
+    return waited === null ? [] : [{ row, waited }]
+  })
   const returned: Returned[] = []
-  for (const ofGroup of Map.groupBy(weighed, row => groupOf(row.job.waited as Waited)).values()) {
-    if (ofGroup.reduce((sum, row) => sum + payloadBytes(row), 0) >= minBytes) continue
-    if (ofGroup.some(row => payloadBytes(row) >= row.source.shipAloneBytes)) continue
-    for (const row of ofGroup) {
-      const { waited } = row.job
-      if (waited === null || waited.isFree) continue
-      returned.push(wait(row.job, { ...waited, bytes: payloadBytes(row) }, 0))
-    }
+  for (const ofGroup of Map.groupBy(weighed, ({ waited }) => groupOf(waited)).values()) {
+    if (ofGroup.reduce((sum, { waited }) => sum + waited.bytes, 0) >= packMinBytes) continue
+    // More of them are never taken together.
+    if (ofGroup.length >= batchRows) continue
+    if (ofGroup.some(({ row, waited }) => waited.bytes >= row.source.shipAloneBytes)) continue
+    for (const { row, waited } of ofGroup) if (!waited.isFree) returned.push(wait(row.job, waited, 0))
   }
   return returned
 }
 
-const payloadBytes = ({ payloads }: PlannedRow) => payloads.reduce((sum, p) => sum + p.sizeBytes, 0)
+/** What was known of a row, and is better known now that it is planned. Null: it has not waited. */
+export function waitedOf({ job: { waited }, tenantId, payloads }: PlannedRow): Waited | null {
+  if (waited === null) return null
+  return {
+    ...waited,
+    // Its parent may have been moved to another tenant, which does not write the row.
+    tenantId: tenantId ?? waited.tenantId,
+    bytes: payloads.reduce((sum, payload) => sum + payload.sizeBytes, 0),
+  }
+}

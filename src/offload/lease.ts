@@ -14,7 +14,7 @@ export interface Lease {
   suspect: boolean
   /** Of one that ran out: the other half waits. */
   isHalf: boolean
-  /** Left behind by a daemon, or put back whole. */
+  /** Left behind by a daemon, whole or in part. */
   ranOut: boolean
 }
 

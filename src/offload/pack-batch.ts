@@ -86,6 +86,9 @@ function append(host: BuiltObject, object: BuiltObject): void {
   for (const location of locations) location.key = host.key
   for (const [name, location] of object.locations) host.locations.set(name, location)
   host.body = Buffer.concat([host.body, object.body])
+  const others = new Set([...(host.otherKinds ?? []), object.kind, ...(object.otherKinds ?? [])])
+  others.delete(host.kind)
+  host.otherKinds = [...others]
   host.artifactCount += object.artifactCount
   host.payloadBytes += object.payloadBytes
 }

@@ -76,6 +76,8 @@ export interface BuiltObject {
   tenantId: TenantId
   /** Of most of what is in it. */
   kind: string
+  /** Of the rest. */
+  otherKinds?: string[]
   key: string
   /** Of the object; the artifacts in a pack are application/json each. */
   contentType: string

@@ -155,10 +155,7 @@ async function runRound(
   const sorted = sortRows(context, rows, later, returned)
   const { large, other } = sorted
   // What was cut off by the limits of a round says nothing about its group.
-  const held =
-    later.length === 0 && jobs.length === lease.jobs.length
-      ? holdBack(sorted.small, context.config.packMinBytes)
-      : []
+  const held = later.length === 0 && jobs.length === lease.jobs.length ? holdBack(sorted.small, config) : []
   returned.push(...held)
   const heldJobs = new Set(held.map(({ job }) => job))
   const small = sorted.small.filter(row => !heldJobs.has(row.job))

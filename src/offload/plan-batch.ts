@@ -2,6 +2,7 @@
 import { isLockTimeout, isSourceFault, RowError } from '../errors.ts'
 import type { Source } from '../source/sources.ts'
 import type { PipelineContext } from './context.ts'
+import { waitedOf } from './group.ts'
 import type { Job } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
 import { type PlannedRow, planRows, type Tokens, textBytes } from './plan.ts'
@@ -123,10 +124,10 @@ function isUnsettled({ job: { waited }, source, version }: PlannedRow): boolean 
   return waited !== null && !waited.mustGo && source.settleMs > 0 && waited.xmin !== xminOf(version)
 }
 
-function waitAgain({ job, source, version, payloads }: PlannedRow): Returned {
-  if (job.waited === null) throw new Error('a row that did not wait can not wait again')
-  const bytes = payloads.reduce((sum, payload) => sum + payload.sizeBytes, 0)
-  return wait(job, { ...job.waited, bytes, xmin: xminOf(version) }, source.settleMs)
+function waitAgain(row: PlannedRow): Returned {
+  const waited = waitedOf(row)
+  if (waited === null) throw new Error('a row that did not wait can not wait again')
+  return wait(row.job, { ...waited, xmin: xminOf(row.version) }, row.source.settleMs)
 }
 
 /** Of a version as `versionSql` names it. */

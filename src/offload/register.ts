@@ -8,7 +8,7 @@ import type { BuiltObject } from './pack.ts'
 
 export type ObjectToRegister = Pick<
   BuiltObject,
-  'tenantId' | 'kind' | 'key' | 'contentType' | 'contentEncoding'
+  'tenantId' | 'kind' | 'otherKinds' | 'key' | 'contentType' | 'contentEncoding'
 > & {
   artifactCount: number
   /** Null while a stream's length is not known. */
@@ -28,6 +28,10 @@ const objectColumns: Columns<ObjectToRegister> = {
   payload_bytes: ['bigint', o => o.payloadBytes],
 }
 
+const otherKinds: Columns<ObjectToRegister> = {
+  other_kinds: ['text', ({ otherKinds = [] }) => (otherKinds.length === 0 ? null : otherKinds.join(','))],
+}
+
 /**
  * One statement however many objects. They are orphans `leaseMs` from now unless the lease is extended or they are committed.
  * @param leaseId of the batch that they are for
@@ -41,8 +45,9 @@ export async function registerObjects(
 ): Promise<void> {
   const p = parameters()
   const { rowCount } = await db.query({
-    text: `insert into lighter.objects (state, lease_until, ${namesOf(objectColumns)})
-     select 'uploading', now() + ${p.one(leaseMs)} * interval '1 ms', d.* from ${p.unnest(objects, objectColumns)} as d
+    text: `insert into lighter.objects (state, lease_until, ${namesOf(objectColumns)}, other_kinds)
+     select 'uploading', now() + ${p.one(leaseMs)} * interval '1 ms', ${namesOf(objectColumns)}, string_to_array(other_kinds, ',')
+       from ${p.unnest(objects, { ...objectColumns, ...otherKinds })} as d(${namesOf({ ...objectColumns, ...otherKinds })})
       where ${p.one(leaseId)}::uuid is null or exists (select from lighter.leases l where l.id = ${p.one(leaseId)})`,
     prepare: true,
     values: p.values,

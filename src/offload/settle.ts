@@ -71,7 +71,8 @@ const backColumns = (maxAttempts: number): Columns<Returned> => ({
   attempts: ['int', ({ job, countsAsAttempt }) => (countsAsAttempt ? job.attempts : job.attempts - 1)],
   conflicts: ['int2', ({ job, conflicted }) => Math.min(job.conflicts + (conflicted ? 1 : 0), 30)],
   enqueued_ms: ['float8', ({ job }) => job.enqueuedMs],
-  error: ['text', ({ job, error }) => error ?? job.error],
+  // What waits for others has no trouble any more.
+  error: ['text', ({ job, error, waits }) => (waits === null ? (error ?? job.error) : null)],
   is_dead: ['bool', r => isDeadLetter(r, maxAttempts)],
   tenant_id: ['uuid', ({ waits }) => waits?.tenantId ?? null],
   phase: ['int2', ({ waits }) => waits?.phase ?? null],

@@ -11,7 +11,7 @@ import {
   hasDueJobs,
   type InboxClaim,
 } from '../offload/claim.ts'
-import { claimGroups, dueGroups, type Group } from '../offload/claim-groups.ts'
+import { claimGroups, dueGroups, type Group, type Share } from '../offload/claim-groups.ts'
 import type { Lease } from '../offload/lease.ts'
 import { type Source, waitsForOthers } from '../source/sources.ts'
 
@@ -27,8 +27,8 @@ export const runRows = 10_000
 const runsMs = 1000
 /** How often the groups are added up. */
 const groupsMs = 5000
-/** Of the time, what adding them up may take. */
-const groupsShare = 1 / 20
+/** Of the time, what adding them up may take; so may looking through entries that are not settled yet. */
+const looksShare = 1 / 20
 
 export interface Claims {
   /**
@@ -48,6 +48,8 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
   let expiredAt = Number.NEGATIVE_INFINITY
   let claims = 0
   let runAt = Number.NEGATIVE_INFINITY
+  let runTookMs = 0
+  let isRunWoken = false
   let groups: Group[] = []
   let groupsAt = Number.NEGATIVE_INFINITY
   let groupsTookMs = 0
@@ -73,13 +75,21 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     return lease
   }
 
-  const isTimeForRun = () => performance.now() - runAt >= runsMs
+  const isTimeForRun = () =>
+    performance.now() - runAt >= Math.max(isRunWoken ? 0 : runsMs, runTookMs / looksShare)
+  /** All that was settled is taken, or there was nothing. */
+  const noteRun = (started: number) => {
+    runAt = performance.now()
+    runTookMs = runAt - started
+    isRunWoken = false
+  }
 
   /** Of those that wait for others. */
   const fromRun = async (sources: Source[]) => {
     if (sources.length === 0 || !isTimeForRun()) return nothingClaimed
+    const started = performance.now()
     const claim = await fromSettled(sources, runRows)
-    if (claim.entries < runRows) runAt = performance.now()
+    if (claim.entries < runRows) noteRun(started)
     return claim
   }
 
@@ -88,7 +98,7 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     if (
       groups.length > 0 ||
       sources.length === 0 ||
-      since < groupsTookMs / groupsShare ||
+      since < groupsTookMs / looksShare ||
       (since < groupsMs && !woken)
     )
       return
@@ -104,9 +114,21 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     while (groups.length > 0) {
       const chosen = isProbe ? groups.slice(0, 1) : firstGroups(groups, config)
       groups = groups.slice(chosen.length)
-      const rows = isProbe ? 1 : rowsOf(chosen[0], config)
-      const lease = await claimGroups(pool, sources, chosen, rows, isProbe ? 0 : config.packMinBytes, leaseMs)
-      if (lease !== null) return lease
+      const shares = chosen.map(group => shareOf(group, config))
+      const lease = await claimGroups(
+        pool,
+        sources,
+        isProbe ? shares.map(share => ({ ...share, most: 1, leastBytes: 0 })) : shares,
+        leaseMs,
+      )
+      if (lease === null) continue
+      // It is to be sent, whether that pays or not.
+      if (isProbe) for (const { waited } of lease.jobs) if (waited !== null) waited.isFree = true
+      const [first] = chosen
+      const rest = first === undefined || chosen.length > 1 ? null : restOf(first, lease)
+      // The others have their turn first.
+      if (rest !== null && isDue(rest, config)) groups.push(rest)
+      return lease
     }
     return null
   }
@@ -114,10 +136,14 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
   return {
     wake: () => {
       woken = true
+      isRunWoken = true
     },
     hasDue: async sources => {
       const waiters = sources.filter(waitsForOthers)
-      if (await hasDueJobs(pool, sources, isTimeForRun() ? waiters : [])) return true
+      const looksForRun = isTimeForRun()
+      const started = performance.now()
+      if (await hasDueJobs(pool, sources, looksForRun ? waiters : [])) return true
+      if (looksForRun) noteRun(started)
       await lookAtGroups(sources)
       return groups.length > 0
     },
@@ -191,8 +217,29 @@ export function firstGroups(groups: Group[], { batchRows, batchBytes }: OffloadC
   return groups.slice(0, count)
 }
 
-/** Of one group at once, so that a batch holds them. */
-export function rowsOf(group: Group | undefined, { batchRows, batchBytes }: OffloadConfig): number {
-  if (group === undefined || group.bytes === 0) return batchRows
-  return Math.max(1, Math.min(batchRows, Math.floor((batchBytes * group.rows) / group.bytes)))
+/** Of one group at once: as many as a batch holds. */
+export function shareOf(
+  { tenantId, kind, rows, bytes, isOverdue, isFree }: Group,
+  config: OffloadConfig,
+): Share {
+  const { batchRows, batchBytes, packMinBytes, packTargetBytes } = config
+  const fitting = bytes === 0 ? batchRows : Math.floor((batchBytes * rows) / bytes)
+  return {
+    tenantId,
+    kind,
+    most: Math.max(1, Math.min(batchRows, fitting)),
+    leastBytes: isOverdue || isFree ? packMinBytes : packTargetBytes,
+  }
 }
+
+/** What was not taken of a group. */
+function restOf(group: Group, { jobs }: Lease): Group | null {
+  const rows = group.rows - jobs.length
+  if (rows <= 0) return null
+  return { ...group, rows, bytes: jobs.reduce((left, job) => left - (job.waited?.bytes ?? 0), group.bytes) }
+}
+
+const isDue = (
+  { bytes, isOverdue, isFree }: Group,
+  { packTargetBytes, packMinBytes }: OffloadConfig,
+): boolean => isFree || bytes >= (isOverdue ? packMinBytes : packTargetBytes)
