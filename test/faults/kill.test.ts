@@ -134,7 +134,6 @@ describe.for(points)('killed %s', point => {
 
 const waitedPoints: SignalPoint[] = [
   'after-claim',
-  'after-group',
   'after-plan',
   'after-upload',
   'before-commit',
