@@ -22,7 +22,7 @@ import { longNumbersTimeoutMs } from './long-numbers.ts'
 import { isTrouble } from './narrow-down.ts'
 import type { Work } from './observer.ts'
 import type { PlannedRow } from './plan.ts'
-import { blameless, failure, faultRetryMs, finish, giveBack, notYet } from './return-jobs.ts'
+import { blameless, conflict, failure, faultRetryMs, finish, giveBack, notYet } from './return-jobs.ts'
 import { backoffMs, type Returned } from './settle.ts'
 import { takesWrites } from './store-trouble.ts'
 import { streamPayload } from './stream.ts'
@@ -98,8 +98,10 @@ export async function runLargeRow(
       } catch (error) {
         if (error instanceof LeaseLost) throw error
         if (error instanceof RowError && error.code === 'row_changed') {
-          // Committed without payloads it counts as changed, and what was uploaded becomes an orphan.
-          outcome = [{ ...row, outcome: 'nothing', payloads: [] }]
+          // Not as one with nothing to do: its version may be the one that was planned all the same.
+          outcome = []
+          result.changed++
+          returned.push(conflict(row.job, row.source))
         } else if (isTrouble(error)) {
           throw error
         } else {
