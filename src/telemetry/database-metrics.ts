@@ -75,7 +75,7 @@ export function createDatabaseMetrics(registers: Registry[]): DatabaseMetrics {
   )
   const departure = gauge(
     'lighter_queue_next_departure_seconds',
-    'Seconds until max_wait of the oldest row that waits ends; below 0: its tenant has less than PACK_MIN_BYTES, or it is overdue. Missing while none waits.',
+    'Seconds until max_wait of a row ends whose tenant has PACK_MIN_BYTES of its kind: the first of them. Below 0: it is overdue. Missing while no tenant has so much.',
     ['source'],
   )
   const overdue = gauge(

@@ -22,9 +22,10 @@ export interface Figures {
     waiting: number
     waitingBytes: number
     oldestWaitingSeconds: number
-    /** Null: none waits. */
+    /** Below 0: overdue. Null: of none that waits there is enough. */
     departureSeconds: number | null
   }[]
+  /** How long a group has had its time and enough for an object, and has not left; 0: none has. Paused sources apart. */
   overdueSeconds: number
   damaged: number
   notifyQueueUsage: number
@@ -39,23 +40,6 @@ export interface Figures {
     counts: Record<string, number>
   }[]
 }
-
-/** Rows that wait, of which groups are made. With more, groups may be missing, or seem too small. */
-const maxWaiting = 100_001
-
-/** How long a group has had its time and PACK_MIN_BYTES, and has not left; 0: none has. As `dueGroups` chooses them. */
-const overdueSql = `(
-  select coalesce(extract(epoch from now() - min(g.leaves_at)), 0)::float8
-    from (select w.tenant_id, case w.phase when 1 then s.phase1_kind else s.phase2_kind end as kind, sum(w.bytes) as bytes,
-                 min(w.enqueued_at + greatest(coalesce(s.max_wait, d.max_wait), coalesce(s.settle_for, d.settle_for))) as leaves_at
-            from (select x.tenant_id, x.source_id, x.phase, x.bytes, x.enqueued_at, x.available_at
-                    from lighter.waiting x where x.tenant_id is not null limit ${maxWaiting}) w
-            join lighter.sources s on s.id = w.source_id and not s.paused
-           cross join lighter.settings d
-           where w.available_at <= now()
-           group by 1, 2) g
-   cross join lighter.settings d
-   where g.bytes >= d.pack_min_bytes and g.leaves_at < now())`
 
 /** @throws when it takes longer than a scrape may */
 export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<Figures> {
@@ -78,10 +62,9 @@ export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<F
       values: [maxSources],
     })
     const rest = await client.query<
-      Pick<Figures, 'overdueSeconds' | 'damaged' | 'notifyQueueUsage' | 'oldestTransactionSeconds'>
+      Pick<Figures, 'damaged' | 'notifyQueueUsage' | 'oldestTransactionSeconds'>
     >(`
       select (select count(*)::int from public.artifact_refs where damaged_at is not null and purged_at is null) as damaged,
-             ${overdueSql} as "overdueSeconds",
              pg_notification_queue_usage() as "notifyQueueUsage",
              (select coalesce(max(extract(epoch from now() - xact_start)), 0)::float8
                 from pg_stat_activity
@@ -108,7 +91,8 @@ export async function readFigures(pool: pg.Pool, sweeps: SweepName[]): Promise<F
     const [others] = rest.rows
     if (others === undefined) throw new Error('no figures')
     whole = true
-    return { queues: queues.rows, ...others, sweeps: runs.rows }
+    const overdue = queues.rows.map(({ paused, departureSeconds }) => (paused ? 0 : -(departureSeconds ?? 0)))
+    return { queues: queues.rows, overdueSeconds: Math.max(0, ...overdue), ...others, sweeps: runs.rows }
   } finally {
     // Of a statement that was not waited for to its end the answer is still on its way.
     client.release(!whole)
