@@ -259,6 +259,12 @@ declare
   source lighter.sources;
   rebuilt integer := 0;
 begin
+  if settle_for not between interval '0' and interval '30 days' or max_wait not between interval '0' and interval '90 days'
+     or ship_alone_bytes < 1024 then
+    raise exception 'settle_for must be between 0 and 30 days, max_wait between 0 and 90 days, ship_alone_bytes 1024 or more; got %, % and %',
+        coalesce(settle_for::text, 'none'), coalesce(max_wait::text, 'none'), coalesce(ship_alone_bytes::text, 'none')
+      using errcode = 'invalid_parameter_value';
+  end if;
   perform lighter.lock_attachments();
   update lighter.settings s
      set settle_for = coalesce(set_defaults.settle_for, s.settle_for), max_wait = coalesce(set_defaults.max_wait, s.max_wait),

@@ -61,19 +61,19 @@ export async function packBatch(
  * something of both phases would else make two. Its frames are of their kind still.
  */
 function foldSmall(objects: BuiltObject[], { packMinBytes, maxPackBytes }: OffloadConfig): BuiltObject[] {
-  const kept: BuiltObject[] = []
   const isPack = (object: BuiltObject) => object.contentType === packContentType
-  for (const object of objects.toSorted((a, b) => b.payloadBytes - a.payloadBytes)) {
-    const host = kept.find(
-      each =>
-        isPack(each) &&
-        each.tenantId === object.tenantId &&
-        each.payloadBytes + object.payloadBytes <= maxPackBytes,
-    )
-    if (!isPack(object) || object.payloadBytes >= packMinBytes || host === undefined) kept.push(object)
-    else append(host, object)
-  }
-  return kept
+  return [...Map.groupBy(objects, object => object.tenantId).values()].flatMap(ofTenant => {
+    const kept: BuiltObject[] = []
+    for (const object of ofTenant.toSorted((a, b) => b.payloadBytes - a.payloadBytes)) {
+      const isSmall = isPack(object) && object.payloadBytes < packMinBytes
+      const host = isSmall
+        ? kept.find(each => isPack(each) && each.payloadBytes + object.payloadBytes <= maxPackBytes)
+        : undefined
+      if (host === undefined) kept.push(object)
+      else append(host, object)
+    }
+    return kept
+  })
 }
 
 function append(host: BuiltObject, object: BuiltObject): void {

@@ -157,6 +157,10 @@ async function forget({ pool }: SweepContext, counts: Counts): Promise<void> {
   await pool.query(`delete from lighter.latency_hours where hour < now() - make_interval(days => $1)`, [
     latencyDays,
   ])
+  // By then what was flushed has left, or a daemon has not run for as long.
+  await pool.query(`delete from lighter.flushes where flushed_at < now() - make_interval(days => $1)`, [
+    latencyDays,
+  ])
   // The last run of each sweep stays, however old: it tells that there is such a sweep, and when it last ran.
   const { rowCount } = await pool.query(
     `delete from lighter.sweep_runs r
