@@ -92,7 +92,7 @@ export function createHandWorker(options: HandWorkerOptions): HandWorker {
         )
         const settled = await run((await claimSettled(pool, waiters(), entriesAtOnce, leaseMs)).lease)
         const grouped = await run(
-          await fromGroups(firstGroups(await dueGroups(pool, active(), config), config), active()),
+          await fromGroups(firstGroups((await dueGroups(pool, active(), config)).groups, config), active()),
         )
         const turns = await run(
           await claimWaiting(

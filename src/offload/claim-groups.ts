@@ -26,6 +26,21 @@ export interface Share extends Pick<Group, 'tenantId' | 'kind'> {
 
 /** Groups that one look returns; the rest is found by the next one. */
 const mostGroups = 1000
+/** Rows that wait, of which one look makes groups: two seconds or so. */
+const mostRows = 1_000_000
+
+/** From which tenant on a look reads, in the order of the index. */
+export interface From {
+  tenantId: string
+  /** Not that one itself. */
+  after: boolean
+}
+
+export interface Look {
+  groups: Group[]
+  /** Where the next look goes on; null: it has seen all. */
+  next: From | null
+}
 
 /** CTE `kinds`: what phase of which source has which kind, and how long it waits. Parameters 1 to 5. */
 const kindsSql = `
@@ -61,39 +76,83 @@ const isFlushedSql = `exists (select from lighter.flushes f
 const isOverdueSql = `w.enqueued_at <= now() - k.max_wait_ms * interval '1 ms'`
 const isSettledSql = 'w.available_at <= now()'
 
+interface GroupRow extends Omit<Group, 'kind'> {
+  /** Null: of sources that are not worked on. */
+  kind: string | null
+  isDue: boolean
+  isLast: boolean
+  /** Rows that the whole look has read. */
+  seen: number
+}
+
 /**
  * Groups that have the target of a pack; those that have waited for as long as they may and have the least that is worth a
- * PUT; those with a row that is worth one by itself; and those that somebody wants to go. One index is read, an entry of each row that waits.
+ * PUT; those with a row that is worth one by itself; and those that somebody wants to go. An index is read, an entry of each
+ * row that waits, as far as `limit`: what is left out of the last tenant is for the next look.
  */
 export async function dueGroups(
   db: Queryable,
   sources: Source[],
   { packTargetBytes, packMinBytes }: { packTargetBytes: number; packMinBytes: number },
-): Promise<Group[]> {
+  from: From | null = null,
+  limit = mostRows,
+): Promise<Look> {
   const { values, free } = kindsOf(sources)
-  const { rows } = await db.query<Group>({
+  const { rows } = await db.query<GroupRow>({
     text: `
       with ${kindsSql},
-      flushed as materialized (select f.source_id, f.tenant_id, f.flushed_at from lighter.flushes f)
-      select tenant_id as "tenantId", kind, rows::int as rows, bytes::float8 as bytes, overdue as "isOverdue", free as "isFree"
-        from (select w.tenant_id, w.kind, count(*) filter (where w.ripe) as rows, sum(w.bytes) filter (where w.ripe) as bytes,
-                     bool_or(w.overdue) as overdue, bool_or(w.free) as free
-                from (select w.tenant_id, w.source_id, w.phase, w.bytes, k.kind, ${isOverdueSql} as overdue,
-                             x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and (${isSettledSql} or ${isOverdueSql}) as free,
-                             ${isSettledSql} or ${isOverdueSql} or x.flushed as ripe
-                        from lighter.waiting w
-                        join kinds k on k.source_id = w.source_id and k.phase = w.phase
-                        left join flushed one on one.source_id = w.source_id and one.tenant_id = w.tenant_id
-                        left join flushed every on every.source_id = w.source_id and every.tenant_id is null
-                       cross join lateral (select coalesce(greatest(one.flushed_at, every.flushed_at) >= w.enqueued_at, false) as flushed) x
-                       where w.tenant_id is not null) w
-               group by w.tenant_id, w.kind) g
-       where g.bytes >= $7 or g.overdue and g.bytes >= $8 or g.free
-       order by g.bytes desc
+      flushed as materialized (select f.source_id, f.tenant_id, f.flushed_at from lighter.flushes f),
+      groups as (
+        select w.tenant_id, w.kind, count(*) as entries, count(*) filter (where w.ripe) as rows,
+               coalesce(sum(w.bytes) filter (where w.ripe), 0) as bytes, bool_or(w.overdue) as overdue, bool_or(w.free) as free
+          from (select w.tenant_id, w.source_id, w.phase, w.bytes, k.kind, ${isOverdueSql} as overdue,
+                       x.flushed or (w.source_id = any ($6::int[]) or w.bytes >= k.alone_bytes) and (${isSettledSql} or ${isOverdueSql}) as free,
+                       ${isSettledSql} or ${isOverdueSql} or x.flushed as ripe
+                  from (select o.tenant_id, o.source_id, o.phase, o.bytes, o.enqueued_at, o.available_at
+                          from lighter.waiting o
+                         where o.tenant_id >= $9 and (o.tenant_id <> $9 or not $10)
+                         order by o.tenant_id limit $11) w
+                  -- Of a source that is not worked on just now they are read, and are of no group.
+                  left join kinds k on k.source_id = w.source_id and k.phase = w.phase
+                  left join flushed one on one.source_id = w.source_id and one.tenant_id = w.tenant_id
+                  left join flushed every on every.source_id = w.source_id and every.tenant_id is null
+                 cross join lateral (select coalesce(greatest(one.flushed_at, every.flushed_at) >= w.enqueued_at, false) as flushed) x) w
+         group by w.tenant_id, w.kind
+      ),
+      judged as (
+        select g.*, g.kind is not null and (g.bytes >= $7 or g.overdue and g.bytes >= $8 or g.free) as due,
+               row_number() over (order by g.tenant_id desc) = 1 as last, sum(g.entries) over () as seen
+          from groups g
+      )
+      select tenant_id as "tenantId", kind, rows::int as rows, bytes::float8 as bytes, coalesce(overdue, false) as "isOverdue",
+             coalesce(free, false) as "isFree", coalesce(due, false) as "isDue", last as "isLast", seen::int as seen
+        from judged
+       where due or last
+       order by last desc, bytes desc
        limit ${mostGroups}`,
-    values: [...values, free, packTargetBytes, packMinBytes],
+    values: [
+      ...values,
+      free,
+      packTargetBytes,
+      packMinBytes,
+      from?.tenantId ?? '00000000-0000-0000-0000-000000000000',
+      from?.after ?? false,
+      limit,
+    ],
   })
-  return rows
+  const last = rows.find(row => row.isLast)
+  const isOfOurs = (row: GroupRow): row is GroupRow & Group => row.kind !== null && row.rows > 0
+  const due = rows.filter(isOfOurs).filter(row => row.isDue)
+  if (last === undefined || last.seen < limit) return { groups: due, next: null }
+  // It may have been cut off in the middle. One that takes up a whole look has enough, whatever a part of it has.
+  const others = due.filter(row => row.tenantId !== last.tenantId)
+  const isAlone = from !== null && !from.after && from.tenantId === last.tenantId
+  return isAlone
+    ? {
+        groups: due.length === 0 && isOfOurs(last) ? [last] : due,
+        next: { tenantId: last.tenantId, after: true },
+      }
+    : { groups: others, next: { tenantId: last.tenantId, after: false } }
 }
 
 interface WaitedRow {

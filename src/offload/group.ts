@@ -110,7 +110,7 @@ async function lookAt(context: PipelineContext, source: Source, jobs: Job[]): Pr
   try {
     return await narrowDown(
       jobs,
-      part => lookAtRows(context.pool, source, part, context.config.streamThresholdBytes),
+      part => lookAtRows(context.pool, source, part, context.config),
       () => undefined,
       isSourceFault,
     )
@@ -128,9 +128,16 @@ export interface LookRow {
   bytes: number
   isOverdue: boolean
   isFlushed: boolean
+  /** Beyond the bytes of one statement: it was not looked at. */
+  isLater: boolean
 }
 
-async function lookAtRows(db: Queryable, source: Source, jobs: Job[], openBytes: number): Promise<Look[]> {
+async function lookAtRows(
+  db: Queryable,
+  source: Source,
+  jobs: Job[],
+  config: Pick<OffloadConfig, 'streamThresholdBytes' | 'batchBytes'>,
+): Promise<Look[]> {
   const { rows } = await db.query<LookRow>({
     text: lookSql(source),
     prepare: true,
@@ -138,15 +145,17 @@ async function lookAtRows(db: Queryable, source: Source, jobs: Job[], openBytes:
       arrayText(jobs.map(job => job.rowId)),
       arrayText(jobs.map(job => job.enqueuedMs)),
       Math.max(source.maxWaitMs, source.settleMs),
-      openBytes,
+      config.streamThresholdBytes,
+      config.batchBytes,
     ],
   })
+  const later = new Set(rows.filter(row => row.isLater).map(row => row.ord))
   const looks: Look[] = []
   for (const [ord, found] of Map.groupBy(rows, row => row.ord)) {
     const job = jobs[ord - 1]
     const [row] = found
     // One of several rows with its key: the plan says so.
-    if (job === undefined || row === undefined || found.length > 1) continue
+    if (job === undefined || row === undefined || found.length > 1 || later.has(ord)) continue
     const { tenantId, phase, bytes, xmin, isOverdue, isFlushed } = row
     if (tenantId === null || bytes === 0) continue
     looks.push({
@@ -165,10 +174,14 @@ async function lookAtRows(db: Queryable, source: Source, jobs: Job[], openBytes:
         source.settleMs === 0 || isFlushed || isOverdue || job.writtenBy === null || job.writtenBy === xmin,
     })
   }
-  return looks
+  const left = jobs.filter((_, index) => later.has(index + 1))
+  return left.length === 0 ? looks : looks.concat(await lookAtRows(db, source, left, config))
 }
 
-/** Key look-ups, as in the plan. What would be streamed is not opened: it goes by itself. Answers `LookRow`s. */
+/**
+ * Key look-ups, as in the plan. What would be streamed is not opened: it goes by itself. Nor is what is beyond the bytes of one
+ * statement. Answers `LookRow`s.
+ */
 export function lookSql(source: Source): string {
   const raw = `(case when pg_column_compression(r.stored) is null then pg_column_size(r.stored)
                      else least(pg_column_size(r.stored) / ${compressedShare}, 2147483647)::int end)`
@@ -188,9 +201,13 @@ export function lookSql(source: Source): string {
           where m.${ident(source.keyColumn)} = c.row_id::${source.keyType}
          offset 0) r
     ),
+    counted as (
+      select f.*, coalesce(sum(case when f.raw < $4 then f.raw end) over (rows between unbounded preceding and 1 preceding), 0) >= $5 as later
+        from found f
+    ),
     opened as (
-      select f.*, case when not f.pinned and f.raw < $4 then ${documentSql('f.stored')} end as doc
-        from found f offset 0
+      select f.*, case when not f.pinned and not f.later and f.raw < $4 then ${documentSql('f.stored')} end as doc
+        from counted f offset 0
     ),
     fields as (
       select o.*, pg_column_size(${fieldSql(source, 'o.doc', 'o.tenant_id', ownFieldSql(source, 'o.doc'))}) as field_bytes
@@ -217,7 +234,7 @@ export function lookSql(source: Source): string {
            w.enqueued_at + $3 * interval '1 ms' <= clock_timestamp() as "isOverdue",
            exists (select from lighter.flushes f
                     where f.source_id = ${source.id} and (f.tenant_id is null or f.tenant_id = w.tenant_id)
-                      and f.flushed_at >= w.enqueued_at) as "isFlushed"
+                      and f.flushed_at >= w.enqueued_at) as "isFlushed", w.later as "isLater"
       from weighed w`
 }
 

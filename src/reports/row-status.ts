@@ -126,6 +126,7 @@ export async function readRowStatus(db: Queryable, source: Source, rowId: string
       arrayText([facts.now_ms]),
       Math.max(source.maxWaitMs, source.settleMs),
       openBytes,
+      openBytes,
     ],
   })
   const [look] = looks

@@ -11,7 +11,7 @@ import {
   hasDueJobs,
   type InboxClaim,
 } from '../offload/claim.ts'
-import { claimGroups, dueGroups, type Group, type Share } from '../offload/claim-groups.ts'
+import { claimGroups, dueGroups, type From, type Group, type Share } from '../offload/claim-groups.ts'
 import type { Lease } from '../offload/lease.ts'
 import { type Source, waitsForOthers } from '../source/sources.ts'
 
@@ -52,6 +52,8 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
   let isRunWoken = false
   let groups: Group[] = []
   let groupsAt = Number.NEGATIVE_INFINITY
+  /** Where the look at them goes on. */
+  let groupsFrom: From | null = null
   let groupsTookMs = 0
   let woken = true
 
@@ -99,18 +101,19 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
       groups.length > 0 ||
       sources.length === 0 ||
       since < groupsTookMs / looksShare ||
-      (since < groupsMs && !woken)
+      (since < groupsMs && !woken && groupsFrom === null)
     )
       return
     woken = false
     const started = performance.now()
-    groups = await dueGroups(pool, sources, config)
+    const look = await dueGroups(pool, sources, config, groupsFrom)
+    groups = look.groups
+    groupsFrom = look.next
     groupsAt = performance.now()
     groupsTookMs = groupsAt - started
   }
 
   const fromGroups = async (sources: Source[], isProbe: boolean): Promise<Lease | null> => {
-    await lookAtGroups(sources)
     while (groups.length > 0) {
       const chosen = isProbe ? groups.slice(0, 1) : firstGroups(groups, config)
       groups = groups.slice(chosen.length)
@@ -149,6 +152,8 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
     },
     next: async (sources, limit, isProbe) => {
       claims++
+      // First of all: if that fails, nothing is claimed yet.
+      await lookAtGroups(sources)
       const ids = sources.map(source => source.id)
       const waiters = sources.filter(waitsForOthers)
       const expired = isProbe ? null : await fromExpired()

@@ -3,17 +3,11 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
 import { pass, workByHand } from '../support/by-hand.ts'
-import {
-  insertMessage,
-  newConversation,
-  rawMetadata,
-  startDaemon,
-  until,
-  useEnvironment,
-} from '../support/environment.ts'
+import { insertMessage, newConversation, startDaemon, until, useEnvironment } from '../support/environment.ts'
 import { runCli, startCli } from '../support/process.ts'
 import { emptyQueue } from '../support/queue.ts'
 import { value } from '../support/sql.ts'
+import { isInline as isRowInline, toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
 const { work } = workByHand(environment)
@@ -31,12 +25,7 @@ afterEach(async () => {
   daemon = null
 })
 
-const call = (bytes: number) =>
-  JSON.stringify({
-    tool_interactions: [{ text: Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID()).join('') }],
-  })
-const isInline = async (id: string) =>
-  !(await rawMetadata(environment, id))?.includes('tool_interactions_ref')
+const isInline = (id: string) => isRowInline(environment, id)
 const flush = (...args: string[]) => runCli(['flush', ...args], { env: environment.env })
 const flushJson = async (...args: string[]) => {
   const finished = await flush(...args, '--json')
@@ -46,7 +35,7 @@ const flushJson = async (...args: string[]) => {
 describe('without a daemon', () => {
   test('it says so at once, exits with 1, and its request is kept', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     const { code, stdout, stderr } = await flush()
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
     expect(stderr).toBe(
@@ -80,10 +69,10 @@ describe('without a daemon', () => {
 describe('with a daemon', () => {
   test('rows that settle and rows that wait have left when it ends', async () => {
     const { conversationId } = await newConversation(environment)
-    const waiting = await insertMessage(environment, conversationId, call(2000))
+    const waiting = await insertMessage(environment, conversationId, toolCall(2000))
     await pass(environment, '61 seconds')
     await work()
-    const settling = await insertMessage(environment, conversationId, call(2000))
+    const settling = await insertMessage(environment, conversationId, toolCall(2000))
     daemon = await startDaemon(environment)
     const { code, stdout, stderr } = await flush('--table', 'conversation_messages')
     expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '2 rows left the queue\n', stderr: '' })
@@ -94,8 +83,8 @@ describe('with a daemon', () => {
   test('of a tenant leaves those of others waiting, and does not wait for them', async () => {
     const one = await newConversation(environment)
     const other = await newConversation(environment)
-    const left = await insertMessage(environment, one.conversationId, call(2000))
-    const stays = await insertMessage(environment, other.conversationId, call(2000))
+    const left = await insertMessage(environment, one.conversationId, toolCall(2000))
+    const stays = await insertMessage(environment, other.conversationId, toolCall(2000))
     daemon = await startDaemon(environment)
     expect(await flushJson('--tenant', one.tenantId)).toMatchObject({
       code: 0,
@@ -108,7 +97,7 @@ describe('with a daemon', () => {
 
   test('--no-wait asks and returns', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     daemon = await startDaemon(environment)
     expect(await flushJson('--no-wait')).toMatchObject({ code: 0, outcome: 'asked', queued: 1 })
     await until(async () => !(await isInline(id)), 'it has left')
@@ -116,13 +105,13 @@ describe('with a daemon', () => {
 
   test('it does not wait for rows that failed or of a paused table, and names them', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await emptyQueue(environment)
     await admin.query(
       `insert into lighter.waiting (source_id, row_id, attempts, available_at, last_error) values ($1, $2, 1, now() + interval '1 hour', 'no luck')`,
       [sourceId, id],
     )
-    await insertMessage(environment, conversationId, call(2000))
+    await insertMessage(environment, conversationId, toolCall(2000))
     daemon = await startDaemon(environment)
     const failing = await flush()
     expect(failing.code).toBe(1)
@@ -139,10 +128,10 @@ describe('with a daemon', () => {
 
   test('a row that was pinned meanwhile stays, and is not waited for', async () => {
     const { conversationId } = await newConversation(environment)
-    const waits = await insertMessage(environment, conversationId, call(2000))
+    const waits = await insertMessage(environment, conversationId, toolCall(2000))
     await pass(environment, '61 seconds')
     await work()
-    const settles = await insertMessage(environment, conversationId, call(2000))
+    const settles = await insertMessage(environment, conversationId, toolCall(2000))
     for (const id of [waits, settles])
       await admin.query('insert into lighter.pins (source_id, row_id) values ($1, $2)', [sourceId, id])
     daemon = await startDaemon(environment)
@@ -153,7 +142,7 @@ describe('with a daemon', () => {
   test('it says how many became dead letters', async () => {
     const { conversationId } = await newConversation(environment)
     const lost = JSON.stringify({
-      ...JSON.parse(call(2000)),
+      ...JSON.parse(toolCall(2000)),
       artifact_metadata_ref: randomUUID(),
     })
     await insertMessage(environment, conversationId, lost)
@@ -163,7 +152,7 @@ describe('with a daemon', () => {
 
   test('interrupted, it says how far it is', async () => {
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(2000))
+    await insertMessage(environment, conversationId, toolCall(2000))
     // Somebody holds the row, so it does not leave.
     const holder = await environment.app.connect()
     try {
@@ -191,7 +180,7 @@ describe('with a daemon', () => {
 
   test('a daemon that goes away meanwhile ends it', async () => {
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(2000))
+    await insertMessage(environment, conversationId, toolCall(2000))
     const holder = await environment.app.connect()
     try {
       await holder.query('begin')

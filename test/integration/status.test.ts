@@ -9,6 +9,7 @@ import { insertMessage, newConversation, startDaemon, useEnvironment } from '../
 import { runCli } from '../support/process.ts'
 import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { column, value } from '../support/sql.ts'
+import { toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
 const { work } = workByHand(environment)
@@ -20,13 +21,6 @@ beforeEach(async () => {
   await admin.query('delete from lighter.flushes; delete from lighter.failed_jobs; delete from lighter.pins')
   await admin.query(`select lighter.set_defaults('1 minute', '24 hours', 65536)`)
 })
-
-/** Text that does not compress to nothing. */
-const text = (bytes: number) =>
-  Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID())
-    .join('')
-    .slice(0, bytes)
-const call = (bytes: number) => JSON.stringify({ tool_interactions: [{ text: text(bytes) }] })
 
 async function statusOf(id: string): Promise<RowStatus> {
   const source = (await loadSources(environment.worker)).get(sourceId)
@@ -41,7 +35,7 @@ const inSeconds = (time: string | null) => (time === null ? null : (Date.parse(t
 describe('a row on its way', () => {
   test('that was just written settles: until when, and what comes then', async () => {
     const { conversationId, tenantId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     const status = await statusOf(id)
     expect(status).toMatchObject({
       state: 'settling',
@@ -56,20 +50,20 @@ describe('a row on its way', () => {
     expect(status.says).toMatch(
       /^It was just written, and settles until .* UTC, in \d+ seconds, .* which have 0 B of 4\.2 MB; after 24 hours 32\.8 KB are enough\.$/,
     )
-    const large = await statusOf(await insertMessage(environment, conversationId, call(70_000)))
+    const large = await statusOf(await insertMessage(environment, conversationId, toolCall(70_000)))
     expect(large.leaves_at).toBe(large.settles_at)
     expect(large.says).toMatch(/then leaves by itself/)
   })
 
   test('waits with less than PACK_MIN_BYTES: no date; with more: max_wait; with PACK_TARGET_BYTES: now', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(20_000))
+    const id = await insertMessage(environment, conversationId, toolCall(20_000))
     await pass(environment, '61 seconds')
     await work()
     const alone = await statusOf(id)
     expect(alone).toMatchObject({ state: 'waiting', leaves_at: null, group: { rows: 1 } })
     expect(alone.says).toMatch(/20\.\d KB of its kind in 1 row: less than the 32\.8 KB \(PACK_MIN_BYTES\)/)
-    await insertMessage(environment, conversationId, call(20_000))
+    await insertMessage(environment, conversationId, toolCall(20_000))
     await pass(environment, '61 seconds')
     await work()
     const both = await statusOf(id)
@@ -85,7 +79,7 @@ describe('a row on its way', () => {
 
   test('is due when its time is over, or somebody flushes', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await pass(environment, '61 seconds')
     expect((await statusOf(id)).says).toBe('It is settled: a daemon looks at it in a moment.')
     await work()
@@ -98,7 +92,7 @@ describe('a row on its way', () => {
 
   test('that is worked on, or was left by a daemon that died', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await emptyQueue(environment)
     await leaseRows(admin, sourceId, [id])
     expect((await statusOf(id)).state).toBe('being_worked_on')
@@ -108,7 +102,7 @@ describe('a row on its way', () => {
 
   test('that failed: when it is tried again, and given up: how to bring it back', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await emptyQueue(environment)
     await admin.query(
       `insert into lighter.waiting (source_id, row_id, attempts, available_at, last_error) values ($1, $2, 2, now() + interval '5 minutes', E'out of\\norder')`,
@@ -132,7 +126,7 @@ describe('a row that does not move', () => {
   test('is offloaded, and points to its artifacts', async () => {
     await admin.query(`select lighter.set_defaults('0', '0')`)
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await work()
     const status = await statusOf(id)
     const [artifact] = await column(admin, 'select id from artifact_refs where row_id = $1', [id])
@@ -159,7 +153,7 @@ describe('a row that does not move', () => {
 
   test('is pinned, its table is paused, or it was never queued', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await admin.query('insert into lighter.pins (source_id, row_id) values ($1, $2)', [sourceId, id])
     expect((await statusOf(id)).state).toBe('pinned')
     await admin.query('delete from lighter.pins')
@@ -180,7 +174,7 @@ describe('a row that does not move', () => {
     await admin.query(
       'alter table conversation_messages drop constraint if exists conversation_messages_conversation_id_fkey',
     )
-    const id = await insertMessage(environment, orphan, call(2000))
+    const id = await insertMessage(environment, orphan, toolCall(2000))
     expect((await statusOf(id)).says).toMatch(
       /^It has no tenant: tenant_id of its public\.conversations is null or missing/,
     )
@@ -190,7 +184,7 @@ describe('a row that does not move', () => {
 describe('the command', () => {
   test('answers in a line, and says that no daemon runs', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     const { code, stdout } = await lighter(['status', 'conversation_messages', id.toUpperCase()])
     expect(code).toBe(0)
     expect(stdout.trimEnd().split('\n')).toEqual([
@@ -208,10 +202,10 @@ describe('the command', () => {
 
   test('without a row: a line for each source', async () => {
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(20_000))
+    await insertMessage(environment, conversationId, toolCall(20_000))
     await pass(environment, '61 seconds')
     await work()
-    await insertMessage(environment, conversationId, call(2000))
+    await insertMessage(environment, conversationId, toolCall(2000))
     const { stdout } = await lighter(['status'])
     expect(stdout).toMatch(/settling +waiting +bytes +next leave/)
     expect(stdout).toMatch(/^conversation_messages +1 +1 +20\.\d KB +needs more +0 /m)
@@ -243,7 +237,7 @@ describe('with a daemon', () => {
     })
     onTestFinished(async () => void (await daemon.stop()))
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     await expect.poll(() => isAnyDaemonWorking(admin)).toBe(true)
     expect((await statusOf(id)).hint).toMatch(/^Let it leave now: lighter flush/)
     const noticed = () => lines.filter(line => String(line.msg).startsWith('noticed '))
@@ -252,7 +246,7 @@ describe('with a daemon', () => {
     expect(noticed()[0]?.msg).toMatch(
       /^noticed 1 row of public\.conversation_messages\. They stay for 1 minute after their last write, then leave when .* To let them leave now: lighter flush$/,
     )
-    await insertMessage(environment, conversationId, call(2000))
+    await insertMessage(environment, conversationId, toolCall(2000))
     await new Promise(resolve => setTimeout(resolve, 1000))
     expect(noticed()).toHaveLength(1)
   })
@@ -266,7 +260,7 @@ describe('with a daemon', () => {
     })
     onTestFinished(async () => void (await daemon.stop()))
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(2000))
+    await insertMessage(environment, conversationId, toolCall(2000))
     await expect.poll(() => lines.some(line => line.msg === 'batch'), { timeout: 10_000 }).toBe(true)
     expect(lines.filter(line => String(line.msg).startsWith('noticed '))).toEqual([])
   })

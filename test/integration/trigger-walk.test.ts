@@ -11,15 +11,12 @@ import { loadSources, type Source } from '../../src/source/sources.ts'
 import { newConversation, useEnvironment } from '../support/environment.ts'
 import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { column, connect, value } from '../support/sql.ts'
+import { noiseText } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
 const { admin } = environment
 const tenantId = randomUUID()
 
-const random = (bytes: number) =>
-  Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID())
-    .join('')
-    .slice(0, bytes)
 const nested = (depth: number, inner: string) => `${'{"a":'.repeat(depth)}${inner}${'}'.repeat(depth)}`
 
 /** JSON text by name, and whether something of it leaves. */
@@ -31,20 +28,20 @@ const contents: Record<string, [json: string | null, leaves: boolean]> = {
   'tool call as an object': ['{"tool_interactions": {"name": "search"}}', true],
   'tool call deeper down': ['{"inner": {"tool_interactions": [1]}}', false],
   'long, compressible': [JSON.stringify({ text: 'x'.repeat(9000) }), true],
-  'long, incompressible': [JSON.stringify({ text: random(9000) }), true],
-  'just below the threshold': [JSON.stringify({ text: random(7900) }), false],
+  'long, incompressible': [JSON.stringify({ text: noiseText(9000) }), true],
+  'just below the threshold': [JSON.stringify({ text: noiseText(7900) }), false],
   'control characters': [JSON.stringify({ text: '\u0001'.repeat(1400) }), true],
   'escaped quotes and lines': [JSON.stringify({ code: '"\n'.repeat(2100) }), true],
   'beyond ASCII': [JSON.stringify({ text: 'ä€𝄞'.repeat(1000) }), true],
   'short numbers': [JSON.stringify({ n: Array.from({ length: 3000 }, (_, n) => n % 10) }), true],
   'numbers that are long only as text': ['{"n": [1e8000, 1e8000]}', false],
   booleans: [JSON.stringify({ flags: Array.from({ length: 1500 }, () => false) }), true],
-  deep: [nested(200, JSON.stringify(random(9000))), true],
+  deep: [nested(200, JSON.stringify(noiseText(9000))), true],
   'deep and small': [nested(200, '1'), false],
   wide: [JSON.stringify(Object.fromEntries(Array.from({ length: 700 }, (_, n) => [`key ${n}`, n]))), true],
-  'an array': [JSON.stringify([random(9000)]), true],
+  'an array': [JSON.stringify([noiseText(9000)]), true],
   'a small array': ['[1, 2, 3]', false],
-  'a scalar': [JSON.stringify(random(9000)), false],
+  'a scalar': [JSON.stringify(noiseText(9000)), false],
   'what looks like a pointer': [`{"tool_interactions_ref": "${randomUUID()}"}`, false],
 }
 

@@ -1,7 +1,7 @@
 // What goes wrong around rows that wait: trouble, other people's wishes, and odd sizes.
 import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import { beforeEach, describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { removeJobs } from '../../src/erase/queue.ts'
 import { asTenantId } from '../../src/ids.ts'
 import { claimExpired, claimSettled } from '../../src/offload/claim.ts'
@@ -23,6 +23,7 @@ import {
 import { emptyQueue } from '../support/queue.ts'
 import { column, value } from '../support/sql.ts'
 import { runNow } from '../support/sweep.ts'
+import { insertToolCalls, isInline as isRowInline, noiseText, toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
 const { work, context } = workByHand(environment)
@@ -41,21 +42,10 @@ beforeEach(async () => {
   await setDefaults('1 minute', '24 hours')
 })
 
-/** Text that does not compress to nothing. */
-const text = (bytes: number) =>
-  Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID())
-    .join('')
-    .slice(0, bytes)
-const call = (bytes: number) => JSON.stringify({ tool_interactions: [{ text: text(bytes) }] })
+const insertMany = (conversationId: string, count: number, bytes: number) =>
+  insertToolCalls(environment, conversationId, count, bytes)
 
-async function insertMany(conversationId: string, count: number, bytes: number): Promise<string[]> {
-  const ids: string[] = []
-  for (let n = 0; n < count; n++) ids.push(await insertMessage(environment, conversationId, call(bytes)))
-  return ids
-}
-
-const isInline = async (id: string) =>
-  !/tool_interactions_ref|artifact_metadata_ref/.test((await rawMetadata(environment, id)) ?? '')
+const isInline = (id: string) => isRowInline(environment, id)
 const objectsOf = (tenantId: string) =>
   value<number>(admin, 'select count(*)::int from lighter.objects where tenant_id = $1', [tenantId])
 const oneSource = async (): Promise<Source> => {
@@ -142,7 +132,7 @@ describe('a row that is not settled', () => {
     await pass(environment, '59 seconds')
     await environment.app.query('update conversation_messages set metadata = $2 where id = $1', [
       id,
-      call(70_000),
+      toolCall(70_000),
     ])
     await pass(environment, '2 seconds')
     await admin.query('select lighter.flush(tenant => $1)', [one.tenantId])
@@ -171,7 +161,7 @@ describe('what a look takes a row for', () => {
     const id = await insertMessage(
       environment,
       conversationId,
-      JSON.stringify({ tool_interactions: [{ text: text(1000) }], tool_interactions_ref: 'mine' }),
+      JSON.stringify({ tool_interactions: [{ text: noiseText(1000) }], tool_interactions_ref: 'mine' }),
     )
     await pass(environment, '61 seconds')
     expect(await work()).toMatchObject({ waiting: 1, objects: 0 })
@@ -226,12 +216,72 @@ describe('a group of more rows than a batch', () => {
     await sayWaiting(randomUUID(), 900, 4800)
     const config = environment.config({ OFFLOAD_BATCH_BYTES: String(16 * 1024 * 1024) }).offload
     const sources = [await oneSource()]
-    const groups = await dueGroups(context.pool, sources, config)
+    const { groups } = await dueGroups(context.pool, sources, config)
     const chosen = firstGroups(groups, config)
     expect(chosen).toHaveLength(2)
     const claims = createClaims(context.pool, config)
     const { leases } = await claims.next(sources, config.batchRows, false)
     expect(leases.flatMap(lease => lease.jobs)).toHaveLength(980)
+  })
+})
+
+describe('looks that are bounded', () => {
+  test('at groups: read in parts, however these fall, they are the same', async () => {
+    const config = environment.config().offload
+    const sources = [await oneSource()]
+    const tenants = Array.from({ length: 6 }, () => randomUUID())
+    // Enough, and too little, and one that takes up several looks by itself.
+    for (const [n, tenant] of tenants.entries())
+      await sayWaiting(tenant, n === 3 ? 300 : 20, n % 2 === 0 ? 300_000 : 60_000)
+    const named = (groups: { tenantId: string; kind: string }[]) =>
+      groups.map(g => `${g.tenantId} ${g.kind}`).sort()
+    const whole = await dueGroups(context.pool, sources, config)
+    expect(whole.next).toBeNull()
+    expect(whole.groups).toHaveLength(4)
+    for (const limit of [7, 20, 21, 45, 100, 399, 400]) {
+      const found = new Set<string>()
+      let from: Awaited<ReturnType<typeof dueGroups>>['next'] = null
+      let looks = 0
+      do {
+        const look = await dueGroups(context.pool, sources, config, from, limit)
+        for (const name of named(look.groups)) found.add(name)
+        from = look.next
+        expect(++looks, `looks of ${limit}`).toBeLessThan(150)
+      } while (from !== null)
+      // Of one that is cut off again and again a part may be too little; what is found is due.
+      for (const name of named(whole.groups)) expect(found, `looks of ${limit}`).toContain(name)
+      // (One that takes up a whole look is found whatever it has; what it has is asked again when it is claimed.)
+      if (limit > 20) expect(found.size, `looks of ${limit}`).toBe(whole.groups.length)
+    }
+  })
+
+  test('at rows: more than a batch of bytes is opened by several statements, and each row is weighed once', async () => {
+    const { conversationId } = await newConversation(environment)
+    const ids = await insertMany(conversationId, 12, 40_000)
+    await pass(environment, '61 seconds')
+    const small = workByHand(environment, { OFFLOAD_BATCH_BYTES: '65536', STREAM_THRESHOLD_BYTES: '65536' })
+    const query = vi.spyOn(small.context.pool, 'query')
+    expect(await small.work()).toMatchObject({ waiting: 12, objects: 0 })
+    expect(query.mock.calls.filter(call => JSON.stringify(call).includes('isLater')).length).toBeGreaterThan(
+      4,
+    )
+    query.mockRestore()
+    const { rows } = await admin.query<{ rowId: string; bytes: number }>(
+      'select row_id as "rowId", bytes from lighter.waiting where row_id = any ($1)',
+      [ids],
+    )
+    expect(rows.map(row => row.rowId).sort()).toEqual([...ids].sort())
+    for (const { bytes } of rows) expect(bytes).toBeGreaterThan(40_000)
+  })
+
+  test('flushes are forgotten after a month, by the rollup sweep', async () => {
+    await admin.query('select lighter.flush(tenant => gen_random_uuid())')
+    await admin.query(`update lighter.flushes set flushed_at = now() - interval '32 days'`)
+    await admin.query('select lighter.flush(tenant => gen_random_uuid())')
+    await runNow(environment, 'rollup')
+    expect(await column(admin, `select flushed_at > now() - interval '1 hour' from lighter.flushes`)).toEqual(
+      [true],
+    )
   })
 })
 
@@ -343,7 +393,10 @@ describe('a pack in which two kinds lie', () => {
     const { tenantId, conversationId } = await newConversation(environment)
     const written: [id: string, metadata: string][] = []
     for (let n = 0; n < 5; n++) {
-      const metadata = JSON.stringify({ tool_interactions: [{ text: text(300) }], trace: text(9000) })
+      const metadata = JSON.stringify({
+        tool_interactions: [{ text: noiseText(300) }],
+        trace: noiseText(9000),
+      })
       written.push([await insertMessage(environment, conversationId, metadata), metadata])
     }
     await admin.query('select lighter.flush()')
@@ -370,7 +423,7 @@ describe('a pack in which two kinds lie', () => {
       tenantId,
     ])
     for (let n = 0; n < 5; n++)
-      await insertMessage(environment, conversationId, JSON.stringify({ trace: text(9000) }))
+      await insertMessage(environment, conversationId, JSON.stringify({ trace: noiseText(9000) }))
     const [id = ''] = await insertMany(erased.conversationId, 1, 300)
     await admin.query('select lighter.flush()')
     expect(await work()).toMatchObject({ offloadedRows: 6, objects: 1 })
@@ -414,7 +467,7 @@ describe('a source with one kind for both phases', () => {
       await admin.query(`select lighter.attach('alike', phase1_kind => 'alike', phase2_kind => 'alike')`)
       await admin.query('grant insert, select on alike to public')
       const tenantId = randomUUID()
-      const written = [call(20_000), JSON.stringify({ trace: text(20_000) })]
+      const written = [toolCall(20_000), JSON.stringify({ trace: noiseText(20_000) })]
       for (const metadata of written)
         await environment.app.query('insert into alike (tenant_id, metadata) values ($1, $2)', [
           tenantId,

@@ -1,5 +1,4 @@
 // Rows that settle or wait are told of everywhere, and nowhere as a lag.
-import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
@@ -15,6 +14,7 @@ import { runCli } from '../support/process.ts'
 import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { scrape, serviceKey } from '../support/scrape.ts'
 import { value } from '../support/sql.ts'
+import { toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
 const { work } = workByHand(environment)
@@ -32,19 +32,14 @@ afterEach(async () => {
   daemon = null
 })
 
-const call = (bytes: number) =>
-  JSON.stringify({
-    tool_interactions: [{ text: Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID()).join('') }],
-  })
-
 /** Two that wait, since 10 minutes and a while, and three that settle since 9 minutes. */
 async function twoWaitThreeSettle(bytes = 20_000): Promise<{ tenantId: string; waiting: string }> {
   const { tenantId, conversationId } = await newConversation(environment)
-  const waiting = await insertMessage(environment, conversationId, call(bytes))
-  await insertMessage(environment, conversationId, call(bytes))
+  const waiting = await insertMessage(environment, conversationId, toolCall(bytes))
+  await insertMessage(environment, conversationId, toolCall(bytes))
   await pass(environment, '11 minutes')
   await work()
-  for (let n = 0; n < 3; n++) await insertMessage(environment, conversationId, call(1000))
+  for (let n = 0; n < 3; n++) await insertMessage(environment, conversationId, toolCall(1000))
   await pass(environment, '9 minutes')
   return { tenantId, waiting }
 }
@@ -66,7 +61,7 @@ const doctorOfQueue = async (): Promise<Check> => {
 describe('how late the queue is counts from when a row was due', () => {
   test('one that has just settled is not late by as long as it settled', async () => {
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(1000))
+    await insertMessage(environment, conversationId, toolCall(1000))
     await pass(environment, '601 seconds')
     const found = await health()
     expect(found).toMatchObject({ depth: '1', due: '1', settling: '0' })
@@ -78,7 +73,7 @@ describe('how late the queue is counts from when a row was due', () => {
 
   test('a flush makes it due at that moment', async () => {
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(1000))
+    await insertMessage(environment, conversationId, toolCall(1000))
     await pass(environment, '5 minutes')
     await admin.query('select lighter.flush()')
     const found = await health()
@@ -88,7 +83,7 @@ describe('how late the queue is counts from when a row was due', () => {
 
   test('one that waited for a day and is worked on, or failed just now, is not a day late', async () => {
     const { conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(1000))
+    const id = await insertMessage(environment, conversationId, toolCall(1000))
     await emptyQueue(environment)
     await leaseRows(admin, sourceId, [id], { enqueuedMs: Date.now() - 86_400_000 })
     expect(await health()).toMatchObject({ depth: '1', in_flight: '1', oldest_seconds: null })
@@ -165,6 +160,28 @@ describe('of rows that settle or wait', () => {
     expect((await readFigures(environment.worker, [])).queues[0]?.departureSeconds).toBeNull()
   })
 
+  test('readyz is behind with a row that was due twenty minutes ago, wherever it is, and reads no long queue for that', async () => {
+    await insertMessage(environment, (await newConversation(environment)).conversationId, toolCall(2000))
+    await admin.query(`update lighter.inbox set enqueued_at = now() - interval '29 minutes'`)
+    expect(await readyz()).toMatchObject({ queue: 'behind' })
+    await admin.query(`update lighter.inbox set enqueued_at = now() - interval '24 minutes'`)
+    expect(await readyz()).toMatchObject({ queue: 'ok' })
+    await emptyQueue(environment)
+    await admin.query(
+      `insert into lighter.waiting (source_id, row_id, enqueued_at, available_at, last_error)
+       values ($1, 'a', now() - interval '1 day', now() - interval '20 minutes', 'bad')`,
+      [sourceId],
+    )
+    expect(await readyz()).toMatchObject({ queue: 'behind' })
+    await admin.query(`update lighter.waiting set available_at = now() - interval '10 minutes'`)
+    expect(await readyz()).toMatchObject({ queue: 'ok' })
+    await emptyQueue(environment)
+    await leaseRows(admin, sourceId, ['b'], { enqueuedMs: Date.now() - 86_400_000 })
+    expect(await readyz()).toMatchObject({ queue: 'ok' })
+    await admin.query(`update lighter.leases set until = now() - interval '20 minutes'`)
+    expect(await readyz()).toMatchObject({ queue: 'behind' })
+  })
+
   test('readyz and doctor find nothing behind', async () => {
     await twoWaitThreeSettle()
     await admin.query(
@@ -192,7 +209,7 @@ describe('of rows that settle or wait', () => {
   test('the log counts them at each batch', async () => {
     const lines: Record<string, unknown>[] = []
     const { conversationId } = await newConversation(environment)
-    await insertMessage(environment, conversationId, call(1000))
+    await insertMessage(environment, conversationId, toolCall(1000))
     await pass(environment, '11 minutes')
     daemon = await startDaemon(environment, { log: line => lines.push(line) })
     for (let n = 0; n < 100 && !lines.some(line => line.msg === 'batch'); n++) await delay(50)

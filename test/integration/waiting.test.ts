@@ -1,5 +1,4 @@
 // Rows wait, inline and whole, until they are settled and there is enough of their tenant and kind for a PUT to be worth it.
-import { randomUUID } from 'node:crypto'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { loadSources } from '../../src/source/sources.ts'
 import { lighterOk } from '../support/black-box.ts'
@@ -9,13 +8,13 @@ import {
   hydrated,
   insertMessage,
   newConversation,
-  rawMetadata,
   useEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
 import { emptyQueue, leaseRows } from '../support/queue.ts'
 import { column, value } from '../support/sql.ts'
 import { age, runNow } from '../support/sweep.ts'
+import { insertToolCalls, isInline as isRowInline, noiseText, toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
 const { work } = workByHand(environment)
@@ -30,29 +29,18 @@ beforeEach(async () => {
   await setDefaults('1 minute', '24 hours')
 })
 
-/** Text that does not compress to nothing. */
-const text = (bytes: number) =>
-  Array.from({ length: Math.ceil(bytes / 36) }, () => randomUUID())
-    .join('')
-    .slice(0, bytes)
-const call = (bytes: number) => JSON.stringify({ tool_interactions: [{ text: text(bytes) }] })
-
-async function insertMany(conversationId: string, count: number, bytes: number): Promise<string[]> {
-  const ids: string[] = []
-  for (let n = 0; n < count; n++) ids.push(await insertMessage(environment, conversationId, call(bytes)))
-  return ids
-}
+const insertMany = (conversationId: string, count: number, bytes: number) =>
+  insertToolCalls(environment, conversationId, count, bytes)
 
 const placesOf = (id: string) => column(admin, 'select place from lighter.jobs where row_id = $1', [id])
-const isInline = async (id: string) =>
-  !(await rawMetadata(environment, id))?.includes('tool_interactions_ref')
+const isInline = (id: string) => isRowInline(environment, id)
 const objectsOf = (tenantId: string) =>
   value<number>(admin, 'select count(*)::int from lighter.objects where tenant_id = $1', [tenantId])
 
 describe('a row that was just written', () => {
   test('settles first, in the inbox; then it waits for others, and nothing is sent', async () => {
     const { tenantId, conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(2000))
+    const id = await insertMessage(environment, conversationId, toolCall(2000))
     expect(await work()).toMatchObject({ claimed: 0 })
     expect(await placesOf(id)).toEqual(['inbox'])
     await pass(environment, '59 seconds')
@@ -93,7 +81,7 @@ describe('a row that was just written', () => {
     const ids = [
       ...(await insertMany(one.conversationId, 1, 20_000)),
       ...(await insertMany(other.conversationId, 1, 20_000)),
-      await insertMessage(environment, one.conversationId, JSON.stringify({ trace: text(20_000) })),
+      await insertMessage(environment, one.conversationId, JSON.stringify({ trace: noiseText(20_000) })),
     ]
     await pass(environment, '25 hours')
     expect(await work()).toMatchObject({ waiting: 3, objects: 0 })
@@ -127,7 +115,10 @@ describe('a row that was just written', () => {
     const { tenantId, conversationId } = await newConversation(environment)
     const written: [id: string, metadata: string][] = []
     for (let n = 0; n < 13; n++) {
-      const metadata = JSON.stringify({ tool_interactions: [{ text: text(200) }], trace: text(9000) })
+      const metadata = JSON.stringify({
+        tool_interactions: [{ text: noiseText(200) }],
+        trace: noiseText(9000),
+      })
       written.push([await insertMessage(environment, conversationId, metadata), metadata])
     }
     await pass(environment, '25 hours')
@@ -224,12 +215,12 @@ describe('a row that is written again', () => {
 
   test('every 20 seconds for a day makes two objects at most', async () => {
     const { tenantId, conversationId } = await newConversation(environment)
-    const id = await insertMessage(environment, conversationId, call(40_000))
+    const id = await insertMessage(environment, conversationId, toolCall(40_000))
     let last = ''
     // Shorter by a factor: a day of 1,440 writes, one a settling time of 3 of them.
     await setDefaults('3 minutes', '24 hours')
     for (let n = 0; n < 1440; n++) {
-      last = call(40_000)
+      last = toolCall(40_000)
       await environment.app.query('update conversation_messages set metadata = $2 where id = $1', [id, last])
       await pass(environment, '1 minute')
       if (n % 4 === 0) await work()
@@ -370,6 +361,21 @@ describe('the settings', () => {
     })
   })
 
+  test('of all likewise, by their names', async () => {
+    for (const [settleFor, maxWait, alone] of [
+      ['-1 s', '1 h', 65_536],
+      ['1 s', '91 days', 65_536],
+      ['1 s', '1 h', 1023],
+    ]) {
+      await expect(
+        admin.query('select lighter.set_defaults($1, $2, $3)', [settleFor, maxWait, alone]),
+      ).rejects.toMatchObject({
+        code: '22023',
+        message: expect.stringMatching(/^settle_for must be between 0 and 30 days, max_wait/),
+      })
+    }
+  })
+
   test('with max_wait 0 a row leaves when it is settled, however small', async () => {
     await setDefaults('1 minute', '0')
     const { conversationId } = await newConversation(environment)
@@ -419,9 +425,9 @@ describe('the settings', () => {
     try {
       await attach('min_bytes => 300')
       const { conversationId } = await newConversation(environment)
-      const small = await insertMessage(environment, conversationId, call(100))
-      const large = await insertMessage(environment, conversationId, call(400))
-      const whole = JSON.stringify({ tool_interactions: [{ text: text(100) }], trace: text(9000) })
+      const small = await insertMessage(environment, conversationId, toolCall(100))
+      const large = await insertMessage(environment, conversationId, toolCall(400))
+      const whole = JSON.stringify({ tool_interactions: [{ text: noiseText(100) }], trace: noiseText(9000) })
       const document = await insertMessage(environment, conversationId, whole)
       expect(await work()).toMatchObject({ offloadedRows: 2, artifacts: 2 })
       expect(await isInline(small)).toBe(true)
@@ -491,7 +497,7 @@ describe('whoever works on rows knows those that wait', () => {
     const [id = '', other = ''] = await insertMany(conversationId, 2, 40_000)
     await admin.query('select lighter.flush()')
     expect(await work()).toMatchObject({ offloadedRows: 2 })
-    const written = JSON.parse(call(2000)).tool_interactions
+    const written = JSON.parse(toolCall(2000)).tool_interactions
     await environment.app.query('update conversation_messages set metadata = metadata || $2 where id = $1', [
       id,
       JSON.stringify({ tool_interactions: written }),
@@ -529,7 +535,7 @@ describe('whoever works on rows knows those that wait', () => {
       'create table short_lived (id bigint primary key, tenant_id uuid not null, metadata jsonb)',
     )
     await admin.query(`select lighter.attach('short_lived')`)
-    await admin.query(`insert into short_lived values (1, gen_random_uuid(), $1)`, [call(2000)])
+    await admin.query(`insert into short_lived values (1, gen_random_uuid(), $1)`, [toolCall(2000)])
     await admin.query('select lighter.flush()')
     await admin.query(`select lighter.detach('short_lived')`)
     expect(await column(admin, 'select source_id from lighter.flushes where source_id <> 1')).toEqual([])
