@@ -87,7 +87,7 @@ async function fill(admin: pg.Pool, frames: number): Promise<void> {
             'assistant_message_tool_interactions', 'tenants/' || t.id || '/assistant_message_tool_interactions/2026/11/30/' || n || '.jsonl.zst',
             n % 60 * 8000, 8000, 'zstd', 1, 'tool_interactions', 'conversation',
             array_fill(1000, array[$2::int]), array(select p * 1001 from generate_series(0, $2 - 1) p),
-            array(select decode(md5(n || '.' || p) || md5(p || '.' || n), 'hex') from generate_series(1, $2) p),
+            decode((select string_agg(md5(n || '.' || p) || md5(p || '.' || n), '' order by p) from generate_series(1, $2) p), 'hex'),
             array(select md5(n || '.' || p)::uuid from generate_series(1, $2) p),
             array(select md5('entity ' || n || '.' || p)::uuid from generate_series(1, $2 / 14) p), array_fill(1::int2, array[$2::int]),
             $2, $2 * 1000, 0, 0

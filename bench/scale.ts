@@ -187,7 +187,7 @@ async function fill(database: BenchDatabase, c: Case): Promise<void> {
               array(select md5('c' || n % 5 + 5 * ((n + e) % 100))::uuid from generate_series(1, 5) e), p.entity_places
          from generate_series(1, $1::int / 50) n
         cross join lateral (
-          select array_agg(1000) as sizes, array_agg(o * 1001) as places, array_agg(sha256(int8send(n * 50::bigint + o))) as hashes,
+          select array_agg(1000) as sizes, array_agg(o * 1001) as places, string_agg(sha256(int8send(n * 50::bigint + o)), '' order by o) as hashes,
                  array_agg(gen_random_uuid()) as rows, array_agg((1 + o / 10)::smallint) as entity_places
             from generate_series(0, 49) o) p`,
       [c.artifacts],

@@ -27,7 +27,7 @@ declare
          f.r2_key,
          'application/json'::text as content_type,
          p.size::bigint as size_bytes,
-         encode(p.hash, 'hex') as sha256,
+         encode(substr(f.hashes, 32 * (p.place::integer - 1) + 1, 32), 'hex') as sha256,
          null::uuid as created_by,
          f.created_at,
          f.byte_offset,
@@ -53,7 +53,7 @@ declare
          f.refers_to as frame_refers_to
     from lighter.frames f
    cross join lateral %s
-           as p(size, frame_offset, hash, row_uuid, row_text, entity_place, place)
+           as p(size, frame_offset, row_uuid, row_text, entity_place, place)
     left join lighter.frame_exceptions x on x.tenant_id = f.tenant_id and x.frame_id = f.id and (p.place - 1)::smallint = any (x.ordinals)
    where (p.place - 1)::smallint <> all (f.voids) %s
   union all
@@ -63,14 +63,14 @@ declare
     from lighter.loose_artifacts l %s
 $sql$;
   every constant text := format(artifacts,
-    'unnest(f.sizes, f.places, f.hashes, f.row_uuids, f.row_texts, f.entity_places) with ordinality', '', '');
+    'unnest(f.sizes, f.places, f.row_uuids, f.row_texts, f.entity_places) with ordinality', '', '');
 begin
   execute 'create or replace view public.artifact_refs with (security_invoker = true) as ' || every;
   execute 'create or replace view lighter.artifacts as ' || every;
   -- Of one artifact only its own place in each array.
   execute 'create or replace function lighter.artifact(tenant uuid, artifact uuid) returns setof public.artifact_refs
     language sql stable begin atomic ' || format(artifacts,
-      '(select f.sizes[o.n], f.places[o.n], f.hashes[o.n], f.row_uuids[o.n], f.row_texts[o.n], f.entity_places[o.n], o.n::bigint
+      '(select f.sizes[o.n], f.places[o.n], f.row_uuids[o.n], f.row_texts[o.n], f.entity_places[o.n], o.n::bigint
           from (select get_byte(uuid_send(artifact), 14) * 256 + get_byte(uuid_send(artifact), 15) + 1 as n) o
          where o.n <= cardinality(f.sizes))',
       'and f.tenant_id = tenant and f.id = lighter.frame_of(artifact)',
@@ -266,8 +266,9 @@ begin
   )
   update lighter.frames f
      set voids = array(select unnest(f.voids) union select unnest(d.ordinals)),
-         hashes = array(select case when (p.n - 1)::smallint = any (d.ordinals) then '\x' else p.hash end
-                          from unnest(f.hashes) with ordinality p(hash, n) order by p.n),
+         hashes = (select string_agg(case when n::smallint = any (d.ordinals) then decode(repeat('00', 32), 'hex')
+                                          else substr(f.hashes, 32 * n + 1, 32) end, '' order by n)
+                     from generate_series(0, cardinality(f.sizes) - 1) n),
          row_uuids = case when f.row_uuids is not null then
            array(select case when (p.n - 1)::smallint <> all (d.ordinals) then p.id end from unnest(f.row_uuids) with ordinality p(id, n) order by p.n) end,
          row_texts = case when f.row_texts is not null then

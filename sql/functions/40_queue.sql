@@ -85,7 +85,7 @@ revoke all on function lighter.flush(regclass, uuid) from public;
 --
 -- A transaction with an older snapshot sees an empty table then, also of what was in it by that snapshot. pg_dump locks
 -- its tables first, and is thereby not one of them.
-create or replace function lighter.give_back_space(target regclass, at_least bigint default 1048576) returns bigint
+create or replace function lighter.give_back_space(target regclass, at_least bigint default 262144) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$

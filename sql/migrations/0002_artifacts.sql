@@ -257,7 +257,7 @@ create table lighter.frames (
   entity_type text,
   sizes integer[] not null,
   places integer[] not null,
-  hashes bytea[] not null,
+  hashes bytea not null,
   row_uuids uuid[],
   row_texts text[],
   entities uuid[] not null,
@@ -273,7 +273,7 @@ create table lighter.frames (
   check (substr(id::text, 15, 1) = '8' and right(id::text, 4) = '0000'),
   -- (Not "between": a dump writes that in another way, and doctor would see a difference.)
   check (cardinality(sizes) >= 1 and cardinality(sizes) <= 32767
-         and cardinality(places) = cardinality(sizes) and cardinality(hashes) = cardinality(sizes)
+         and cardinality(places) = cardinality(sizes) and length(hashes) = 32 * cardinality(sizes)
          and num_nonnulls(row_uuids, row_texts) = 1
          and coalesce(cardinality(row_uuids), cardinality(row_texts)) = cardinality(sizes)
          and coalesce(cardinality(entity_places), cardinality(sizes)) = cardinality(sizes)
@@ -303,7 +303,7 @@ comment on column lighter.frames.field is 'The field they were taken from; null:
 comment on column lighter.frames.entity_type is 'What their entities are, such as conversation.';
 comment on column lighter.frames.sizes is 'Length of each payload, in bytes.';
 comment on column lighter.frames.places is 'Where each payload begins in the decompressed frame, in bytes; -1: its bytes are not in the pack any more.';
-comment on column lighter.frames.hashes is 'SHA-256 of each payload.';
+comment on column lighter.frames.hashes is 'SHA-256 of each payload, 32 bytes each, one after the other: an array would take 4 more for each.';
 comment on column lighter.frames.row_uuids is 'Primary key of the row that each came from, where it is a uuid.';
 comment on column lighter.frames.row_texts is 'Else as text.';
 comment on column lighter.frames.entities is 'The entities that they belong to, each once.';

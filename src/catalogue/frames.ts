@@ -38,7 +38,7 @@ export const frameColumns: Columns<CommittedFrame> = {
   entity_type: ['text', ({ frame }) => originOf(frame).entityType],
   sizes: ['text', ({ frame }) => arrayText(frame.payloads.map(p => p.sizeBytes))],
   places: ['text', ({ frame }) => arrayText(frame.payloads.map(p => p.place))],
-  hashes: ['text', ({ frame }) => arrayText(frame.payloads.map(p => `\\x${p.sha256}`))],
+  hashes: ['text', ({ frame }) => `\\x${frame.payloads.map(p => p.sha256).join('')}`],
   row_uuids: ['text', ({ frame }) => (originOf(frame).uuidKey ? rowIdsOf(frame) : null)],
   row_texts: ['text', ({ frame }) => (originOf(frame).uuidKey ? null : rowIdsOf(frame))],
   entities: ['text', ({ frame }) => arrayText(entitiesOf(frame))],

@@ -299,7 +299,7 @@ async function recordOutcome(
         insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field,
             entity_type, sizes, places, hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
         select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field,
-               f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea[], f.row_uuids::uuid[], f.row_texts::text[],
+               f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea, f.row_uuids::uuid[], f.row_texts::text[],
                f.entities::uuid[], f.entity_places::int2[], f.refers_from::int2[], f.refers_to::uuid[], f.voids::int2[]
           from ${p.unnest(frames, frameColumns)} as f(${namesOf(frameColumns)})
             -- Of a batch that is committed in parts: what either part has is no void. Not where a compaction has moved the

@@ -45,12 +45,10 @@ export async function settle(
 ): Promise<void> {
   const positions = [...done.map(job => job.position), ...returned.map(({ job }) => job.position)]
   if (positions.length === 0) return
-  const settled = new Set(positions)
-  const isLast = [...lease.open].every(position => settled.has(position))
   const back = [...returned].sort((a, b) => byKey(a.job, b.job))
   const p = parameters()
   const { rows } = await db.query<{ held: number }>({
-    text: settleSql(p, lease.id, positions, isLast, back, maxAttempts),
+    text: settleSql(p, lease, positions, back, maxAttempts),
     prepare: true,
     values: p.values,
   })
@@ -83,23 +81,29 @@ const backColumns = (maxAttempts: number): Columns<Returned> => ({
 /** In one order in all statements that write lighter.waiting, so that two of them can't deadlock. The lease is locked first. */
 function settleSql(
   p: Parameters,
-  leaseId: string,
+  lease: Lease,
   positions: number[],
-  isLast: boolean,
   back: Returned[],
   maxAttempts: number,
 ): string {
   const columns = backColumns(maxAttempts)
-  const last = p.one(isLast)
   return `
   with held as materialized (
-    select l.id, l.done from lighter.leases l where l.id = ${p.one(leaseId)} for update
+    select l.id, l.done, l.done || ${p.one(arrayText(positions))}::int[] as done_now
+      from lighter.leases l where l.id = ${p.one(lease.id)} for update
+  ),
+  -- Two commits of one lease do not know of each other's rows, so its row tells which of them is the last.
+  judged as materialized (
+    select h.id, h.done_now,
+           cardinality(h.done_now) >= ${p.one(lease.jobs.length)}
+             and (select count(distinct d.position) from unnest(h.done_now) d(position)) >= ${p.one(lease.jobs.length)} as is_last
+      from held h
   ),
   ended as (
-    delete from lighter.leases l using held h where l.id = h.id and ${last}
+    delete from lighter.leases l using judged j where l.id = j.id and j.is_last
   ),
   shrunk as (
-    update lighter.leases l set done = l.done || ${p.one(arrayText(positions))}::int[] from held h where l.id = h.id and not ${last}
+    update lighter.leases l set done = j.done_now from judged j where l.id = j.id and not j.is_last
   ),
   back as materialized (
     select r.source_id, r.row_id, r.priority, r.delay_ms, r.attempts, r.conflicts, to_timestamp(r.enqueued_ms / 1000) as enqueued_at,

@@ -34,8 +34,8 @@ interface OldFrame {
   contentEncoding: string | null
   sizes: number[]
   places: number[]
-  /** In hex. */
-  hashes: string[]
+  /** One after the other, in hex. */
+  hashes: string
   /** Ordinals that are purged, or no artifacts. */
   dead: number[]
 }
@@ -149,7 +149,7 @@ async function liveFrames(db: Queryable, old: OldObject[]): Promise<OldFrame[]> 
     text: `
       select f.tenant_id as "tenantId", f.id, f.kind, f.r2_key as key, f.byte_offset::float8 as "byteOffset",
              f.byte_length::float8 as "byteLength", f.content_encoding as "contentEncoding", f.sizes, f.places,
-             array(select encode(h, 'hex') from unnest(f.hashes) with ordinality as u(h, n) order by n) as hashes,
+             encode(f.hashes, 'hex') as hashes,
              array(select unnest(f.voids) union
                    select unnest(x.ordinals) from lighter.frame_exceptions x
                     where x.tenant_id = f.tenant_id and x.frame_id = f.id and x.purged_at is not null) as dead
@@ -179,7 +179,7 @@ function artifactsOf(frame: OldFrame): Artifact[] {
     key: frame.key,
     contentType: 'application/json',
     sizeBytes: frame.sizes[ordinal] ?? null,
-    sha256: frame.hashes[ordinal] ?? null,
+    sha256: frame.hashes.slice(64 * ordinal, 64 * (ordinal + 1)),
     byteOffset: frame.byteOffset,
     byteLength: frame.byteLength,
     frameOffset: frame.places[ordinal] ?? null,

@@ -491,7 +491,7 @@ describe('a session of lighter_tenant', () => {
         `insert into lighter.frames (tenant_id, id, kind, r2_key, byte_offset, byte_length, source_id, entity_type,
                                      sizes, places, hashes, row_texts, entities, entity_places)
          values ($1, $2, 'agent_trace', 'tenants/' || $1::uuid || '/agent_trace/pack', 0, 100, 1, 'run',
-                 array_fill(7, array[10]), array_fill(0, array[10]), array_fill('\\x00'::bytea, array[10]),
+                 array_fill(7, array[10]), array_fill(0, array[10]), decode(repeat('00', 320), 'hex'),
                  array_fill('m'::text, array[10]), array[$1::uuid], array_fill(1::smallint, array[10]))`,
         [tenant, newFrameId()],
       )

@@ -390,8 +390,8 @@ test.each([
 
     const whole = await hydratedMany(environment, kept)
     const { rows: payloads } = await environment.admin.query<{ row: string; hash: string }>(
-      `select p.row_id as row, encode(p.hash, 'hex') as hash
-         from lighter.frames f cross join lateral unnest(f.hashes, f.row_uuids) p(hash, row_id) where f.tenant_id = $1`,
+      `select p.row_id as row, encode(substr(f.hashes, 32 * p.n::int - 31, 32), 'hex') as hash
+         from lighter.frames f cross join lateral unnest(f.row_uuids) with ordinality p(row_id, n) where f.tenant_id = $1`,
       [tenantId],
     )
     expect(payloads).toHaveLength(40)

@@ -368,6 +368,24 @@ describe('a claim of the inbox', () => {
   })
 })
 
+test('a lease goes with its last row, though the commits of its parts do not see each other', async () => {
+  for (let n = 0; n < 3; n++) await insert()
+  const lease = await claim()
+  const [first, second, third] = lease.jobs
+  if (first === undefined || second === undefined || third === undefined) throw new Error('three were queued')
+  await settle(pool, lease, [first], [], maxAttempts)
+  const one = await connect(environment.urls.daemon)
+  const other = await connect(environment.urls.daemon)
+  await one.query('begin')
+  await settle(one, lease, [second], [], maxAttempts)
+  const pid = await backendPid(other)
+  const theOther = settle(other, lease, [third], [], maxAttempts)
+  await untilBlocked(environment.admin, pid)
+  await one.query('commit')
+  await theOther
+  expect(await column(environment.admin, 'select id from lighter.leases')).toEqual([])
+})
+
 describe('a lease that runs out', () => {
   const five = ['1', '2', '3', '4', '5']
   const expired = () => claimExpired(pool, leaseMs)

@@ -707,7 +707,7 @@ describe('on 100,000 artifacts', () => {
               'packs/' || n / 10, n % 10 * 4000, 4000, 'zstd', 1, 'tool_interactions',
               (array['conversation', 'contact'])[1 + n / 50 % 2],
               array_fill(n, array[50]), array(select p * n from generate_series(0, 49) p),
-              array(select sha256(int4send(n * 50 + p)) from generate_series(0, 49) p),
+              (select string_agg(sha256(int4send(n * 50 + p)), '' order by p) from generate_series(0, 49) p),
               array(select gen_random_uuid() from generate_series(0, 49)),
               array(select case when n % 50 = 0 and p = 3 then $3::uuid else gen_random_uuid() end from generate_series(1, 5) p),
               array(select 1 + p % 5 from generate_series(0, 49) p)

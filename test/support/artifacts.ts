@@ -36,10 +36,10 @@ export async function spoilHashes(
     if (ordinal === null) {
       await db.query(`update lighter.loose_artifacts set sha256 = repeat('0', 64) where id = $1`, [id])
     } else {
-      await db.query(`update lighter.frames set hashes[$2] = decode(repeat('0', 64), 'hex') where id = $1`, [
-        frame,
-        ordinal + 1,
-      ])
+      await db.query(
+        `update lighter.frames set hashes = overlay(hashes placing decode(repeat('0', 64), 'hex') from 32 * $2 + 1) where id = $1`,
+        [frame, ordinal],
+      )
     }
   }
   return rows.map(row => row.id)
@@ -71,7 +71,7 @@ export async function insertFrame(
     `insert into lighter.frames (tenant_id, id, kind, created_at, r2_key, byte_offset, byte_length, content_encoding, source_id, field,
                                  entity_type, sizes, places, hashes, row_texts, entities, entity_places, refers_from, refers_to, voids)
      values ($1, $2, $3, coalesce($4::timestamptz, now()), $5, 0, 1000, 'zstd', $6, $7, $8, $9, array_fill(0, array[cardinality($9::int[])]),
-             array(select sha256(convert_to(r, 'UTF8')) from unnest($10::text[]) r), $10, $11, $12, $13, $14, $15)`,
+             (select string_agg(sha256(convert_to(r, 'UTF8')), '' order by n) from unnest($10::text[]) with ordinality u(r, n)), $10, $11, $12, $13, $14, $15)`,
     [
       frame.tenantId,
       id,

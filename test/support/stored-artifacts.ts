@@ -55,7 +55,7 @@ export async function storeFrameByHand(
   await environment.admin.query(
     `insert into lighter.frames (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, sizes, places,
                                  hashes, row_texts, entities)
-     values ($1, $2, 'attachment', $3, 0, $4, $5, 1, array[$6::int], array[0], array[decode($7, 'hex')], array['1'], '{}')`,
+     values ($1, $2, 'attachment', $3, 0, $4, $5, 1, array[$6::int], array[0], decode($7, 'hex'), array['1'], '{}')`,
     [
       tenantId,
       id,
