@@ -190,7 +190,7 @@ function countTable(outcomes: Outcome[]): Table {
       'tenants 1 :',
       'PUTs per 1,000',
       'median pack KiB',
-      'packs < 32 KiB',
+      'packs < 64 KiB',
       'loose',
       'stored share',
       'our bytes an artifact',

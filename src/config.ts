@@ -141,7 +141,7 @@ export const environmentSchema = z.object({
     .default(4 * MiB)
     .describe('Rows of one tenant and kind that wait leave when they have so much uncompressed text'),
   PACK_MIN_BYTES: integer(0, 256 * MiB)
-    .default(32 * 1024)
+    .default(64 * 1024)
     .describe(
       'With less than that they go on waiting even after max_wait: a PUT would cost more than it saves',
     ),

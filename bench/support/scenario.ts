@@ -142,7 +142,7 @@ async function countStored({ admin }: BenchDatabase) {
     `select coalesce(sum(o.byte_length), 0)::float8 as "storedBytes", coalesce(sum(o.payload_bytes), 0)::float8 as "shippedBytes",
             count(*) filter (where is_pack)::int as packs, count(*) filter (where not is_pack)::int as loose,
             coalesce(percentile_cont(0.5) within group (order by o.payload_bytes) filter (where is_pack), 0)::float8 as median,
-            count(*) filter (where is_pack and o.payload_bytes < 32768)::int as "belowMinimum"
+            count(*) filter (where is_pack and o.payload_bytes < 65536)::int as "belowMinimum"
        from lighter.objects o
       cross join lateral (
         select exists (select from lighter.frames f where f.tenant_id = o.tenant_id and f.r2_key = o.r2_key) as is_pack offset 0) p

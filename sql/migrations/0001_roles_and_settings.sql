@@ -45,7 +45,7 @@ create table lighter.settings (
   max_wait interval not null default '24 hours' check (max_wait between '0' and '90 days'),
   ship_alone_bytes integer not null default 65536 check (ship_alone_bytes >= 1024),
   pack_target_bytes integer not null default 4194304,
-  pack_min_bytes integer not null default 32768
+  pack_min_bytes integer not null default 65536
 );
 comment on table lighter.settings is 'Settings that triggers and reports need. Change them by lighter.set_defaults; threshold and packs the daemon writes from its configuration.';
 comment on column lighter.settings.threshold_bytes is

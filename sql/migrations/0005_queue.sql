@@ -36,6 +36,7 @@ create table lighter.waiting (
   phase smallint check (phase in (1, 2)),
   bytes integer,
   row_xmin xid,
+  entity_id uuid,
   primary key (source_id, row_id),
   constraint waiting_for_others check (num_nonnulls(tenant_id, phase, bytes, row_xmin) in (0, 4))
 ) with (
@@ -64,6 +65,7 @@ comment on column lighter.waiting.conflicts is 'Times the row had changed, or wa
 comment on column lighter.waiting.tenant_id is 'Whose it was when it was looked at. This and the next three are there to tell when it pays to take it: what is taken is decided then. Null: it does not wait for others.';
 comment on column lighter.waiting.phase is 'Which phase takes most of it: by this its kind is known.';
 comment on column lighter.waiting.bytes is 'About how much would leave it, in bytes of text.';
+comment on column lighter.waiting.entity_id is 'What it belongs to, such as its conversation: rows of one leave together where that is possible.';
 comment on column lighter.waiting.row_xmin is 'The transaction that had written the row when it was looked at: after another one it is not settled.';
 
 -- What an operator asked for: see lighter.flush.

@@ -22,12 +22,17 @@ export interface Share extends Pick<Group, 'tenantId' | 'kind'> {
   most: number
   /** With fewer bytes it stays, unless it is as many rows as may be taken. */
   leastBytes: number
+  /** Rows of entities of which more come stay for these, as long as so many bytes of others go; null: all go. */
+  leastOfOthers: number | null
 }
 
 /** Groups that one look returns; the rest is found by the next one. */
 const mostGroups = 1000
 /** Rows that wait, of which one look makes groups: two seconds or so. */
 const mostRows = 1_000_000
+
+/** An entity of which a row came no longer ago than this, or is followed by another one so soon, goes on. */
+const goesOnWithin = '10 minutes'
 
 /** From which tenant on a look reads, in the order of the index. */
 export interface From {
@@ -168,12 +173,13 @@ interface WaitedRow {
   kind: string
   bytes: number
   xmin: string
+  entityId: string | null
   mustGo: boolean
   isFree: boolean
 }
 
 /**
- * The rows of some groups, those that have waited longest first. What another daemon is just taking is left out; a group of
+ * The rows of some groups, those that have waited longest first; those of an entity together, as far as that is known. What another daemon is just taking is left out; a group of
  * which too little is left stays.
  */
 export async function claimGroups(
@@ -188,15 +194,19 @@ export async function claimGroups(
     text: `
       with lazy as materialized (select set_config('synchronous_commit', 'off', true)),
       ${kindsSql},
+      shares as materialized (
+        select * from unnest($6::uuid[], $7::text[], $9::int[], $10::float8[], $13::float8[])
+                        with ordinality g(tenant_id, kind, most, least_bytes, least_of_others, ord)
+      ),
       -- Of each source and phase that has the kind, as many as may be taken at most, in the order of the index: a tenant may
       -- have a million.
       found as materialized (
-        select g.ord, g.most, g.least_bytes, w.*
-          from unnest($6::uuid[], $7::text[], $9::int[], $10::float8[]) with ordinality g(tenant_id, kind, most, least_bytes, ord)
+        select g.ord, g.most, g.least_bytes, g.least_of_others, w.*
+          from shares g
          cross join lateral (
            select o.*, k.kind from kinds k
             cross join lateral (
-              select w.source_id, w.row_id, w.bytes, w.enqueued_at, ${isOverdueSql} or ${isFlushedSql} as must_go,
+              select w.source_id, w.row_id, w.phase, w.entity_id, w.bytes, w.enqueued_at, ${isOverdueSql} or ${isFlushedSql} as must_go,
                      ${isFlushedSql} or w.source_id = any ($8::int[]) as free, w.bytes >= k.alone_bytes as alone
                 from lighter.waiting w
                cross join lazy
@@ -206,15 +216,45 @@ export async function claimGroups(
             where k.kind = g.kind
             order by o.enqueued_at limit g.most) w
       ),
+      -- A conversation that goes on would lie in two packs, and take a request for each when it is read.
+      going_on as materialized (
+        select distinct c.ord, c.source_id, c.phase, later.entity_id
+          from (select f.ord, f.source_id, f.phase, f.most, g.tenant_id, max(f.enqueued_at) as last_at
+                  from found f join shares g using (ord)
+                 where f.least_of_others is not null
+                 group by f.ord, f.source_id, f.phase, f.most, g.tenant_id) c
+         cross join lateral (
+           select w.enqueued_at as at from lighter.waiting w
+            where w.tenant_id = c.tenant_id and w.source_id = c.source_id and w.phase = c.phase
+            order by w.enqueued_at desc limit 1) newest
+         cross join lateral (
+           select w.entity_id from lighter.waiting w
+            where w.tenant_id = c.tenant_id and w.source_id = c.source_id and w.phase = c.phase
+              and w.enqueued_at > least(c.last_at, newest.at - interval '${goesOnWithin}')
+              and w.enqueued_at <= c.last_at + interval '${goesOnWithin}'
+            order by w.enqueued_at limit 2 * c.most) later
+         where later.entity_id is not null
+      ),
+      weighed as (
+        select f.*, s.stays, sum(f.bytes) over (partition by f.ord) as total,
+               coalesce(sum(f.bytes) filter (where not s.stays) over (partition by f.ord), 0) as of_others
+          from found f
+         cross join lateral (
+           select not (f.must_go or f.alone) and exists (
+             select from going_on e
+              where e.ord = f.ord and e.source_id = f.source_id and e.phase = f.phase and e.entity_id = f.entity_id) as stays) s
+      ),
       due as materialized (
-        select f.* from found f
+        select w.* from weighed w
           join (select ord from found group by ord, most, least_bytes
                 having sum(bytes) >= least_bytes or count(*) >= most or bool_or(free or alone)) enough using (ord)
+         -- Where nearly all goes on, nothing would ever leave.
+         where not w.stays or w.of_others < greatest(w.total / 2, w.least_of_others)
       ),
       taken as materialized (
         delete from lighter.waiting w using due d where w.source_id = d.source_id and w.row_id = d.row_id
         returning d.ord, d.kind, d.must_go, d.free, w.source_id, w.row_id, w.priority, w.enqueued_at, w.attempts, w.conflicts,
-                  w.last_error, w.tenant_id, w.phase, w.bytes, w.row_xmin
+                  w.last_error, w.tenant_id, w.phase, w.bytes, w.row_xmin, w.entity_id
       ),
       jobs as materialized (select * from taken order by ord, enqueued_at),
       lease as (
@@ -225,7 +265,7 @@ export async function claimGroups(
       )
       select source_id as "sourceId", row_id as "rowId", extract(epoch from enqueued_at)::float8 * 1000 as "enqueuedMs",
              extract(epoch from now())::float8 * 1000 as "nowMs", priority, attempts + 1 as attempts, conflicts,
-             tenant_id as "tenantId", phase, kind, bytes, row_xmin::text as xmin, must_go as "mustGo", free as "isFree"
+             tenant_id as "tenantId", phase, kind, bytes, row_xmin::text as xmin, entity_id as "entityId", must_go as "mustGo", free as "isFree"
         from jobs`,
     values: [
       ...values,
@@ -236,14 +276,15 @@ export async function claimGroups(
       arrayText(shares.map(share => share.leastBytes)),
       id,
       leaseMs,
+      arrayText(shares.map(share => share.leastOfOthers)),
     ],
   })
   if (rows.length === 0) return null
   return leaseOf(
     id,
     rows.map(row => {
-      const { tenantId, phase, kind, bytes, xmin, mustGo, isFree, nowMs, ...job } = row
-      const waited: Waited = { tenantId, phase, kind, bytes, xmin, mustGo, isFree }
+      const { tenantId, phase, kind, bytes, xmin, entityId, mustGo, isFree, nowMs, ...job } = row
+      const waited: Waited = { tenantId, phase, kind, bytes, xmin, entityId, mustGo, isFree }
       return { ...job, dueMs: nowMs, error: null, writtenBy: null, waited }
     }),
   )

@@ -10,6 +10,7 @@ import type { Queryable } from '../db/pool.ts'
 import { isLockTimeout, isSourceFault } from '../errors.ts'
 import {
   documentSql,
+  entitySql,
   fieldSql,
   fromSql,
   ident,
@@ -22,7 +23,7 @@ import { isPinnedSql } from '../source/pins.ts'
 import { type Source, waitsForOthers } from '../source/sources.ts'
 import type { PipelineContext } from './context.ts'
 import type { Job, Lease, Waited } from './lease.ts'
-import { hasLongNumbersSql } from './long-numbers.ts'
+import { bytesWithoutNumbersSql, hasLongNumbersSql } from './long-numbers.ts'
 import { narrowDown } from './narrow-down.ts'
 import type { PlannedRow } from './plan.ts'
 import { returnJobs, wait } from './return-jobs.ts'
@@ -124,6 +125,7 @@ export interface LookRow {
   ord: number
   tenantId: string | null
   xmin: string
+  entityId: string | null
   phase: 1 | 2
   bytes: number
   isOverdue: boolean
@@ -156,7 +158,7 @@ async function lookAtRows(
     const [row] = found
     // One of several rows with its key: the plan says so.
     if (job === undefined || row === undefined || found.length > 1 || later.has(ord)) continue
-    const { tenantId, phase, bytes, xmin, isOverdue, isFlushed } = row
+    const { tenantId, phase, bytes, xmin, entityId, isOverdue, isFlushed } = row
     if (tenantId === null || bytes === 0) continue
     looks.push({
       job,
@@ -166,6 +168,7 @@ async function lookAtRows(
         kind: phase === 1 ? source.phase1Kind : source.phase2Kind,
         bytes,
         xmin,
+        entityId,
         mustGo: isFlushed || isOverdue,
         isFree: isFlushed || source.maxWaitMs === 0,
       },
@@ -185,6 +188,7 @@ async function lookAtRows(
 export function lookSql(source: Source): string {
   const raw = `(case when pg_column_compression(r.stored) is null then pg_column_size(r.stored)
                      else least(pg_column_size(r.stored) / ${compressedShare}, 2147483647)::int end)`
+  const rest = source.phase1Field === null ? 's.doc' : `s.doc - ${literal(source.phase1Field)}`
   return `
     with claimed as (
       select c.row_id, to_timestamp(c.ms / 1000) as enqueued_at, c.ord
@@ -192,11 +196,12 @@ export function lookSql(source: Source): string {
        where ${seesAllRowsOfSql(source.id)}
     ),
     found as (
-      select c.*, r.tenant_id, r.row_xmin, r.stored, ${raw} as raw,
+      select c.*, r.tenant_id, r.entity_id, r.row_xmin, r.stored, ${raw} as raw,
              ${isPinnedSql(source, 'c.row_id', 'r.tenant_id')} as pinned
         from claimed c
        cross join lateral (
-         select m.xmin::text as row_xmin, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored
+         select m.xmin::text as row_xmin, ${tenantSql(source)} as tenant_id, ${entitySql(source)} as entity_id,
+                m.${ident(source.jsonColumn)} as stored
            from ${fromSql(source)}
           where m.${ident(source.keyColumn)} = c.row_id::${source.keyType}
          offset 0) r
@@ -223,12 +228,13 @@ export function lookSql(source: Source): string {
       -- Text is at most six times as long as the binary form, numbers apart.
       select s.*, case when s.doc is null then not s.pinned and s.raw >= $4
                        when s.blocked or s.rest_bytes > ${source.thresholdBytes} then true
-                       when s.rest_bytes <= ${Math.floor(source.thresholdBytes / 6)} or ${hasLongNumbersSql('s.doc')} then false
-                       else octet_length((s.doc${source.phase1Field === null ? '' : ` - ${literal(source.phase1Field)}`})::text) > ${source.thresholdBytes}
+                       when s.rest_bytes <= ${Math.floor(source.thresholdBytes / 6)} then false
+                       when ${hasLongNumbersSql('s.doc')} then ${bytesWithoutNumbersSql(rest)} > ${source.thresholdBytes}
+                       else octet_length((${rest})::text) > ${source.thresholdBytes}
                   end as rest_goes
         from sized s offset 0
     )
-    select w.ord::int as ord, w.tenant_id as "tenantId", w.row_xmin as xmin,
+    select w.ord::int as ord, w.tenant_id as "tenantId", w.row_xmin as xmin, w.entity_id as "entityId",
            case when w.rest_goes and w.rest_bytes >= coalesce(w.field_bytes, 0) then 2 else 1 end as phase,
            coalesce(w.field_bytes, 0) + case when w.rest_goes then w.rest_bytes else 0 end as bytes,
            w.enqueued_at + $3 * interval '1 ms' <= clock_timestamp() as "isOverdue",

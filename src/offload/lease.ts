@@ -29,6 +29,8 @@ export interface Waited {
   bytes: number
   /** The transaction that had written the row. */
   xmin: string
+  /** Rows of one are better read from one pack. */
+  entityId: string | null
   /** It goes whether or not it was written since. */
   mustGo: boolean
   /** It goes however few others there are. */

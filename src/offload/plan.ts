@@ -7,6 +7,7 @@ import type { Queryable } from '../db/pool.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
 import {
   documentSql,
+  entitySql,
   fieldSql,
   followedIdsSql,
   fromSql,
@@ -242,14 +243,14 @@ function planSql(source: Source): string {
   const isHuge = (value: string) =>
     `coalesce(pg_column_size(${value}) > ${hugeBytes} and pg_column_size(${value}) <= $5, false)`
   // Of what is longer nothing is rendered here: it is streamed.
-  const hasLongNumbers = (value: string) =>
-    `case when pg_column_size(${value}) <= ${hugeBytes} and ${hasLongNumbersSql(value)}
-          then ${textBytesBoundSql(value)} > ${source.thresholdBytes} else false end`
+  const withLongNumbers = (value: string, then: string) =>
+    `case when pg_column_size(${value}) <= ${hugeBytes} and ${hasLongNumbersSql(value)} then ${then} else false end`
+  const isLong = (value: string) => withLongNumbers(value, `${textBytesBoundSql(value)} > ${hugeBytes}`)
   // Of what is weighed and not rendered: its length, if it goes.
   const unrendered = (value: string, goes = 'true') =>
     `case when ${isHuge(value)} then pg_column_size(${value})
-          when r.long_numbers and ${goes} then ${textBytesBoundSql(value)} end`
-  const restGoes = `(t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes})`
+          when r.numbers[1] and ${goes} then ${textBytesBoundSql(value)} end`
+  const restGoes = `(t.blocked or octet_length(t.rest_text) > ${source.thresholdBytes} and t.numbers[2] is not true)`
   // `offset 0` keeps the planner from merging the steps, which would evaluate long expressions many times.
   // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.
   return `
@@ -267,7 +268,7 @@ function planSql(source: Source): string {
         from claimed c
        cross join lateral (
          select ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
-                ${source.entityColumn === null ? 'null::uuid' : `m.${ident(source.entityColumn)}`} as entity_id, ${column} as stored
+                ${entitySql(source)} as entity_id, ${column} as stored
            from ${fromSql(source)}
           where ${key} = c.row_id::${source.keyType}
          offset 0) r
@@ -296,8 +297,10 @@ function planSql(source: Source): string {
     ),
     looked as (
       select r.*, coalesce(${isFieldBlockedSql(source, 'r.rest', 'r.field')}, false) as blocked,
+             -- Whether numbers are written out so long that nothing is rendered; whether it is only they that make the rest long.
              case when pg_column_size(r.doc) > 2 * ${hugeBytes} or ${hasLongNumbersSql('r.doc')}
-                  then ${hasLongNumbers('r.field')} or ${hasLongNumbers('r.rest')} else false end as long_numbers
+                  then array[${isLong('r.field')} or ${isLong('r.rest')},
+                             ${withLongNumbers('r.rest', `${bytesWithoutNumbersSql('r.rest')} <= ${source.thresholdBytes}`)}] end as numbers
         from rests r
       offset 0
     ),
@@ -305,15 +308,15 @@ function planSql(source: Source): string {
       select r.*,
              ${unrendered('r.field')} as field_unrendered,
              ${unrendered('r.rest', `(r.blocked or ${bytesWithoutNumbersSql('r.rest')} > ${source.thresholdBytes})`)} as rest_unrendered,
-             case when not r.long_numbers and not ${isHuge('r.field')} then r.field::text end as field_text,
-             case when not r.long_numbers and not ${isHuge('r.rest')} then r.rest::text end as rest_text,
+             case when r.numbers[1] is not true and not ${isHuge('r.field')} then r.field::text end as field_text,
+             case when r.numbers[1] is not true and not ${isHuge('r.rest')} then r.rest::text end as rest_text,
              ${lostPointerSql(source, 'r.rest', 'r.field', 'r.tenant_id', 'case when r.is_array then r.followed end')} as lost_pointer
         from looked r
       offset 0
     ),
     sized as (
       select t.ord, t.version, t.tenant_id, t.entity_id, t.doc, t.field, t.rest, t.pointers, t.field_text, t.rest_text, t.lost_pointer,
-             t.long_numbers,
+             coalesce(t.numbers[1], false) as long_numbers,
              case when cardinality(t.followed) > 0 then lighter.payload_bytes(t.tenant_id, t.followed, not t.has_own_field) else 0 end
                + case when octet_length(t.rest_text) <= ${source.thresholdBytes} then octet_length(t.rest_text) else 0 end as held_bytes,
              coalesce(t.field_unrendered, octet_length(t.field_text)) as field_bytes,

@@ -76,6 +76,7 @@ const backColumns = (maxAttempts: number): Columns<Returned> => ({
   phase: ['int2', ({ waits }) => waits?.phase ?? null],
   bytes: ['int', ({ waits }) => (waits === null ? null : Math.min(Math.round(waits.bytes), 2 ** 31 - 1))],
   row_xmin: ['xid', ({ waits }) => waits?.xmin ?? null],
+  entity_id: ['uuid', ({ waits }) => waits?.entityId ?? null],
 })
 
 /** In one order in all statements that write lighter.waiting, so that two of them can't deadlock. The lease is locked first. */
@@ -107,7 +108,7 @@ function settleSql(
   ),
   back as materialized (
     select r.source_id, r.row_id, r.priority, r.delay_ms, r.attempts, r.conflicts, to_timestamp(r.enqueued_ms / 1000) as enqueued_at,
-           r.error, r.is_dead, r.tenant_id, r.phase, r.bytes, r.row_xmin
+           r.error, r.is_dead, r.tenant_id, r.phase, r.bytes, r.row_xmin, r.entity_id
       from ${p.unnest(back, columns)} with ordinality as r(${namesOf(columns)}, ord)
       join held h on r.position <> all (h.done)
      order by r.ord
@@ -120,11 +121,11 @@ function settleSql(
   ),
   again as (
     insert into lighter.waiting as w (source_id, row_id, priority, available_at, attempts, conflicts, enqueued_at, last_error,
-        tenant_id, phase, bytes, row_xmin)
+        tenant_id, phase, bytes, row_xmin, entity_id)
     select source_id, row_id, priority,
            -- whose turn it just was not keeps its place: at the end it would wait for the whole of a backlog
            case when delay_ms = 0 then least(enqueued_at, now()) else now() + delay_ms * interval '1 ms' end,
-           attempts, conflicts, enqueued_at, error, tenant_id, phase, bytes, row_xmin
+           attempts, conflicts, enqueued_at, error, tenant_id, phase, bytes, row_xmin, entity_id
       from back where not is_dead
         on conflict (source_id, row_id) do update
        set priority = least(w.priority, excluded.priority),
@@ -134,8 +135,8 @@ function settleSql(
            attempts = greatest(w.attempts, excluded.attempts), conflicts = greatest(w.conflicts, excluded.conflicts),
            enqueued_at = least(w.enqueued_at, excluded.enqueued_at), last_error = coalesce(excluded.last_error, w.last_error),
            -- What waits for its turn only is looked at when that comes.
-           (tenant_id, phase, bytes, row_xmin) = (
-             select excluded.tenant_id, excluded.phase, excluded.bytes, excluded.row_xmin where w.tenant_id is not null)
+           (tenant_id, phase, bytes, row_xmin, entity_id) = (
+             select excluded.tenant_id, excluded.phase, excluded.bytes, excluded.row_xmin, excluded.entity_id where w.tenant_id is not null)
   )
   select count(*)::int as held from held`
 }

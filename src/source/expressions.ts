@@ -91,6 +91,11 @@ export function tenantSql(source: Source): string {
   return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
 }
 
+/** What the row belongs to, null where the source does not say. */
+export function entitySql({ entityColumn }: Source): string {
+  return entityColumn === null ? 'null::uuid' : `m.${ident(entityColumn)}`
+}
+
 /** True where `doc` carries a phase 1 pointer that is one: it names an artifact of the row's tenant. */
 function hasFieldPointerSql(field: string, doc: string, tenant: string): string {
   const id = `lighter.as_uuid(${doc} -> ${literal(fieldRefKey(field))})`

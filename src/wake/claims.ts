@@ -121,7 +121,7 @@ export function createClaims(pool: pg.Pool, config: OffloadConfig): Claims {
       const lease = await claimGroups(
         pool,
         sources,
-        isProbe ? shares.map(share => ({ ...share, most: 1, leastBytes: 0 })) : shares,
+        isProbe ? shares.map(share => ({ ...share, most: 1, leastBytes: 0, leastOfOthers: null })) : shares,
         leaseMs,
       )
       if (lease === null) continue
@@ -234,6 +234,8 @@ export function shareOf(
     kind,
     most: Math.max(1, Math.min(batchRows, fitting)),
     leastBytes: isOverdue || isFree ? packMinBytes : packTargetBytes,
+    // Less would only be held back.
+    leastOfOthers: isOverdue || isFree ? null : packMinBytes,
   }
 }
 

@@ -75,6 +75,8 @@ describe('the daemon', () => {
       await insert(`{"n": [${numbers(500)}]}`),
       await insert(`{"n": [${zeros(500)}]}`),
       await insert(`{"n": {"deep": [{"er": [${numbers(20)}]}]}}`),
+      // Short enough to be rendered with the others.
+      await insert(`{"n": [${Array(20).fill('1e1000').join(', ')}]}`),
     ]
     await settled(environment)
     for (const id of ids) {

@@ -10,12 +10,14 @@ import { value } from '../support/sql.ts'
 import { isInline as isRowInline, toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
+environment.env.PACK_MIN_BYTES = '32768'
 const { work } = workByHand(environment)
 const { admin } = environment
 const sourceId = await value<number>(admin, 'select id from lighter.sources')
 let daemon: Daemon | null = null
 
 beforeEach(async () => {
+  await environment.admin.query('select lighter.set_pack_sizes(4194304, 32768)')
   await emptyQueue(environment)
   await admin.query('delete from lighter.flushes; delete from lighter.failed_jobs; delete from lighter.pins')
   await admin.query(`select lighter.set_defaults('1 minute', '24 hours', 65536)`)

@@ -26,6 +26,7 @@ import { runNow } from '../support/sweep.ts'
 import { insertToolCalls, isInline as isRowInline, noiseText, toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
+environment.env.PACK_MIN_BYTES = '32768'
 const { work, context } = workByHand(environment)
 const few = workByHand(environment, { OFFLOAD_BATCH_ROWS: '10' })
 const codecs: Record<string, ReturnType<typeof workByHand>> = Object.fromEntries(
@@ -37,6 +38,7 @@ const setDefaults = (settleFor: string, maxWait: string) =>
   admin.query('select lighter.set_defaults($1, $2, 65536)', [settleFor, maxWait])
 
 beforeEach(async () => {
+  await environment.admin.query('select lighter.set_pack_sizes(4194304, 32768)')
   await emptyQueue(environment)
   await admin.query('delete from lighter.flushes; delete from lighter.failed_jobs')
   await setDefaults('1 minute', '24 hours')

@@ -8,6 +8,7 @@ import {
   hydrated,
   insertMessage,
   newConversation,
+  rawMetadata,
   useEnvironment,
 } from '../support/environment.ts'
 import { bucketMismatches } from '../support/invariants.ts'
@@ -17,6 +18,7 @@ import { age, runNow } from '../support/sweep.ts'
 import { insertToolCalls, isInline as isRowInline, noiseText, toolCall } from '../support/tool-calls.ts'
 
 const environment = await useEnvironment()
+environment.env.PACK_MIN_BYTES = '32768'
 const { work } = workByHand(environment)
 const { admin } = environment
 
@@ -24,6 +26,7 @@ const setDefaults = (settleFor: string, maxWait: string) =>
   admin.query('select lighter.set_defaults($1, $2, 65536)', [settleFor, maxWait])
 
 beforeEach(async () => {
+  await environment.admin.query('select lighter.set_pack_sizes(4194304, 32768)')
   await emptyQueue(environment)
   await admin.query('delete from lighter.flushes')
   await setDefaults('1 minute', '24 hours')
@@ -36,6 +39,95 @@ const placesOf = (id: string) => column(admin, 'select place from lighter.jobs w
 const isInline = (id: string) => isRowInline(environment, id)
 const objectsOf = (tenantId: string) =>
   value<number>(admin, 'select count(*)::int from lighter.objects where tenant_id = $1', [tenantId])
+
+describe('rows of a conversation', () => {
+  const inSmallPacks = workByHand(environment, { PACK_TARGET_BYTES: '100000', PACK_MIN_BYTES: '32768' })
+  const areInline = (ids: string[]) => Promise.all(ids.map(isInline))
+  const every = (ids: string[], inline: boolean) => ids.map(() => inline)
+
+  test('that goes on stay, as long as the others fill most of a pack', async () => {
+    const { tenantId, conversationId: ended } = await newConversation(environment)
+    const goingOn = (await newConversation(environment, tenantId)).conversationId
+    const next = (await newConversation(environment, tenantId)).conversationId
+    const first = await insertMany(ended, 14, 5000)
+    await pass(environment, '30 minutes')
+    expect(await inSmallPacks.work()).toMatchObject({ waiting: 14 })
+    const second = await insertMany(goingOn, 12, 5000)
+    await pass(environment, '61 seconds')
+    expect(await inSmallPacks.work()).toMatchObject({ waiting: 12, offloadedRows: 14, objects: 1 })
+    expect(await areInline(first)).toEqual(every(first, false))
+    expect(await areInline(second)).toEqual(every(second, true))
+    // It has ended by now.
+    await pass(environment, '11 minutes')
+    const third = await insertMany(next, 10, 5000)
+    await pass(environment, '61 seconds')
+    expect(await inSmallPacks.work()).toMatchObject({ waiting: 10, offloadedRows: 12, objects: 1 })
+    expect(await areInline(third)).toEqual(every(third, true))
+    await admin.query('select lighter.flush()')
+    expect(await inSmallPacks.work()).toMatchObject({ offloadedRows: 10, objects: 1 })
+  })
+
+  test('leave with the others when these are too little for a pack', async () => {
+    const inLargePacks = workByHand(environment, { PACK_TARGET_BYTES: '100000', PACK_MIN_BYTES: '80000' })
+    const { tenantId, conversationId: ended } = await newConversation(environment)
+    const goingOn = (await newConversation(environment, tenantId)).conversationId
+    await insertMany(ended, 14, 5000)
+    await pass(environment, '30 minutes')
+    await inLargePacks.work()
+    await insertMany(goingOn, 12, 5000)
+    await pass(environment, '61 seconds')
+    expect(await inLargePacks.work()).toMatchObject({ offloadedRows: 26, objects: 1 })
+  })
+
+  test('leave before its end when nothing else would', async () => {
+    const { conversationId } = await newConversation(environment)
+    const ids = await insertMany(conversationId, 15, 5000)
+    await pass(environment, '61 seconds')
+    expect(await inSmallPacks.work()).toMatchObject({ waiting: 15 })
+    ids.push(...(await insertMany(conversationId, 15, 5000)))
+    await pass(environment, '61 seconds')
+    expect(await inSmallPacks.work()).toMatchObject({ offloadedRows: 30 })
+    expect(await areInline(ids)).toEqual(every(ids, false))
+  })
+
+  test('are not parted by what is taken at once', async () => {
+    const bySixty = workByHand(environment, { PACK_TARGET_BYTES: '100000', OFFLOAD_BATCH_ROWS: '60' })
+    const { tenantId, conversationId: one } = await newConversation(environment)
+    const parted = (await newConversation(environment, tenantId)).conversationId
+    const other = (await newConversation(environment, tenantId)).conversationId
+    await insertMany(one, 50, 2000)
+    const ids = await insertMany(parted, 20, 2000)
+    await insertMany(other, 50, 2000)
+    // All of them seen, and none looked at together with so many that they fill a pack.
+    await admin.query(`
+      insert into lighter.waiting (source_id, row_id, available_at, enqueued_at, tenant_id, phase, bytes, row_xmin, entity_id)
+      select i.source_id, i.row_id, now(), now() - interval '20 hours' + (i.id - min(i.id) over ()) * interval '1 minute', c.tenant_id, 1, 2000, m.xmin, c.id
+        from lighter.inbox i join conversation_messages m on m.id::text = i.row_id join conversations c on c.id = m.conversation_id;
+      delete from lighter.inbox`)
+    await bySixty.work()
+    const packs = await column<string>(
+      admin,
+      'select distinct r2_key from public.artifact_refs where tenant_id = $1 and row_id = any ($2)',
+      [tenantId, ids],
+    )
+    expect(packs).toHaveLength(1)
+    expect(await areInline(ids)).toEqual(every(ids, false))
+  })
+})
+
+test('a document with an outlandish number waits for others, and goes with them, as any other', async () => {
+  const { tenantId, conversationId } = await newConversation(environment)
+  const insert = (number: string) =>
+    insertMessage(environment, conversationId, `{"n": ${number}, "trace": "${noiseText(20_000)}"}`)
+  const ids = [await insert('1e66'), await insert('1e-300'), await insert('1e5000'), await insert('7')]
+  const written = await Promise.all(ids.map(id => rawMetadata(environment, id)))
+  await pass(environment, '61 seconds')
+  expect(await work()).toMatchObject({ waiting: 4, objects: 0 })
+  await pass(environment, '25 hours')
+  expect(await work()).toMatchObject({ offloadedRows: 4, objects: 1 })
+  expect(await objectsOf(tenantId)).toBe(1)
+  expect(await Promise.all(ids.map(id => hydrated(environment, id)))).toEqual(written)
+})
 
 describe('a row that was just written', () => {
   test('settles first, in the inbox; then it waits for others, and nothing is sent', async () => {

@@ -336,7 +336,7 @@ describe('values', () => {
         codec: 'zstd',
         maxPackBytes: 8 * 1024 ** 2,
         packTargetBytes: 4 * 1024 ** 2,
-        packMinBytes: 32 * 1024,
+        packMinBytes: 64 * 1024,
         batchRows: 2000,
         batchBytes: 16 * 1024 ** 2,
         batchesInFlight: 3,
