@@ -12,6 +12,7 @@ import { addDemo } from './demo.ts'
 import { addDev } from './dev.ts'
 import { addDoctor } from './doctor.ts'
 import { addErase } from './erase.ts'
+import { addEstimate } from './estimate.ts'
 import { addExport } from './export.ts'
 import { addFlush } from './flush.ts'
 import { addHydrate } from './hydrate.ts'
@@ -70,6 +71,7 @@ export function createProgram(): Command {
   addDemo(program)
   addDev(program)
   addStart(program)
+  addEstimate(program)
   addMigrate(program)
   addAttach(program)
   addDetach(program)
