@@ -18,6 +18,7 @@ import { addFlush } from './flush.ts'
 import { addHydrate } from './hydrate.ts'
 import { addMigrate } from './migrate.ts'
 import { renderError } from './output.ts'
+import { addReclaim } from './reclaim.ts'
 import { addRestore, addUnpin } from './restore.ts'
 import { addRetention } from './retention.ts'
 import { addRetry } from './retry.ts'
@@ -80,6 +81,7 @@ export function createProgram(): Command {
   addFlush(program)
   addRetry(program)
   addBackfill(program)
+  addReclaim(program)
   addRestore(program)
   addUnpin(program)
   addSweep(program)

@@ -2,7 +2,7 @@
 // takes a bounded time and no lock but a reader's.
 import type pg from 'pg'
 import { formatBytes } from '../cli/output.ts'
-import { isLockTimeout, LighterError, sqlState } from '../errors.ts'
+import { LighterError } from '../errors.ts'
 import { defaultPrices, type Prices, readPrices } from '../reports/prices.ts'
 import { type Advice, advise } from './advise.ts'
 import { sampleStoredShare } from './compress.ts'
@@ -12,6 +12,7 @@ import { expansion, leavingOf, weighRows } from './leaving.ts'
 import { readTableFacts, type TableFacts } from './relation.ts'
 import { type Sample, type SampleLimits, sampleTable } from './sample.ts'
 import { rateOf, settleSecondsOf, timeColumnsOf, type WriteRate } from './times.ts'
+import { explainReading } from './trouble.ts'
 import { type Circumstances, intervalOf, type Weight, weigh } from './weigh.ts'
 
 export interface EstimateOptions {
@@ -60,7 +61,7 @@ export interface Estimate {
 }
 
 /**
- * @throws {LighterError} `table_not_found`, `not_a_table`, `column_not_found`, `table_locked`, `select_missing`, `estimate_timed_out`
+ * @throws {LighterError} `table_not_found`, `not_a_table`, `column_not_found`, `table_locked`, `select_missing`, `reading_timed_out`
  */
 export async function estimate(client: pg.Client, options: EstimateOptions): Promise<Estimate> {
   const { limits } = options
@@ -139,41 +140,11 @@ export async function estimate(client: pg.Client, options: EstimateOptions): Pro
     return { ...result, caveats: caveatsOf(result, { bytesAfter: total(after), explainedToast }) }
   } catch (error) {
     await client.query('rollback').catch(() => undefined)
-    throw explained(error, options.table, options)
+    throw explainReading(error, options.table, {
+      timeoutMs: limits.timeoutMs,
+      lockTimeoutMs: options.lockTimeoutMs,
+    })
   }
-}
-
-/** What Postgres said, for who reads a table of somebody else's. */
-function explained(cause: unknown, table: string, { limits, lockTimeoutMs }: EstimateOptions): unknown {
-  if (sqlState(cause) === '57014')
-    return new LighterError(
-      'estimate_timed_out',
-      `not even one sample of ${table} was read within ${limits.timeoutMs / 1000} s`,
-      {
-        cause,
-        hint: 'Raise --timeout, or lower --sample-pages.',
-      },
-    )
-  if (isLockTimeout(cause))
-    return new LighterError(
-      'table_locked',
-      `another session has locked ${table} against readers for ${lockTimeoutMs / 1000} s or more`,
-      {
-        cause,
-        hint: `Try again when it is done: select pid from pg_locks where relation = '${table}'::regclass and mode = 'AccessExclusiveLock';`,
-        retryable: true,
-      },
-    )
-  if (sqlState(cause) === '42501')
-    return new LighterError(
-      'select_missing',
-      `this login may not read ${table}, or the table with its tenants`,
-      {
-        cause,
-        hint: `grant select on ${table} to <login>;`,
-      },
-    )
-  return cause
 }
 
 /** What it cannot ask it says, and the estimate goes on. */

@@ -55,8 +55,13 @@ const kinds: Record<string, string> = {
   t: 'a TOAST table',
 }
 
-/** @throws {LighterError} `table_not_found`, `not_a_table`, `column_not_found` */
-export async function readTableFacts(db: Queryable, table: string, column: string): Promise<TableFacts> {
+/** @param column null: none is meant @throws {LighterError} `table_not_found`, `not_a_table`, `column_not_found` */
+/** @param column null: none is meant */
+export async function readTableFacts(
+  db: Queryable,
+  table: string,
+  column: string | null,
+): Promise<TableFacts> {
   const found = await findTable(db, table)
   const { rows } = await db.query<
     Omit<TableFacts, 'jsonColumn' | 'jsonType' | 'columns'> & { columns: (TableColumn & { type: string })[] }
@@ -66,7 +71,7 @@ export async function readTableFacts(db: Queryable, table: string, column: strin
   })
   const facts = rows[0]
   if (facts === undefined) throw notFound(table)
-  const jsonColumn = facts.columns.findIndex(c => c.name === column)
+  const jsonColumn = column === null ? 0 : facts.columns.findIndex(c => c.name === column)
   if (jsonColumn === -1)
     throw new LighterError('column_not_found', `--column: ${facts.tableSql} has no column "${column}"`, {
       hint: `Name one of: ${facts.columns.map(c => c.name).join(', ')}`,

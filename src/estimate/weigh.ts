@@ -71,7 +71,7 @@ export function weigh(of: Circumstances, settings: Settings & { maxWaitMs: numbe
     row => row.weight * ((row.fieldText > 0 ? 1 : 0) + (row.restText > 0 ? 1 : 0)),
   )
   const payloadBytes = sum(leaving, row => row.weight * (row.fieldText + row.restText))
-  const indexes = indexBytes(of, rows)
+  const indexes = indexBytes(facts, of.rows, rows)
   const table = {
     now: facts.bytes.heap + facts.bytes.toast + facts.bytes.indexes,
     rewritten:
@@ -172,8 +172,20 @@ function tableBytes(facts: TableFacts, rows: (LaidOut & { weight: number })[]): 
   )
 }
 
+/** The table as it is, right after a rewrite: in heap and TOAST, and in indexes. */
+export function rewrittenBytes(facts: TableFacts, rows: WeighedRow[]): { table: number; indexes: number } {
+  const count = sum(rows, row => row.weight)
+  return {
+    table: tableBytes(
+      facts,
+      rows.map(row => ({ ...row.before, weight: row.weight })),
+    ),
+    indexes: indexBytes(facts, rows, count),
+  }
+}
+
 /** Indexes after they were built again; one that is smaller already (by deduplication, say) stays so. */
-function indexBytes({ facts, rows }: Circumstances, count: number): number {
+function indexBytes(facts: TableFacts, rows: WeighedRow[], count: number): number {
   return sum(facts.indexes, index => {
     if (index.columns === null || rows.length === 0) return index.bytes
     const key = sum(index.columns, column => sum(rows, ({ row }) => row.sizes[column] ?? 0) / rows.length)
