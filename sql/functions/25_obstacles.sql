@@ -66,7 +66,7 @@ revoke all on function lighter.key_obstacles(lighter.sources) from public;
 -- True of an expression that looks at more of a document than stays in its row: `kept` are the keys that do. What
 -- stays true of any document that was offloaded (its type, whether it is null, whether it was changed) is no look
 -- inside. By the text that Postgres itself writes for an expression; in doubt it reads beyond.
-create or replace function lighter.reads_beyond(expression text, column_name name, kept text[]) returns boolean
+create or replace function lighter.reads_beyond(expression text, column_name name, kept text[], mode text default 'document') returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 begin atomic
@@ -85,8 +85,9 @@ begin atomic
     select 0::bigint, regexp_replace(regexp_replace(regexp_replace(regexp_replace(expression,
              '\mold\.' || p.escaped || ' (?:IS DISTINCT FROM|<>) new\.' || p.escaped, '', 'gi'),
              '\mold\.\* IS DISTINCT FROM new\.\*', '', 'gi'),
-             '\mjsonb_typeof\(' || p.a_column || '\)', '', 'g'),
-             p.a_column || ' IS (?:NOT )?NULL', '', 'g')
+             case when mode = 'document' then '\mjsonb_typeof\(' || p.a_column || '\)' else '$.' end, '', 'g'),
+             -- Nothing follows the end.
+             case when mode <> 'whole' then p.a_column || ' IS (?:NOT )?NULL' else '$.' end, '', 'g')
       from patterns p
     union all
     select k.place, regexp_replace(regexp_replace(regexp_replace(regexp_replace(s.rest,
@@ -105,9 +106,9 @@ begin atomic
          and (e.rest ~ p.a_column or e.rest ~ '\.\*' or not expression ~ p.a_column and not expression ~ '\.\*')
     from ended e cross join patterns p;
 end;
-comment on function lighter.reads_beyond(text, name, text[]) is
+comment on function lighter.reads_beyond(text, name, text[], text) is
   'True of an expression that reads more of a column than the keys that stay in its row.';
-revoke all on function lighter.reads_beyond(text, name, text[]) from public;
+revoke all on function lighter.reads_beyond(text, name, text[], text) from public;
 
 -- Partitions may have indexes, constraints and policies of their own.
 create or replace function lighter.source_relations(source lighter.sources) returns setof oid

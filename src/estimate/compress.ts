@@ -21,17 +21,18 @@ export async function sampleStoredShare(
 ): Promise<number | null> {
   const column = `m.${ident(facts.columns[facts.jsonColumn]?.name ?? '')}`
   const rows = facts.partitions > 0 ? facts.tableSql : `only ${facts.tableSql}`
+  const isJsonb = facts.jsonType === 'jsonb'
   const percent = Math.min(100, (100 * pages) / Math.max(1, facts.pages))
-  let texts: { text: string }[]
+  let values: { value: string | Buffer }[]
   try {
     await db.query(`savepoint compress; set local statement_timeout = ${Math.floor(timeoutMs)}`)
-    ;({ rows: texts } = await db.query<{ text: string }>({
+    ;({ rows: values } = await db.query<{ value: string | Buffer }>({
       text: `
         with found as (
           select ${column} as doc, sum(pg_column_size(${column})) over (order by m.tableoid, m.ctid) as so_far
             from ${rows} m tablesample system ($1::float8) repeatable (7)
            where pg_column_size(${column}) between ${leastStored} and ${mostStored})
-        select doc::text as text from found where so_far <= ${sampledBytes / 4} and not ${hasLongNumbersSql('doc')}`,
+        select ${facts.jsonType === 'bytea' ? 'doc' : 'doc::text'} as value from found where so_far <= ${sampledBytes / 4} and ${isJsonb ? `not ${hasLongNumbersSql('doc')}` : 'true'}`,
       values: [percent],
     }))
   } catch (error) {
@@ -39,14 +40,14 @@ export async function sampleStoredShare(
     await db.query('rollback to savepoint compress')
     return null
   }
-  const frames: string[] = []
-  for (const { text } of texts) {
+  const frames: Buffer[] = []
+  for (const { value } of values) {
     const last = frames.at(-1)
-    if (last === undefined || last.length > frameTextBytes) frames.push(text)
-    else frames[frames.length - 1] = `${last}\n${text}`
+    const bytes = Buffer.from(value)
+    if (last === undefined || last.length > frameTextBytes) frames.push(bytes)
+    else frames[frames.length - 1] = Buffer.concat([last, bytes])
   }
-  const buffers = frames.map(frame => Buffer.from(frame))
-  const bytes = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
+  const bytes = frames.reduce((sum, frame) => sum + frame.length, 0)
   if (bytes < frameTextBytes / 4) return null
-  return buffers.reduce((sum, buffer) => sum + encodeFrame('zstd', buffer).length, 0) / bytes
+  return frames.reduce((sum, frame) => sum + encodeFrame('zstd', frame).length, 0) / bytes
 }

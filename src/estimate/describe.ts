@@ -12,14 +12,25 @@ export interface Obstacle {
   isFatal: boolean
 }
 
+/** A table on the way to the one with the tenant. */
+interface Step {
+  /** Quoted and qualified. */
+  parentSql: string
+  parentKeyColumn: string
+  /** Of the table before it. */
+  column: string
+}
+
 /** What attach would record, as far as an estimate needs it. */
 export interface DescribedSource {
-  keyType: string | null
+  /** A row is known by one uuid. */
+  uuidKey: boolean
+  /** Null: it was not found, or all rows have one. */
   tenantColumn: string | null
-  /** Quoted and qualified; null: the tenant is in the table itself. */
-  parentSql: string | null
-  parentKeyColumn: string | null
-  parentColumn: string | null
+  /** Empty: the tenant is in the table itself. */
+  tenantPath: Step[]
+  /** What stays in the row: a document with pointers, a stub, or null and an id in a column beside it. */
+  mode: 'document' | 'stub' | 'whole'
   phase1Field: string | null
   phase2Kind: string
   envelopeKeys: string[]
@@ -40,11 +51,16 @@ export interface Description {
 const described = z.object({
   source: z.object({
     relation: z.string().nullable(),
-    key_type: z.string().nullable(),
+    key_type: z.string().nullish(),
+    key_types: z.array(z.string()).nullish(),
     tenant_column: z.string().nullable(),
-    parent_relation: z.string().nullable(),
-    parent_key_column: z.string().nullable(),
-    parent_column: z.string().nullable(),
+    parent_relation: z.string().nullish(),
+    parent_key_column: z.string().nullish(),
+    parent_column: z.string().nullish(),
+    parent_relations: z.array(z.string()).nullish(),
+    parent_key_columns: z.array(z.string()).nullish(),
+    parent_columns: z.array(z.string()).nullish(),
+    mode: z.enum(['document', 'stub', 'whole']).nullish(),
     phase1_field: z.string().nullable(),
     phase2_kind: z.string().nullable(),
     envelope_keys: z.array(z.string()).nullable(),
@@ -95,11 +111,10 @@ export async function describeTable(
       source.relation === null
         ? null
         : {
-            keyType: source.key_type,
+            uuidKey: (source.key_types ?? [source.key_type]).join() === 'uuid',
             tenantColumn: source.tenant_column,
-            parentSql: source.parent_relation,
-            parentKeyColumn: source.parent_key_column,
-            parentColumn: source.parent_column,
+            tenantPath: tenantPathOf(source),
+            mode: source.mode ?? 'document',
             phase1Field: source.phase1_field,
             phase2Kind: source.phase2_kind ?? '',
             envelopeKeys: source.envelope_keys ?? [],
@@ -111,6 +126,17 @@ export async function describeTable(
             shipAloneBytes: source.ship_alone_bytes,
           },
   }
+}
+
+/** Attach records one parent, or several of them. */
+function tenantPathOf(source: z.infer<typeof described>['source']): Step[] {
+  const relations = source.parent_relations ?? [source.parent_relation]
+  const keys = source.parent_key_columns ?? [source.parent_key_column]
+  const columns = source.parent_columns ?? [source.parent_column]
+  return relations.flatMap((parentSql, i) => {
+    const [parentKeyColumn, column] = [keys[i], columns[i]]
+    return parentSql && parentKeyColumn && column ? [{ parentSql, parentKeyColumn, column }] : []
+  })
 }
 
 /** Where it is installed, and this login may. */

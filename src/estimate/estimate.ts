@@ -72,7 +72,7 @@ export async function estimate(client: pg.Client, options: EstimateOptions): Pro
     )
     const facts = await readTableFacts(client, options.table, options.column)
     const description = await describeOrSay(client, facts, options)
-    const source = facts.jsonType === 'jsonb' ? description.source : null
+    const source = description.source
     const times = timeColumnsOf(facts, options.timeColumn)
     const sample = await sampleTable(client, facts, source, times, limits)
     const storedShare =
@@ -91,7 +91,7 @@ export async function estimate(client: pg.Client, options: EstimateOptions): Pro
       facts,
       rows,
       expansion: factor,
-      uuidKey: source?.keyType === 'uuid',
+      uuidKey: source?.uuidKey === true,
       tenants: options.tenants,
       rowsPerSecond: rate?.rowsPerSecond ?? null,
       keptDays: options.keptDays,

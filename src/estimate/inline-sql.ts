@@ -2,8 +2,8 @@
 // the folder sql/, with every call of ours replaced by the body of the function that it calls. What is left is one anonymous
 // block that reads the system's catalogue and writes nothing, so a read-only login on a replica can run it.
 //
-// Functions in SQL can be put in place; those in PL/pgSQL cannot, except for the one that is the block itself. A new check is
-// therefore written in SQL. Tables of ours are taken for empty, those of settings for their defaults.
+// Functions in SQL can be put in place. Of those in PL/pgSQL only the one that is the block itself can, and the checks of
+// lighter.source_obstacles; all others that a check calls are therefore written in SQL. Tables of ours are taken for empty, those of settings for their defaults.
 import { readdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { LighterError } from '../errors.ts'
@@ -97,12 +97,12 @@ export function describeSourceBlock(
   return `do $lighter$
 #variable_conflict use_column
 <<describe_source>>
-declare ${parameters.join(' ')}
+declare ${parameters.join(' ')} collected jsonb[] := '{}';
 begin
   ${prepare(outer)}
   <<described>>
   ${declarations}
-  ${inline(library, statements)}
+  ${inline(library, hoistChecks(library, statements))}
   perform set_config('${describedSetting}', (${inline(library, answerSql('source', 'obstacles'))})::text, true);
 end $lighter$`
 }
@@ -115,6 +115,44 @@ function notPortable(name: string, why: string): LighterError {
       hint: 'Run lighter migrate, then: lighter attach <table> --dry-run',
     },
   )
+}
+
+/**
+ * Checks that are written in PL/pgSQL cannot stand in a query. Of the checks that `describe_source` asks for in one query, each
+ * then becomes a statement, or a block, that adds to `collected`.
+ */
+function hoistChecks(library: SqlLibrary, statements: string): string {
+  const call = /array\(select o from lighter\.source_obstacles\((\w+)\) o\)/.exec(statements)
+  const checks = library.functions.get('source_obstacles')
+  if (call === null || checks === undefined) return statements
+  const branches = checks.body.split(/\bunion all\b/).map(branch => branch.trim())
+  const names = branches.map(branch => /^select o from lighter\.(\w+)\(source\) o$/.exec(branch)?.[1] ?? '')
+  if (!names.some(name => library.functions.get(name)?.language === 'plpgsql')) return statements
+  const of = call[1] ?? ''
+  const added = names.map((name, i) => {
+    const check = library.functions.get(name)
+    return check?.language === 'plpgsql'
+      ? blockOf(check, of)
+      : `collected := collected || array(${(branches[i] ?? '').replace('(source)', `(${of})`)});`
+  })
+  const start = statements.lastIndexOf(';', call.index) + 1
+  return `${statements.slice(0, start)}\n${added.join('\n')}${statements.slice(start).replace(call[0], 'collected')}`
+}
+
+/** A check as a block: what it returns is collected. */
+function blockOf({ name, body }: SqlFunction, of: string): string {
+  let text = body.replaceAll(/\breturn;/g, `exit ${name};`)
+  for (;;) {
+    const found = /\breturn (next|query)\s/.exec(text)
+    if (found === null) break
+    const from = found.index + found[0].length
+    const end = endOfStatement(text, from)
+    const rows = text.slice(from, end).replaceAll(/\bselect \((\w+\.\w+)\)\.\*/g, 'select $1')
+    const collected = found[1] === 'next' ? rows : `array(${rows})`
+    text = `${text.slice(0, found.index)}collected := collected || ${collected}${text.slice(end)}`
+  }
+  // What is declared counts with the source, so that comes first.
+  return `declare source record; begin source := ${of};\n<<${name}>>\n${text.replace(/;?\s*$/, ';')}\nend;`
 }
 
 /** Everything of ours that a text names, replaced. */

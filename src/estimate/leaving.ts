@@ -5,7 +5,7 @@ import type { TableFacts } from './relation.ts'
 import type { Sample, SampledRow } from './sample.ts'
 import { type LaidOut, layOutRow, longestShort } from './storage.ts'
 
-export type Settings = Pick<DescribedSource, 'phase1Field' | 'minBytes' | 'thresholdBytes'>
+export type Settings = Pick<DescribedSource, 'mode' | 'phase1Field' | 'minBytes' | 'thresholdBytes'>
 
 export interface Leaving {
   /** Rows of the table that it stands for. */
@@ -68,6 +68,11 @@ export function leavingOf(
   const stays = { ...common, after: before, fieldText: 0, restText: 0, isStreamed: false }
   if (stored === null) return stays
   const after = (raw: number, share: number): LaidOut => {
+    // The pointer's column stands at the end.
+    if (settings.mode === 'whole') {
+      const laidOut = layOutRow(facts, row.sizes.with(facts.jsonColumn, null))
+      return { ...laidOut, heap: laidOut.heap + pointerColumnBytes }
+    }
     const size = raw - 3 <= longestShort ? raw - 3 : raw
     const sizes = row.sizes.with(facts.jsonColumn, size)
     return layOutRow(facts, sizes, { column: facts.jsonColumn, compressed: size * share })
@@ -104,5 +109,8 @@ export function leavingOf(
 
 /** Of a value that was not opened: two pointers, and some keys. */
 const unopenedEnvelope = 250
+
+/** A uuid. */
+const pointerColumnBytes = 16
 
 export const leaves = ({ fieldText, restText }: Leaving): boolean => fieldText > 0 || restText > 0

@@ -129,22 +129,37 @@ export async function sampleTable(
 
 const isOpenable = (size: number | null) => size !== null && size <= openableBytes
 
+/** What is in a column, by its type; one of another type is not opened. */
+const openable: Record<string, 'jsonb' | 'json' | 'bytes'> = {
+  jsonb: 'jsonb',
+  json: 'json',
+  text: 'bytes',
+  'character varying': 'bytes',
+  bytea: 'bytes',
+}
+
+/** A stub: two pointer names, an id and a kind. */
+const stubBytes = 130
+
 function roundSql(facts: TableFacts, source: DescribedSource | null, times: TimeColumns): string {
   const column = ident(facts.columns[facts.jsonColumn]?.name ?? '')
-  const isJsonb = facts.jsonType === 'jsonb' && source !== null
+  const valueType = source === null ? null : (openable[facts.jsonType] ?? null)
+  const isJsonb = valueType === 'jsonb'
   const sizes = facts.columns.map(c => `pg_column_size(m.${ident(c.name)})`).join(', ')
-  const { parentSql = null, parentKeyColumn = null, parentColumn = null, tenantColumn = null } = source ?? {}
-  const hasParent = parentSql !== null && parentKeyColumn !== null && parentColumn !== null
-  const hasTenant = hasParent || (tenantColumn !== null && facts.columns.some(c => c.name === tenantColumn))
-  const tenant =
-    hasTenant && tenantColumn !== null
-      ? `${hasParent ? 'p' : 'm'}.${ident(tenantColumn)}::text`
-      : 'null::text'
-  const join = hasParent
-    ? `left join ${parentSql} p on p.${ident(parentKeyColumn)} = m.${ident(parentColumn)}`
-    : ''
+  const { tenantColumn = null, tenantPath = [] } = source ?? {}
+  const last = tenantPath.length === 0 ? 'm' : `p${tenantPath.length}`
+  const hasTenant =
+    tenantColumn !== null && (tenantPath.length > 0 || facts.columns.some(c => c.name === tenantColumn))
+  const tenant = hasTenant ? `${last}.${ident(tenantColumn)}::text` : 'null::text'
+  const join = tenantPath
+    .map(
+      ({ parentSql, parentKeyColumn, column: refers }, i) =>
+        `left join ${parentSql} p${i + 1} on p${i + 1}.${ident(parentKeyColumn)} = ${i === 0 ? 'm' : `p${i}`}.${ident(refers)}`,
+    )
+    .join(' ')
   const time = (name: string | null) =>
     name === null ? 'null::float8' : `extract(epoch from m.${ident(name)})::float8`
+  const mayOpen = `p.so_far <= $3::float8 and pg_column_size(p.stored) <= $4::int8`
   const rows = facts.partitions > 0 ? facts.tableSql : `only ${facts.tableSql}`
   return `
     with picked as (
@@ -154,8 +169,8 @@ function roundSql(facts: TableFacts, source: DescribedSource | null, times: Time
         from ${rows} m tablesample system ($1::float8) repeatable ($2::float8) ${join}
     ),
     opened as (
-      select p.*, case when ${isJsonb} and p.so_far <= $3::float8 and pg_column_size(p.stored) <= $4::int8
-                       then ${isJsonb ? documentSql('p.stored') : 'null::jsonb'} end as doc
+      select p.*, ${isJsonb ? `case when ${mayOpen} then ${documentSql('p.stored')} end` : 'null::jsonb'} as doc,
+             ${valueType === null || isJsonb ? 'null::int8' : `case when ${mayOpen} then octet_length(p.stored${valueType === 'json' ? '::text' : ''}) end`} as bytes
         from picked p offset 0
     ),
     fields as (
@@ -170,7 +185,10 @@ function roundSql(facts: TableFacts, source: DescribedSource | null, times: Time
              'fieldRaw', pg_column_size(r.field), 'fieldText', ${textOf('r.field')},
              'restRaw', pg_column_size(r.rest), 'restText', ${textOf('r.rest')},
              'envelopeRaw', ${source === null ? '0' : `pg_column_size(${envelopeOf(source, 'r.rest')})`},
-             'isScalar', jsonb_typeof(r.doc) not in ('object', 'array'), 'longNumbers', r.long) end as doc
+             'isScalar', jsonb_typeof(r.doc) not in ('object', 'array'), 'longNumbers', r.long)
+           when r.bytes is not null then json_build_object(
+             'raw', r.bytes + 4, 'text', r.bytes, 'restRaw', r.bytes + 4, 'restText', r.bytes, 'fieldRaw', null, 'fieldText', null,
+             'envelopeRaw', ${stubBytes}, 'isScalar', false, 'longNumbers', false) end as doc
       from rests r`
 }
 
@@ -195,6 +213,7 @@ function restOf({ phase1Field }: DescribedSource, doc: string, field: string): s
 }
 
 function envelopeOf(source: DescribedSource, rest: string): string {
+  if (source.mode !== 'document') return `repeat('x', ${stubBytes})`
   const pointers =
     source.phase1Field === null ? [] : [fieldRefKey(source.phase1Field), fieldCountKey(source.phase1Field)]
   const keys = [...source.envelopeKeys, ...pointers].map(literal).join(', ')

@@ -248,7 +248,7 @@ describe('privileges', () => {
     'offloaded_rows(uuid,text,uuid,integer)': everybody,
     'raise_obstacles(regclass,name,lighter.obstacle[])': [],
     'reader_obstacles(lighter.sources)': ['lighter_daemon'],
-    'reads_beyond(text,name,text[])': ['lighter_daemon'],
+    'reads_beyond(text,name,text[],text)': ['lighter_daemon'],
     'requeue(regclass,text[],name)': backEnd,
     'require_own_artifacts()': [],
     'require_tenant()': [],
