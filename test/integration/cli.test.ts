@@ -403,7 +403,7 @@ describe('attach and detach', () => {
       {
         json_column: 'body',
         tenant_column: 'tenant',
-        key_type: 'bigint',
+        key_types: ['bigint'],
         phase1_field: null,
         phase2_kind: 'note',
         envelope_keys: ['a', 'b'],
