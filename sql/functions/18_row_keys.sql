@@ -174,6 +174,10 @@ begin atomic
                when i.indcollation[n] <> a.attcollation then format('%I has another collation there than in the table', a.attname)
                -- pg_catalog's have the oids below: another one may call values equal that have two texts.
                when i.indclass[n] >= 16384 then format('%I has an operator class there that is not Postgres''s own', a.attname)
+               -- Then Postgres cannot tell which `=` of its own is meant.
+               when lighter.key_form(a.atttypid) = 'enum' and exists (
+                      select from pg_cast c where c.castsource = lighter.base_type(a.atttypid) and c.castcontext = 'i')
+                 then format('%I is of the enum %s, which has an implicit cast to another type', a.attname, lighter.type_name(a.atttypid))
              end order by n)) as problems
        from generate_series(0, i.indnkeyatts - 1) n
        join pg_attribute a on a.attrelid = target and a.attnum = i.indkey[n]
