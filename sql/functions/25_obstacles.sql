@@ -49,16 +49,16 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select lighter.new_obstacle('invalid_table_definition',
-           format('no valid unique index keeps %s.%s from being there twice', source.relation, source.key_column),
-           format('Create it again (alter table %s add primary key (%I);), or validate it: reindex, or attach the indexes of all partitions.',
-             source.relation, source.key_column))
+           format('no valid unique index keeps %s (%s) from being there twice%s', source.relation, array_to_string(source.key_columns, ', '),
+             coalesce((select format(': of %s, %s', k.index, k.problem) from lighter.key_candidates(source.relation) k
+                        where k.columns @> source.key_columns and k.columns <@ source.key_columns order by k.index::text limit 1), '')),
+           format('Create it again (alter table %s add primary key (%s);), or validate it: reindex, or attach the indexes of all partitions.',
+             source.relation, (select string_agg(quote_ident(c), ', ' order by n) from unnest(source.key_columns) with ordinality k(c, n))))
     from pg_class c
-   where c.oid = source.relation and source.key_column is not null
+   where c.oid = source.relation and source.key_columns is not null
      and not exists (
-       select from pg_index i
-         join pg_attribute a on a.attrelid = i.indrelid and a.attname = source.key_column
-        where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indisready and i.indpred is null
-          and i.indnkeyatts = 1 and i.indkey[0] = a.attnum);
+       select from lighter.key_candidates(source.relation) k
+        where k.problem is null and k.columns @> source.key_columns and k.columns <@ source.key_columns);
 end;
 comment on function lighter.key_obstacles(lighter.sources) is 'Said when nothing keeps the key of a source unique any more.';
 revoke all on function lighter.key_obstacles(lighter.sources) from public;
@@ -149,7 +149,7 @@ begin atomic
    cross join lateral (
            select case when exists (select from generate_series(0, i.indnkeyatts - 1) n where i.indkey[n] = col.attnum)
                        then quote_ident(source.json_column) end as direct) x
-   where x.direct is not null or i.indexprs is not null or i.indpred is not null
+   where (x.direct is not null or i.indexprs is not null or i.indpred is not null)
      and exists (select from depending d where d.classid = 'pg_class'::regclass and d.objid = i.indexrelid)
       or pg_get_expr(i.indexprs, i.indrelid) ~ '\.\*' or pg_get_expr(i.indpred, i.indrelid) ~ '\.\*'
   union all

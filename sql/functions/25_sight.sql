@@ -24,17 +24,23 @@ declare
   tenant_relation constant oid := coalesce(source.parent_relation, source.relation);
 begin
   source.json_column := lighter.name_of_column(source.relation, source.json_attnum, source.json_column, numbered);
-  source.key_column := lighter.name_of_column(source.relation, source.key_attnum, source.key_column, numbered);
+  source.key_columns := (
+    select case when bool_and(c.name is not null) then array_agg(c.name order by k.n) end
+      from unnest(source.key_columns, source.key_attnums) with ordinality k(name, attnum, n)
+     cross join lateral (select lighter.name_of_column(source.relation, k.attnum, k.name, numbered) as name) c);
   source.tenant_column := lighter.name_of_column(tenant_relation, source.tenant_attnum, source.tenant_column, numbered);
   source.parent_key_column :=
     lighter.name_of_column(source.parent_relation, source.parent_key_attnum, source.parent_key_column, numbered);
   source.parent_column := lighter.name_of_column(source.relation, source.parent_attnum, source.parent_column, numbered);
   source.entity_column := lighter.name_of_column(source.relation, source.entity_attnum, source.entity_column, numbered);
   -- An integer key that became a bigint spells the same ids, and more of them.
-  source.key_type := coalesce((
-    select format_type(a.atttypid, null) from pg_attribute a
-     where a.attrelid = source.relation and a.attname = source.key_column and a.attnum > 0
-       and source.key_type in ('integer', 'bigint') and a.atttypid in ('integer'::regtype, 'bigint'::regtype)), source.key_type);
+  source.key_types := array(
+    select case when c.type_name = any (lighter.same_key_types(k.type_name)) then c.type_name else k.type_name end
+      from unnest(source.key_types, source.key_columns) with ordinality k(type_name, name, n)
+     cross join lateral (
+       select (select lighter.type_name(a.atttypid) from pg_attribute a
+                where a.attrelid = source.relation and a.attname = k.name and a.attnum > 0) as type_name) c
+     order by k.n);
   return source;
 end
 $$;
@@ -61,31 +67,32 @@ begin
     current := lighter.with_current_names(source);
     tenant_relation := coalesce(source.parent_relation, source.relation);
     update lighter.sources s
-       set (relation_oid, relation_schema, relation_name, json_column, key_column, key_type, tenant_column,
-            parent_key_column, parent_column, entity_column, json_attnum, key_attnum, tenant_attnum,
+       set (relation_oid, relation_schema, relation_name, json_column, key_columns, key_types, tenant_column,
+            parent_key_column, parent_column, entity_column, json_attnum, key_attnums, tenant_attnum,
             parent_key_attnum, parent_attnum, entity_attnum)
          = (select n.oid, n.nspname, n.relname,
-                   coalesce(current.json_column, s.json_column), coalesce(current.key_column, s.key_column), current.key_type,
+                   coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns), current.key_types,
                    coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
                    coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
-                   n.json_attnum, n.key_attnum, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum)
+                   n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum)
       from (select c.oid, ns.nspname, c.relname,
                    coalesce(lighter.number_of_column(c.oid, current.json_column), source.json_attnum) as json_attnum,
-                   coalesce(lighter.number_of_column(c.oid, current.key_column), source.key_attnum) as key_attnum,
+                   coalesce((select array_agg(lighter.number_of_column(c.oid, k.name) order by k.n)
+                               from unnest(current.key_columns) with ordinality k(name, n)), source.key_attnums) as key_attnums,
                    coalesce(lighter.number_of_column(tenant_relation, current.tenant_column), source.tenant_attnum) as tenant_attnum,
                    coalesce(lighter.number_of_column(source.parent_relation, current.parent_key_column), source.parent_key_attnum) as parent_key_attnum,
                    coalesce(lighter.number_of_column(c.oid, current.parent_column), source.parent_attnum) as parent_attnum,
                    coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum
               from pg_class c join pg_namespace ns on ns.oid = c.relnamespace where c.oid = source.relation) n
      where s.id = source.id
-       and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_column, s.key_type, s.tenant_column,
-            s.parent_key_column, s.parent_column, s.entity_column, s.json_attnum, s.key_attnum, s.tenant_attnum,
+       and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_columns, s.key_types, s.tenant_column,
+            s.parent_key_column, s.parent_column, s.entity_column, s.json_attnum, s.key_attnums, s.tenant_attnum,
             s.parent_key_attnum, s.parent_attnum, s.entity_attnum)
          is distinct from
-           (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_column, s.key_column),
-            current.key_type, coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
+           (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns),
+            current.key_types, coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
             coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
-            n.json_attnum, n.key_attnum, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum);
+            n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum);
     get diagnostics changed = row_count;
     refreshed := refreshed + changed;
   end loop;

@@ -64,6 +64,65 @@ comment on function lighter.attach_options(lighter.sources, jsonb) is
   'The options of attach that hold: what was said, else what the source has, else the default.';
 revoke all on function lighter.attach_options(lighter.sources, jsonb) from public;
 
+-- The key of a table's rows: the columns that were said, else those that it has already, else the primary key, else the
+-- narrowest unique index that fits. No row: there is none.
+create or replace function lighter.choose_key(target regclass, said text[], existing name[])
+returns table (key_columns name[], key_types text[])
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  -- What it has stays in its order: queue and pins name rows by that.
+  select case when c.is_known then existing else k.columns end,
+         case when c.is_known then array(select k.types[array_position(k.columns, e.name)] from unnest(existing) with ordinality e(name, n) order by e.n)
+              else k.types end
+    from lighter.key_candidates(target) k
+   cross join lateral (select coalesce(k.columns @> existing and k.columns <@ existing, false) as is_known) c
+   where k.problem is null
+     and (cardinality(said) = 0 or k.columns::text[] @> said and k.columns::text[] <@ said)
+   order by c.is_known desc, k.is_primary desc, cardinality(k.columns), k.width, k.index::text
+   limit 1;
+end;
+comment on function lighter.choose_key(regclass, text[], name[]) is
+  'Columns of the key that lighter.attach takes, of those that were said, or of any.';
+revoke all on function lighter.choose_key(regclass, text[], name[]) from public;
+
+create or replace function lighter.choice_obstacles(source lighter.sources, said text[]) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with indexes as (
+    select k.* from lighter.key_candidates(source.relation) k
+     where cardinality(said) = 0 or k.columns::text[] @> said and k.columns::text[] <@ said
+  ),
+  found as (
+    select (select string_agg(format('%s (%s) cannot be it: %s', k.index, array_to_string(k.columns, ', '), k.problem), '; '
+                     order by k.is_primary desc, k.index::text)
+              from indexes k where k.problem is not null) as problems,
+           (select k.columns from indexes k where k.problem like '%deferrable%' order by k.is_primary desc, k.index::text limit 1) as deferrable,
+           (select string_agg(quote_ident(c), ', ' order by n) from unnest(said) with ordinality x(c, n)) as wanted
+  )
+  select lighter.new_obstacle('invalid_table_definition',
+           case when cardinality(said) > 0
+                then format('no unique index of %s over the columns %s can be its key', source.relation, f.wanted)
+                else format('%s has no key: neither a primary key nor a unique index tells its rows apart', source.relation) end
+             || coalesce('. ' || f.problems, ''),
+           case when f.deferrable is not null then format('create unique index concurrently on %s (%s); (not deferrable).', source.relation,
+                  (select string_agg(quote_ident(c), ', ' order by n) from unnest(f.deferrable) with ordinality x(c, n)))
+                when cardinality(said) > 0 then format('alter table %s add unique (%s); with columns that are not null.', source.relation, f.wanted)
+                else format('alter table %s add column lighter_key uuid not null default gen_random_uuid() unique;', source.relation) end
+             || ' A key has columns of the types uuid, smallint, integer, bigint, text, varchar, date, timestamp, timestamptz, an enum, or domains of those.')
+    from found f where source.key_columns is null
+  union all
+  select lighter.new_obstacle('object_in_use',
+           format('the rows of %s are known by (%s) for column %s, and would be by (%s) for this one', source.relation,
+             array_to_string(other.key_columns, ', '), other.json_column, array_to_string(source.key_columns, ', ')),
+           format('Pass no key_columns; or first: select lighter.detach(%L, %L);', source.relation, other.json_column))
+    from (select (lighter.with_current_names(o)).* from lighter.sources o where o.relation = source.relation) other
+   where source.key_columns is not null and other.json_column <> source.json_column and other.key_columns <> source.key_columns;
+end;
+comment on function lighter.choice_obstacles(lighter.sources, text[]) is 'Said when a table has no key by which its rows can be told apart, with what is wrong with each of its unique indexes.';
+revoke all on function lighter.choice_obstacles(lighter.sources, text[]) from public;
+
 -- What attach would write, found from its arguments and the catalogue, and all that stands in the way of it. One
 -- obstacle does not keep the next from being found: whoever attaches mends them all at once.
 create or replace function lighter.describe_source(
@@ -82,7 +141,6 @@ declare
   options jsonb;
   relation record;
   schema_owner name;
-  keys name[];
   parents record;
   parent_column name;
   column_type text;
@@ -120,25 +178,12 @@ begin
       format('grant trigger on %s to %I;', target, schema_owner));
   end if;
 
-  -- Not from pg_index: that lists the columns of INCLUDE too.
-  select array_agg(a.attname) into keys
-    from pg_constraint c
-    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-   where c.conrelid = target and c.contype = 'p';
-  if keys is null then
-    obstacles := obstacles || lighter.new_obstacle('invalid_table_definition', format('%s has no primary key', target),
-      'Add a primary key of one uuid, bigint or integer column.');
-  elsif cardinality(keys) > 1 then
-    obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
-      format('the primary key of %s has %s columns, one is needed', target, cardinality(keys)));
-  else
-    s.key_column := keys[1];
-    s.key_type := lighter.column_type(target, s.key_column);
-    if s.key_type not in ('uuid', 'bigint', 'integer') then
-      obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
-        format('the primary key %s.%s is of type %s, not uuid, bigint or integer', target, s.key_column, s.key_type));
-    end if;
-  end if;
+  select c.key_columns, c.key_types into s.key_columns, s.key_types
+    from lighter.choose_key(target, array(select jsonb_array_elements_text(said -> 'key_columns')),
+           coalesce((lighter.with_current_names(existing)).key_columns,
+             -- Pins and commands name a row of a table, whichever of its columns they mean.
+             (select (lighter.with_current_names(o)).key_columns from lighter.sources o where o.relation = target and existing.id is null order by o.id limit 1))) c;
+  obstacles := obstacles || array(select o from lighter.choice_obstacles(s, array(select jsonb_array_elements_text(said -> 'key_columns'))) o);
 
   column_type := lighter.column_type(target, json_column);
   if column_type is null then
@@ -316,10 +361,13 @@ begin atomic
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded under the key %s (%s): under %s (%s) they would not be found', wanted.relation,
-             existing.key_column, existing.key_type, wanted.key_column, wanted.key_type), hint)
+             array_to_string(existing.key_columns, ', '), array_to_string(existing.key_types, ', '),
+             array_to_string(wanted.key_columns, ', '), array_to_string(wanted.key_types, ', ')), hint)
     from taken cross join remedy
    -- A key of another name with the values that it had is the same key.
-   where anything and existing.id is not null and (existing.key_type = 'uuid') <> (wanted.key_type = 'uuid');
+   where anything and existing.id is not null and wanted.key_columns is not null
+     and (cardinality(existing.key_types) <> cardinality(wanted.key_types)
+          or exists (select from unnest(existing.key_types, wanted.key_types) t(old, new) where t.new <> all (lighter.same_key_types(t.old))));
 end;
 comment on function lighter.change_obstacles(lighter.sources, lighter.sources) is
   'Changes of an attached column that its offloaded rows do not allow.';
@@ -328,7 +376,7 @@ revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources
 create or replace function lighter.attach_said(
   tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
   phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
-  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text
+  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[]
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -336,10 +384,10 @@ return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'par
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
   'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
-  'guard', guard));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) is
+  'guard', guard, 'key_columns', key_columns));
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) from public;
 
 -- An option of attach as people read it: of one that follows lighter.settings, what holds.
 create or replace function lighter.option_text(name text, value text) returns text
@@ -372,6 +420,13 @@ comment on function lighter.option_text(text, text) is
   'An option of lighter.attach for people: durations in words, and what holds where the option follows lighter.settings.';
 revoke all on function lighter.option_text(text, text) from public;
 
+create or replace function lighter.source_options(source lighter.sources) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+return to_jsonb(source) || jsonb_build_object('key_columns', array_to_string(source.key_columns, ', '), 'key_types', array_to_string(source.key_types, ', '));
+comment on function lighter.source_options(lighter.sources) is 'What is recorded of a source, with its key as people read it.';
+revoke all on function lighter.source_options(lighter.sources) from public;
+
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
 create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
 returns table (what text, name text, found text, hint text)
@@ -380,11 +435,11 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   with options as (
     select w.key, w.value, e.value as was, place
-      from unnest(array['key_column', 'key_type', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
+      from unnest(array['key_columns', 'key_types', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
              'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
-      join jsonb_each_text(to_jsonb(wanted)) w on w.key = n.name
-      join jsonb_each_text(to_jsonb(existing)) e on e.key = n.name
+      join jsonb_each_text(lighter.source_options(wanted)) w on w.key = n.name
+      join jsonb_each_text(lighter.source_options(existing)) e on e.key = n.name
      where wanted.relation is not null
   ),
   lines as (
@@ -421,7 +476,8 @@ create or replace function lighter.check_attach(
   skip_triggers boolean default null,
   allow_dependents boolean default null,
   trust_owner boolean default null,
-  guard text default null
+  guard text default null,
+  key_columns name[] default null
 ) returns table (what text, name text, found text, hint text)
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -429,12 +485,12 @@ begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
            phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
-           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard)) d
+           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) is
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -486,6 +542,7 @@ create or replace function lighter.attach(
   allow_dependents boolean default null,
   trust_owner boolean default null,
   guard text default null,
+  key_columns name[] default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -502,17 +559,17 @@ begin
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
-    skip_triggers, allow_dependents, trust_owner, guard));
+    skip_triggers, allow_dependents, trust_owner, guard, key_columns));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
 
   if source_id is null then
-    insert into lighter.sources (relation, json_column, key_column, key_type, tenant_column, parent_relation,
+    insert into lighter.sources (relation, json_column, key_columns, key_types, tenant_column, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
         envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
         trust_owner, guard)
-      select wanted.relation, wanted.json_column, wanted.key_column, wanted.key_type, wanted.tenant_column,
+      select wanted.relation, wanted.json_column, wanted.key_columns, wanted.key_types, wanted.tenant_column,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
         wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
@@ -527,10 +584,10 @@ begin
                   from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed'), 'its settings stay');
     -- Not touched when nothing changes: plans that are under way would be void.
     update lighter.sources s
-       set key_column = wanted.key_column, key_type = wanted.key_type, tenant_column = wanted.tenant_column,
+       set key_columns = wanted.key_columns, key_types = wanted.key_types, tenant_column = wanted.tenant_column,
            parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
            parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
-           key_attnum = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
+           key_attnums = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
            min_bytes = wanted.min_bytes, settle_for = wanted.settle_for, max_wait = wanted.max_wait,
@@ -550,9 +607,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, integer) from public;
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], integer) is
+  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -567,9 +624,16 @@ begin
     execute format('grant usage on schema %I to lighter_daemon',
       (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target));
   end loop;
+  -- An enum is named where its rows are looked up.
+  for command in
+    select distinct format('grant usage on schema %I to lighter_daemon', n.nspname)
+      from lighter.key_parts_of(source) k join pg_type t on t.oid = k.base join pg_namespace n on n.oid = t.typnamespace where k.form = 'enum'
+  loop
+    execute command;
+  end loop;
   execute format('grant select (%s), update (%I) on %s to lighter_daemon',
     (select string_agg(distinct quote_ident(c), ', ')
-       from unnest(array_remove(array[source.key_column, source.json_column, source.entity_column,
+       from unnest(array_remove(source.key_columns || array[source.json_column, source.entity_column,
               source.parent_column, case when source.parent_relation is null then source.tenant_column end,
               -- by which a backfill tells how old a row is
               case when lighter.column_type(source.relation, 'created_at') in

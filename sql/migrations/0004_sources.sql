@@ -10,8 +10,8 @@ create table lighter.sources (
   id integer generated always as identity primary key,
   relation regclass not null,
   json_column name not null,
-  key_column name not null,
-  key_type text not null check (key_type in ('uuid', 'bigint', 'integer')),
+  key_columns name[] not null check (cardinality(key_columns) > 0),
+  key_types text[] not null check (cardinality(key_types) = cardinality(key_columns)),
   tenant_column name not null,
   parent_relation regclass,
   parent_key_column name,
@@ -37,7 +37,7 @@ create table lighter.sources (
   relation_schema name,
   relation_name name,
   json_attnum smallint,
-  key_attnum smallint,
+  key_attnums smallint[],
   tenant_attnum smallint,
   parent_key_attnum smallint,
   parent_attnum smallint,
@@ -50,12 +50,13 @@ comment on column lighter.sources.relation_oid is
 comment on column lighter.sources.relation_schema is 'Schema of the table when it was attached, or attached again.';
 comment on column lighter.sources.relation_name is 'Name of the table when it was attached, or attached again. Another table of this name may hold its rows now.';
 comment on column lighter.sources.json_attnum is 'Number of json_column: a column that is renamed is still the same one.';
-comment on column lighter.sources.key_attnum is 'Number of key_column.';
+comment on column lighter.sources.key_attnums is 'Numbers of key_columns.';
 comment on column lighter.sources.tenant_attnum is 'Number of tenant_column.';
 comment on column lighter.sources.parent_key_attnum is 'Number of parent_key_column.';
 comment on column lighter.sources.parent_attnum is 'Number of parent_column.';
 comment on column lighter.sources.entity_attnum is 'Number of entity_column.';
-comment on column lighter.sources.key_column is 'The single-column primary key.';
+comment on column lighter.sources.key_columns is 'Columns of the primary key, or of another unique index, in its order: a row is known by them.';
+comment on column lighter.sources.key_types is 'Types of key_columns.';
 comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
 comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
 comment on column lighter.sources.parent_column is 'Column of the table that refers to parent_relation (parent_key_column).';

@@ -14,8 +14,6 @@ create or replace view lighter.missing_parts as
       from known k
      cross join lateral (values
        ('column', k.relation::oid, k.json_column, k.json_attnum, array['jsonb'::regtype::oid]),
-       ('key column', k.relation::oid, k.key_column, k.key_attnum,
-        case when k.key_type = 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end),
        ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum, array['uuid'::regtype::oid]),
        ('parent key column', k.parent_relation::oid, k.parent_key_column, k.parent_key_attnum, null),
        ('parent column', k.relation::oid, k.parent_column, k.parent_attnum, null),
@@ -25,6 +23,20 @@ create or replace view lighter.missing_parts as
         on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
        and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
      where k.there and w.name is not null
+    union all
+    select k.id, k.label, 'key column', w.name, k.relation::oid,
+           case when w.type in ('smallint', 'integer', 'bigint') then array['smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid]
+                when w.type in ('text', 'character varying') then array['text'::regtype::oid, 'character varying'::regtype::oid]
+                else array(select t.oid from pg_type t join pg_namespace n on n.oid = t.typnamespace
+                            where case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null) = w.type
+                                       else format('%I.%I', n.nspname, t.typname) = w.type end) end,
+           a.attname, a.atttypid
+      from known k
+     cross join lateral unnest(k.key_columns, k.key_types, k.key_attnums) w(name, type, attnum)
+      left join pg_attribute a
+        on a.attrelid = k.relation and a.attnum > 0 and not a.attisdropped
+       and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+     where k.there
   )
   select k.id as source_id, k.label as source, 'table' as part, k.label as name, 'the table does not exist any more' as reason,
          true as stops_offload,

@@ -203,9 +203,9 @@ export async function dashboardRoutes(
       requirePayloads(request, body)
       if ('row_id' in body) {
         const source = await findSource(context.pool, body.source_id)
-        requireKey(source, body.row_id)
+        const key = await requireKey(context.pool, source, body.row_id)
         await heldUntilAnswered(reply, context.gates.hydrations.enter(noTenant))
-        return { status: 'ok', payload: await showRow(context, source, body.row_id) }
+        return { status: 'ok', payload: await showRow(context, source, key) }
       }
       const tenantId: TenantId = asTenantId(body.tenant_id)
       const artifact = await requireArtifact(context, tenantId, body.id)

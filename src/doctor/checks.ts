@@ -186,10 +186,11 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
       cross join lateral (values
              (s.relation, s.json_column, 'select'), (s.relation, s.json_column, 'update'),
              (s.relation, 'xmin', 'select'), (s.relation, 'ctid', 'select'), (s.relation, 'tableoid', 'select'),
-             (s.relation, s.key_column, 'select'), (s.relation, s.entity_column, 'select'),
+             (s.relation, s.entity_column, 'select'),
              (s.relation, s.parent_column, 'select'),
              (coalesce(s.parent_relation, s.relation), s.tenant_column, 'select'),
-             (s.parent_relation, s.parent_key_column, 'select')) as c(relation, column_name, privilege)
+             (s.parent_relation, s.parent_key_column, 'select')
+             union all select s.relation, k.name, 'select' from unnest(s.key_columns) k(name)) as c(relation, column_name, privilege)
      -- one that is gone is told of with its source
      where case when exists (select from pg_attribute a where a.attrelid = c.relation and a.attname = c.column_name)
                 then not has_column_privilege(c.relation, c.column_name, c.privilege) else false end`)

@@ -4,6 +4,7 @@ import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
 import type { RestoreScope } from '../restore/hold.ts'
 import { fromSql, ident, inPlaceIdsSql, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { isRowSql, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 /** Of each table so many pages are read: all of a table of 8 MB, else chosen at random. */
@@ -45,7 +46,7 @@ export async function findLostPointers(
   { tenantId, rowId }: RestoreScope,
   limit: number,
 ): Promise<LostPointers> {
-  const ofRow = `m.${ident(source.keyColumn)} = $3::${source.keyType}`
+  const ofRow = isRowSql(source, '$3::text')
   const rowIds = await find(db, source, { sampleSql: '', whereSql: rowId === null ? 'true' : ofRow }, [
     limit,
     tenantId,
@@ -64,7 +65,7 @@ async function find(
   const tenant = tenantSql(source)
   const { rows } = await db.query<{ rowId: string }>({
     text: `
-      select m.${ident(source.keyColumn)}::text as "rowId"
+      select ${rowKeySql(source)} as "rowId"
         from ${fromSql(source, sampleSql)}
        where ${whereSql} and ($2::uuid is null or ${tenant} = $2)
          and exists (

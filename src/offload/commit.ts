@@ -2,7 +2,6 @@
 import type pg from 'pg'
 import { committedFrames, frameColumns } from '../catalogue/frames.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
-import { arrayText } from '../db/array-text.ts'
 import { type Columns, namesOf, type Parameters, parameters } from '../db/parameters.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { RowError, StoreError } from '../errors.ts'
@@ -22,6 +21,15 @@ import {
   tenantSql,
 } from '../source/expressions.ts'
 import { enterCommitGateSql, isPinnedSql } from '../source/pins.ts'
+import { rowKeyParts } from '../source/row-key.ts'
+import {
+  hasKeySql,
+  isKeyedRowSql,
+  keyNames,
+  partList,
+  partNames,
+  selectKeySql,
+} from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import { type Job, jobKey } from './lease.ts'
 import type { Latency } from './observer.ts'
@@ -146,6 +154,16 @@ const readColumns: Columns<PlannedRow> = {
   has_rest: ['bool', row => row.payloads.some(payload => payload.phase === 2)],
 }
 
+/** Parts of a key of several columns. */
+function keyPartColumns(source: Source): Columns<PlannedRow> {
+  return Object.fromEntries(
+    partNames(source).map((name, i): [string, Columns<PlannedRow>[string]] => [
+      name,
+      ['text', row => rowKeyParts(row.job.rowId, source.key.length)?.[i] ?? null],
+    ]),
+  )
+}
+
 function targetText({ target, job }: PlannedRow): string {
   if (target === null) throw new Error(`what row ${job.rowId} is to hold was not made`)
   if (target.includes(separator)) throw new Error(`what row ${job.rowId} is to hold is no JSON text`)
@@ -162,7 +180,6 @@ function targetText({ target, job }: PlannedRow): string {
  * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
  */
 function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: PlannedRow[]): string {
-  const key = ident(source.keyColumn)
   const column = ident(source.jsonColumn)
   const ids = `string_to_array(r.pointer_ids, ',')::uuid[]`
   // As one text: node-postgres, and arrays in text form, would quote each document.
@@ -170,13 +187,13 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
   return `
     with read as (
       select r.*, r.has_field or r.has_rest as goes
-        from ${p.unnest(ordered, readColumns, targets)} as r(${namesOf(readColumns)}, target)
+        from ${p.unnest(ordered, { ...readColumns, ...keyPartColumns(source) }, targets)} as r(${namesOf(readColumns)}${partList(source)}, target)
        where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, p.one(source.version))})
     ),
     locked as (
-      select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target
+      select ${selectKeySql(source)}, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target
         from read r
-        join ${fromSql(source)} on m.${key} = r.row_id::${source.keyType}
+        join ${fromSql(source)} on ${isKeyedRowSql(source, 'r')}
          and m.xmin = r.xmin and m.ctid = r.place and m.tableoid = r.tbl and ${fileOfSql('m')} = r.file and ${serverStartSql} = r.server
        where not r.goes or (
                r.target is not null and ${tenantSql(source)} = r.tenant_id and not ${isPinnedSql(source, 'r.row_id', tenantSql(source))}
@@ -184,13 +201,13 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
          for no key update of m skip locked
     ),
     targets as (
-      select l.key, l.place, l.tbl, l.row_id, l.has_field, l.has_rest, l.target::jsonb as target from locked l where l.goes
+      select ${keyNames(source, 'l').join(', ')}, l.place, l.tbl, l.row_id, l.has_field, l.has_rest, l.target::jsonb as target from locked l where l.goes
     ),
     rewritten as (
       update ${rowsSql(source)} m
          set ${column} = t.target
         from targets t
-       where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
+       where ${hasKeySql(source, 't')} and m.ctid = t.place and m.tableoid = t.tbl
       -- what a trigger of the table made of it
       returning t.row_id, m.${column} = t.target
                 or m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')} as intact
@@ -203,9 +220,9 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
     union all
     -- gone when it was planned, and not back since; hidden is not gone
     select g.row_id, true
-      from unnest(${p.one(arrayText(gone.map(row => row.job.rowId)))}::text[]) g(row_id)
+      from ${p.unnest(gone, { row_id: ['text', row => row.job.rowId], ...keyPartColumns(source) })} g(row_id${partList(source)})
      where ${seesAllRowsOfSql(source.id)}
-       and not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
+       and not exists (select from ${rowsSql(source)} m where ${isKeyedRowSql(source, 'g')})`
 }
 
 /**

@@ -20,6 +20,7 @@ import {
   tenantSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters } from '../source/rows-by-key.ts'
 import { type Source, waitsForOthers } from '../source/sources.ts'
 import type { PipelineContext } from './context.ts'
 import type { Job, Lease, Waited } from './lease.ts'
@@ -149,6 +150,10 @@ async function lookAtRows(
       Math.max(source.maxWaitMs, source.settleMs),
       config.streamThresholdBytes,
       config.batchBytes,
+      ...partArrays(
+        source,
+        jobs.map(job => job.rowId),
+      ),
     ],
   })
   const later = new Set(rows.filter(row => row.isLater).map(row => row.ord))
@@ -191,8 +196,8 @@ export function lookSql(source: Source): string {
   const rest = source.phase1Field === null ? 's.doc' : `s.doc - ${literal(source.phase1Field)}`
   return `
     with claimed as (
-      select c.row_id, to_timestamp(c.ms / 1000) as enqueued_at, c.ord
-        from unnest($1::text[], $2::float8[]) with ordinality as c(row_id, ms, ord)
+      select c.*, to_timestamp(c.ms / 1000) as enqueued_at
+        from unnest($1::text[], $2::float8[]${partParameters(source, 6)}) with ordinality as c(row_id, ms${partList(source)}, ord)
        where ${seesAllRowsOfSql(source.id)}
     ),
     found as (
@@ -203,7 +208,7 @@ export function lookSql(source: Source): string {
          select m.xmin::text as row_xmin, ${tenantSql(source)} as tenant_id, ${entitySql(source)} as entity_id,
                 m.${ident(source.jsonColumn)} as stored
            from ${fromSql(source)}
-          where m.${ident(source.keyColumn)} = c.row_id::${source.keyType}
+          where ${isKeyedRowSql(source, 'c')}
          offset 0) r
     ),
     counted as (

@@ -13,6 +13,7 @@ import {
   targetSql,
   tenantSql,
 } from '../source/expressions.ts'
+import { isRowSql } from '../source/rows-by-key.ts'
 import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
@@ -176,7 +177,7 @@ function fromPartsSql(row: PlannedRow): string {
               from (select d.*, ${field} as field
                       from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
                               from ${fromSql(source)}
-                             where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
+                             where ${isRowSql(source, `${literal(row.job.rowId)}::text`)}
                                and ${isVersionSql('m', literal(row.version ?? ''))}
                             offset 0) d
                     offset 0) e

@@ -24,6 +24,7 @@ import {
   versionSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import type { Job } from './lease.ts'
 import {
@@ -150,6 +151,10 @@ export async function planRows(
       limits.budgetBytes,
       limits.maxPayloadBytes,
       tokens.document,
+      ...partArrays(
+        source,
+        jobs.map(job => job.rowId),
+      ),
     ],
   })
   const byOrd = Map.groupBy(rows, row => Number(row.ord))
@@ -235,7 +240,6 @@ function toPlannedRow(job: Job, source: Source, row: PlanRow, maxPayloadBytes: n
 }
 
 function planSql(source: Source): string {
-  const key = `m.${ident(source.keyColumn)}`
   const column = `m.${ident(source.jsonColumn)}`
   // Nothing takes more binary bytes for a byte of text than short numbers: 4 of the entry, 11 of the value, for
   // the three of `1, `. So a value with eight times the threshold in binary form is over it in text.
@@ -255,8 +259,8 @@ function planSql(source: Source): string {
   // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.
   return `
     with claimed as (
-      select c.row_id, c.ord
-        from unnest($1::text[]) with ordinality as c(row_id, ord)
+      select c.*
+        from unnest($1::text[]${partParameters(source, 7)}) with ordinality as c(row_id${partList(source)}, ord)
        where ${seesAllRowsOfSql(source.id)}
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
@@ -270,7 +274,7 @@ function planSql(source: Source): string {
          select ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
                 ${entitySql(source)} as entity_id, ${column} as stored
            from ${fromSql(source)}
-          where ${key} = c.row_id::${source.keyType}
+          where ${isKeyedRowSql(source, 'c')}
          offset 0) r
     ),
     opened as (

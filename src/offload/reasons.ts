@@ -10,7 +10,7 @@ export function rowsHidden(source: Source, remedy: string): string {
 }
 
 export function ambiguousKey(source: Source): string {
-  return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.keyColumn} again, then lighter retry`
+  return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.key.map(({ name }) => name).join(', ')} again, then lighter retry`
 }
 
 export function tooLarge(row: PlannedRow, maxPayloadBytes: number): string {

@@ -8,6 +8,7 @@ import type { Queryable } from '../db/pool.ts'
 import { type LookRow, lookSql } from '../offload/group.ts'
 import { followedIdsSql, fromSql, ident, tenantSql } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isRowSql, partArrays, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import { isAnyDaemonWorking } from './daemons.ts'
 import { formatSpan, type Timing, timingSql } from './departure.ts'
@@ -86,10 +87,10 @@ function factsSql(source: Source): string {
   const column = `m.${ident(source.jsonColumn)}`
   return `
     with found as materialized (
-      select m.${ident(source.keyColumn)}::text as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
+      select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
              case when pg_column_size(${column}) < ${openBytes} then ${column} end as doc
         from ${fromSql(source)}
-       where m.${ident(source.keyColumn)} = $1::${source.keyType}
+       where ${isRowSql(source, '$1::text')}
        limit 1
     ),
     -- Of the inbox the last write counts; of each other place there is one.
@@ -127,6 +128,7 @@ export async function readRowStatus(db: Queryable, source: Source, rowId: string
       Math.max(source.maxWaitMs, source.settleMs),
       openBytes,
       openBytes,
+      ...partArrays(source, [facts.row_id]),
     ],
   })
   const [look] = looks

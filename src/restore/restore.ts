@@ -9,6 +9,7 @@ import { isDatabaseOutage, isTransactionConflict, LighterError, messageOf, RowEr
 import { asTenantId } from '../ids.ts'
 import { createPageSize } from '../page-size.ts'
 import { fromSql, ident, tenantSql, versionSql } from '../source/expressions.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { createPace } from '../sweeps/pace.ts'
@@ -305,13 +306,17 @@ async function hydrateRows(run: Run, rowIds: string[]): Promise<{ ready: Restore
 }
 
 async function readStored(pool: pg.Pool, source: Source, rowIds: string[]): Promise<StoredRow[]> {
-  const key = `m.${ident(source.keyColumn)}`
   const { rows } = await pool.query<StoredRow>({
-    text: `select ${key}::text as "rowId", ${versionSql('m')} as version, ${tenantSql(source)} as "tenantId",
-                  m.${ident(source.jsonColumn)}::text as metadata
-             from ${fromSql(source)}
-            where ${key} = any ($1::${source.keyType}[])`,
-    values: [rowIds],
+    // Look-ups of keys: nothing that holds documents is hashed.
+    text: `select r.*
+             from unnest($1::text[]${partParameters(source, 2)}) w(row_id${partList(source)})
+            cross join lateral (
+              select ${rowKeySql(source)} as "rowId", ${versionSql('m')} as version, ${tenantSql(source)} as "tenantId",
+                     m.${ident(source.jsonColumn)}::text as metadata
+                from ${fromSql(source)}
+               where ${isKeyedRowSql(source, 'w')}
+              offset 0) r`,
+    values: [rowIds, ...partArrays(source, rowIds)],
   })
   return rows
 }

@@ -5,6 +5,7 @@ import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { unqueueRows } from '../offload/unqueue.ts'
 import { ident, isVersionSql, passGuardSql, rowsSql } from '../source/expressions.ts'
+import { hasKeySql, isRowSql, keyNames, selectKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 export interface RestoredRow {
@@ -59,7 +60,6 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
 
 /** A long document by itself: as an element of an array its quotes would be written twice over. */
 function writeSql(source: Source, single: boolean): string {
-  const key = ident(source.keyColumn)
   const column = ident(source.jsonColumn)
   const wanted = single
     ? 'select $1::text as row_id, $2::text as version, $3::text as document'
@@ -67,19 +67,19 @@ function writeSql(source: Source, single: boolean): string {
   return `
     with wanted as (${wanted}),
     locked as (
-      select m.${key} as key, m.ctid as place, m.tableoid as tbl, w.row_id, w.version, w.document
+      select ${selectKeySql(source)}, m.ctid as place, m.tableoid as tbl, w.row_id, w.version, w.document
         from ${rowsSql(source)} m
-        join wanted w on m.${key} = w.row_id::${source.keyType} and ${isVersionSql('m', 'w.version')}
+        join wanted w on ${isRowSql(source, 'w.row_id')} and ${isVersionSql('m', 'w.version')}
          for no key update of m skip locked
     ),
     targets as materialized (
-      select l.key, l.place, l.tbl, l.row_id, l.version, l.document::jsonb as target from locked l
+      select ${keyNames(source, 'l').join(', ')}, l.place, l.tbl, l.row_id, l.version, l.document::jsonb as target from locked l
     ),
     written as (
       update ${rowsSql(source)} m
          set ${column} = t.target
         from targets t
-       where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
+       where ${hasKeySql(source, 't')} and m.ctid = t.place and m.tableoid = t.tbl
       returning t.row_id, t.version, m.${column} = t.target as intact
     )
     select row_id as "rowId", version, coalesce(intact, false) as intact from written

@@ -1,7 +1,15 @@
 // What is watched, as the steps need it.
 
 import type { Queryable } from '../db/pool.ts'
-import type { KeyTypeName } from './key-types.ts'
+import type { KeyFormName } from './key-types.ts'
+
+/** A column of a row's key. */
+export interface KeyColumn {
+  name: string
+  /** To cast to, quoted and qualified: of a domain the type that it is made of. */
+  type: string
+  form: KeyFormName
+}
 
 export interface Source {
   id: number
@@ -14,8 +22,10 @@ export interface Source {
   /** Its rows are those of its partitions; a plain table's are its own, and not those of tables that inherit. */
   isPartitioned: boolean
   jsonColumn: string
-  keyColumn: string
-  keyType: KeyTypeName
+  /** At least one column, in the order in which keys are written. */
+  key: KeyColumn[]
+  /** The text of the key of row `m`: use `rowKeySql`. */
+  keySql: string
   tenantColumn: string
   parentSql: string | null
   parentIsPartitioned: boolean
@@ -68,8 +78,8 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            format('%I.%I', n.nspname, c.relname) as "tableSql",
            c.relkind = 'p' as "isPartitioned",
            s.json_column as "jsonColumn",
-           s.key_column as "keyColumn",
-           s.key_type as "keyType",
+           keyed.columns as key,
+           lighter.row_key_sql('m', s.key_columns, keyed.forms) as "keySql",
            s.tenant_column as "tenantColumn",
            (select format('%I.%I', pn.nspname, pc.relname) from pg_class pc
               join pg_namespace pn on pn.oid = pc.relnamespace where pc.oid = s.parent_relation) as "parentSql",
@@ -103,6 +113,11 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            (select h.remedy from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id limit 1) as "rowsHidden"
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s
+     cross join lateral (
+       select json_agg(json_build_object('name', k.column_name, 'form', k.form,
+                'type', case k.form when 'text' then 'text' else lighter.type_name(k.base) end) order by k.place) as columns,
+              array_agg(k.form order by k.place) as forms
+         from lighter.key_parts_of(s) k) keyed
      cross join lighter.settings d
       join pg_class c on c.oid = s.relation
       join pg_namespace n on n.oid = c.relnamespace

@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
 import { fromSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 /** So many are named; all are counted. */
@@ -38,11 +39,10 @@ export async function findMovedRows(client: pg.ClientBase, sources: Source[]): P
 
 /** Those that have such a pointer themselves, and those whose payload has it. */
 async function nameRows(client: pg.ClientBase, source: Source): Promise<void> {
-  const key = `m.${ident(source.keyColumn)}`
   await client.query({
     text: `
       insert into moved_rows
-      select ${source.id}, ${key}::text, ${tenantSql(source)}, s.artifact_tenant_id, s.id
+      select ${source.id}, ${rowKeySql(source)}, ${tenantSql(source)}, s.artifact_tenant_id, s.id
         from ${fromSql(source)}
        cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
         join strayed s on s.id = ptr.id and s.tenant_id = coalesce(${tenantSql(source)}, ${noTenantSql})

@@ -32,7 +32,7 @@ import { SteadyClient } from '../db/settings.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import { findMissingParts, type MissingPart, notePartitions, partsMissing } from '../offload/missing-parts.ts'
 import { fromTreeSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
-import { keyTypes } from '../source/key-types.ts'
+import { mayBeRowSql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -186,7 +186,7 @@ async function markMoved(client: pg.ClientBase, source: Source, round: number): 
 
 /** SQL: row `m` of the source is the one that artifact `a` was taken off. Whoever else writes there may have written any row_id. */
 function rowOfArtifactSql(source: Source): string {
-  return `m.${ident(source.keyColumn)} = ${keyTypes[source.keyType].fromTextSql('a.row_id')}`
+  return mayBeRowSql(source, 'a.row_id')
 }
 
 /** SQL: its ordinal, of the id of an artifact in a frame. */

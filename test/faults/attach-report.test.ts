@@ -50,11 +50,11 @@ async function offloaded(id: number): Promise<void> {
 
 describe('a table with several obstacles', () => {
   beforeEach(async () => {
-    await createTable(environment, table, '(id text primary key, tenant_id text, metadata json)')
+    await createTable(environment, table, '(id numeric primary key, tenant_id text, metadata json)')
     await environment.admin.query(`create table ${table}_old () inherits (${table})`)
   })
   const all = [
-    /primary key .* is of type text/,
+    /has no key: .* id is of type numeric/,
     /metadata is of type json, not jsonb/,
     /tenant column .* is of type text, not uuid/,
     /a kind is snake_case/,
@@ -92,8 +92,8 @@ test('a dry run says what would be decided and changes nothing; attach says the 
     warnings: [],
     obstacles: [],
     decided: {
-      key_column: 'id',
-      key_type: 'bigint',
+      key_columns: 'id',
+      key_types: 'bigint',
       tenant_column: 'tenant_id',
       parent_relation: 'none',
       entity_column: 'none',
@@ -108,7 +108,7 @@ test('a dry run says what would be decided and changes nothing; attach says the 
   expect(done).toEqual({ ...dry, sourceId: expect.any(Number) })
   expect(await source()).toHaveLength(1)
   expect(await lighterOk(environment, ['attach', table, '--dry-run'])).toMatch(
-    /^key_column +id\n[\s\S]*can be attached; nothing was changed\n$/,
+    /^key_columns +id\n[\s\S]*can be attached; nothing was changed\n$/,
   )
 })
 
@@ -150,7 +150,7 @@ describe('once rows are offloaded', () => {
   test('a key that was renamed, or became bigint, is taken up by attaching again', async () => {
     await environment.admin.query(`alter table ${table} rename id to file_no`)
     const { changed } = await report([])
-    expect(changed).toEqual({ key_column: 'file_no instead of id' })
+    expect(changed).toEqual({ key_columns: 'file_no instead of id' })
     expect(await hydratedByCli(environment, table, '1')).toBe(document)
   })
 })

@@ -173,18 +173,18 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text)':
+    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[])':
       [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text)':
+    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[])':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': [],
@@ -194,6 +194,20 @@ describe('privileges', () => {
     'dependent_obstacles(lighter.sources)': ['lighter_daemon'],
     'dependents(lighter.sources)': ['lighter_daemon'],
     'describe_source(regclass,name,jsonb)': [],
+    'as_timestamp(text)': ['lighter_daemon'],
+    'as_timestamptz(text)': ['lighter_daemon'],
+    'base_type(oid)': backEnd,
+    'canonical_key(integer,text)': backEnd,
+    'choice_obstacles(lighter.sources,text[])': [],
+    'choose_key(regclass,text[],name[])': [],
+    'key_candidates(regclass)': ['lighter_daemon'],
+    'key_form(oid)': backEnd,
+    'key_part_sql(text,text)': backEnd,
+    'key_parts_of(lighter.sources)': backEnd,
+    'row_key_sql(text,name[],text[])': backEnd,
+    'same_key_types(text)': backEnd,
+    'source_options(lighter.sources)': [],
+    'type_name(oid)': backEnd,
     'detach(regclass,name,integer)': [],
     'effective_threshold(lighter.sources)': backEnd,
     'enqueue_1()': [],

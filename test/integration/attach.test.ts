@@ -79,8 +79,8 @@ describe('attach finds', () => {
     )
     const source = await attach(`'${table}'`)
     expect(await sourceOf(table)).toMatchObject({
-      key_column: 'message_no',
-      key_type: type,
+      key_columns: '{message_no}',
+      key_types: [type],
       tenant_column: 'tenant_id',
       parent_relation: null,
       entity_column: null,
@@ -234,22 +234,26 @@ describe('attach refuses', () => {
       },
     ],
     [
-      'a table without a primary key',
-      'id uuid not null unique, tenant_id uuid, metadata jsonb',
+      'a table without a unique index',
+      'id uuid not null, tenant_id uuid, metadata jsonb',
       '',
-      { code: '42P16', message: /TABLE has no primary key/, hint: /uuid, bigint or integer/ },
+      {
+        code: '42P16',
+        message: /TABLE has no key: neither/,
+        hint: /alter table TABLE add column lighter_key uuid/,
+      },
     ],
     [
-      'a composite key',
-      'tenant_id uuid, id uuid, metadata jsonb, primary key (tenant_id, id)',
+      'a composite key with a column that may not be in one',
+      'tenant_id uuid, id numeric, metadata jsonb, primary key (tenant_id, id)',
       '',
-      { code: '0A000', message: /primary key of TABLE has 2 columns/ },
+      { code: '42P16', message: /\(tenant_id, id\) cannot be it: id is of type numeric/ },
     ],
     [
-      'a text key',
-      'id text primary key, tenant_id uuid, metadata jsonb',
+      'a key of a type whose equal values have several texts',
+      'id interval primary key, tenant_id uuid, metadata jsonb',
       '',
-      { code: '0A000', message: /primary key TABLE\.id is of type text/ },
+      { code: '42P16', message: /id is of type interval, whose values have no text form/ },
     ],
     [
       'a column that is missing',
