@@ -10,10 +10,13 @@ create or replace view lighter.missing_parts as
   ),
   -- Every column that was chosen at attach, and the one that it is now.
   chosen as (
-    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid
+    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid,
+           case when w.part = 'column' then base.type else a.atttypid end as base_type
       from known k
      cross join lateral (values
-       ('column', k.relation::oid, k.json_column, k.json_attnum, array['jsonb'::regtype::oid]),
+       ('column', k.relation::oid, k.json_column, k.json_attnum,
+        case k.column_type when 'text' then array['text'::regtype::oid, 'varchar'::regtype::oid] else array[k.column_type::regtype::oid] end),
+       ('pointer column', k.relation::oid, k.pointer_column, k.pointer_attnum, array['uuid'::regtype::oid]),
        ('key column', k.relation::oid, k.key_column, k.key_attnum,
         case when k.key_type = 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end),
        ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum, array['uuid'::regtype::oid]),
@@ -24,6 +27,14 @@ create or replace view lighter.missing_parts as
       left join pg_attribute a
         on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
        and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+      -- Of a domain the type that it is made of.
+      left join lateral (
+        with recursive made_of (type, level) as (
+          select a.atttypid, 0
+          union all
+          select t.typbasetype, m.level + 1 from made_of m join pg_type t on t.oid = m.type where t.typtype = 'd'
+        )
+        select m.type from made_of m order by m.level desc limit 1) base on true
      where k.there and w.name is not null
   )
   select k.id as source_id, k.label as source, 'table' as part, k.label as name, 'the table does not exist any more' as reason,
@@ -53,11 +64,11 @@ create or replace view lighter.missing_parts as
   select c.id, c.label, c.part, c.name,
          case when c.attname is null then 'the column does not exist any more'
               else format('the column is of type %s now', format_type(c.atttypid, null)) end, true,
-         case when c.part = 'column' and c.attname is null
+         case when c.part in ('column', 'pointer column') and c.attname is null
               then format('If its values were deleted on purpose: select lighter.forget_missing(%s);', c.id)
               else 'Change it back, or detach the table and attach it again: payloads from before then stay until they expire.' end
     from chosen c
-   where c.attname is null or c.atttypid <> all (c.types)
+   where c.attname is null or c.base_type <> all (c.types)
   union all
   select k.id, k.label, 'column', k.json_column::text,
          format('a column of the name that %s had when it was attached is not attached', a.attname), false,

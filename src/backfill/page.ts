@@ -1,6 +1,7 @@
 // Existing rows that are to be offloaded, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { bytesWithoutNumbersSql, hasLongNumbersSql } from '../offload/long-numbers.ts'
+import { heavyBytesSql } from '../offload/value-size.ts'
 import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import type { Source } from '../source/sources.ts'
@@ -68,16 +69,6 @@ export async function findHeavy(
 
 function pageSql(source: Source, ageColumn: string | null, measured: boolean): string {
   const key = `m.${ident(source.keyColumn)}`
-  // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
-  // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
-  // short form tells nothing: the number 1e100000 takes a few bytes. (If numbers alone make it so, the plan leaves the row
-  // as it is, as it does one that is opened here.)
-  const surely = `pg_column_size(c.stored) > ${8 * source.thresholdBytes + 1024}`
-  // As the plan decides it: see long-numbers.ts. Of a measured row it tells about how much would go.
-  const bytes = `case when o.long then pg_column_size(o.doc) else octet_length(o.doc::text) end`
-  const fieldBytes = `case when o.long then pg_column_size(o.field) else octet_length(o.field::text) end`
-  const isBlocked = `coalesce(${isFieldBlockedSql(source, 'o.doc', 'o.field')}, false)`
-  const isHeavy = `case when o.long then ${bytesWithoutNumbersSql('o.doc')} else octet_length(o.doc::text) end > ${source.thresholdBytes}`
   return `
     with page as materialized (
       select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
@@ -97,7 +88,37 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
          and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.key::text)
       offset 0
     ),
-    opened as (
+    ${
+      source.mode === 'document'
+        ? heavyDocumentsSql(source, measured)
+        : `heavy as (
+      select w.key, w.row_id, w.tenant_id, w.bytes
+        from (select c.key, c.row_id, c.tenant_id, ${heavyBytesSql(source, 'c.stored')} as bytes from candidates c offset 0) w
+       where w.bytes is not null
+    )`
+    }
+    select "rowId", "tenantId", bytes, seen, "isActive"
+      from (
+        select h.key, h.row_id as "rowId", h.tenant_id as "tenantId", h.bytes, null::int as seen, true as "isActive" from heavy h
+        union all
+        select null, (select p.key::text from page p order by p.key desc limit 1), null, null,
+               (select count(*)::int from page),
+               exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)) found
+     order by key`
+}
+
+function heavyDocumentsSql(source: Source, measured: boolean): string {
+  // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
+  // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
+  // short form tells nothing: the number 1e100000 takes a few bytes. (If numbers alone make it so, the plan leaves the row
+  // as it is, as it does one that is opened here.)
+  const surely = `pg_column_size(c.stored) > ${8 * source.thresholdBytes + 1024}`
+  // As the plan decides it: see long-numbers.ts. Of a measured row it tells about how much would go.
+  const bytes = `case when o.long then pg_column_size(o.doc) else octet_length(o.doc::text) end`
+  const fieldBytes = `case when o.long then pg_column_size(o.field) else octet_length(o.field::text) end`
+  const isBlocked = `coalesce(${isFieldBlockedSql(source, 'o.doc', 'o.field')}, false)`
+  const isHeavy = `case when o.long then ${bytesWithoutNumbersSql('o.doc')} else octet_length(o.doc::text) end > ${source.thresholdBytes}`
+  return `opened as (
       select c.key, c.row_id, c.tenant_id, ${surely} as surely, pg_column_size(c.stored) as stored_bytes,
              case when ${measured ? 'true' : `not ${surely}`} then ${documentSql('c.stored')} end as doc
         from candidates c
@@ -111,13 +132,5 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
              ${measured ? `case when ${isBlocked} or ${isHeavy} then ${bytes} else ${fieldBytes} end` : 'null::int'} as bytes
         from fields o
        where case when o.field is not null then true when o.doc is null then o.surely else ${isBlocked} or ${isHeavy} end
-    )
-    select "rowId", "tenantId", bytes, seen, "isActive"
-      from (
-        select h.key, h.row_id as "rowId", h.tenant_id as "tenantId", h.bytes, null::int as seen, true as "isActive" from heavy h
-        union all
-        select null, (select p.key::text from page p order by p.key desc limit 1), null, null,
-               (select count(*)::int from page),
-               exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)) found
-     order by key`
+    )`
 }

@@ -2,8 +2,9 @@
 
 import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
-import { fromSql, ident, literal, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
 import { keyTypes } from '../source/key-types.ts'
+import { pointersOfRowSql } from '../source/modes.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
 interface MovedRow {
@@ -74,7 +75,7 @@ function findSql(source: Source): string {
         from candidates c
         join ${fromSql(source)} on m.${ident(source.keyColumn)} = ${key}
        where ${tenantSql(source)} is distinct from c.artifact_tenant_id
-         and c.artifact_id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
+         and c.artifact_id = any (${pointersOfRowSql(source)})
          and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.frame_id = lighter.frame_of(c.artifact_id) and o.id = c.artifact_id)
        order by c.row_id
        limit ${mostRows}

@@ -5,6 +5,7 @@ import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
+import { columnTypeOf } from '../source/column-types.ts'
 import {
   documentSql,
   fieldSql,
@@ -32,6 +33,7 @@ import {
   textBytesBoundSql,
 } from './long-numbers.ts'
 import { notePointers } from './payload-pointers.ts'
+import { planValuesSql, pointersInValue } from './plan-value.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
 export interface FieldPayload {
@@ -139,18 +141,21 @@ export async function planRows(
   limits: { budgetBytes: number; streamThresholdBytes: number; maxPayloadBytes: number },
   tokens: Tokens,
 ): Promise<PlannedRow[]> {
-  const { rows } = await db.query<PlanRow>({
-    text: planSql(source),
-    prepare: true,
-    values: [
-      arrayText(jobs.map(job => job.rowId)),
-      tokens.field,
-      limits.streamThresholdBytes,
-      limits.budgetBytes,
-      limits.maxPayloadBytes,
-      tokens.document,
-    ],
-  })
+  const { streamThresholdBytes, budgetBytes, maxPayloadBytes } = limits
+  const keys = arrayText(jobs.map(job => job.rowId))
+  const { rows } = await db.query<PlanRow>(
+    source.mode === 'document'
+      ? {
+          text: planSql(source),
+          prepare: true,
+          values: [keys, tokens.field, streamThresholdBytes, budgetBytes, maxPayloadBytes, tokens.document],
+        }
+      : {
+          text: planValuesSql(source),
+          prepare: true,
+          values: [keys, streamThresholdBytes, budgetBytes, maxPayloadBytes, tokens.document],
+        },
+  )
   const byOrd = Map.groupBy(rows, row => Number(row.ord))
   const planned = jobs.map((job, i) => {
     const [row, ...others] = byOrd.get(i + 1) ?? []
@@ -158,7 +163,7 @@ export async function planRows(
     if (others.length > 0) return unreadRow(job, source, 'ambiguous')
     return toPlannedRow(job, source, row, limits.maxPayloadBytes)
   })
-  await notePointers(db, source, planned, tokens)
+  if (source.mode === 'document') await notePointers(db, source, planned, tokens)
   return planned
 }
 
@@ -193,14 +198,15 @@ function toPlannedRow(job: Job, source: Source, row: PlanRow, maxPayloadBytes: n
     })
   }
   if (row.restBytes !== null) {
+    const bytes = row.restText === null ? null : columnTypeOf(source).bytesOf(row.restText)
     payloads.push({
       artifactId: newArtifactId(),
       phase: 2,
       kind: source.phase2Kind,
       field: null,
       sizeBytes: row.restBytes,
-      bytes: row.restText === null ? null : Buffer.from(row.restText),
-      refersTo: [],
+      bytes,
+      refersTo: source.mode === 'document' ? [] : pointersInValue(source, bytes),
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))

@@ -1,7 +1,8 @@
 // Rows with pointers, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
-import { documentSql, fromSql, ident, pointerIdsSql, tenantSql } from '../source/expressions.ts'
+import { documentSql, fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { readPointersSql } from '../source/modes.ts'
 import type { Source } from '../source/sources.ts'
 import type { RestoreScope } from './hold.ts'
 
@@ -75,9 +76,10 @@ async function find(db: Queryable, source: Source, values: unknown[]): Promise<P
 
 function findSql(source: Source): string {
   const key = `m.${ident(source.keyColumn)}`
+  const isDocument = source.mode === 'document'
   return `
     with recursive page as materialized (
-      select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored
+      select ${key} as key, ${tenantSql(source)} as tenant_id, ${isDocument ? `m.${ident(source.jsonColumn)} as stored` : `${readPointersSql(source)} as stored`}
         from ${fromSql(source)}
        where ($1::text is null or ${key} > $1::text::${source.keyType})
          and ($4::text[] is null or ${key} = any ($4::text[]::${source.keyType}[]))
@@ -86,13 +88,13 @@ function findSql(source: Source): string {
        fetch first ($2) rows with ties
     ),
     opened as (
-      select p.key, p.tenant_id, ${documentSql('p.stored')} as doc
+      select p.key, p.tenant_id, ${isDocument ? documentSql('p.stored') : 'p.stored'} as doc
         from page p
        where p.stored is not null and ($3::uuid is null or p.tenant_id = $3)
       offset 0
     ),
     pointed as materialized (
-      select o.key, o.tenant_id, ${pointerIdsSql(source, 'o.doc')} as ids
+      select o.key, o.tenant_id, ${isDocument ? readPointersSql(source, 'o.doc') : 'o.doc'} as ids
         from opened o
       offset 0
     ),
@@ -105,6 +107,8 @@ function findSql(source: Source): string {
         from needed n
         join public.artifact_refs a on a.tenant_id = n.tenant_id and a.frame_id = lighter.frame_of(n.id) and a.id = n.id
        cross join lateral unnest(a.refers_to) r(id)
+       -- A value is read as it is, whatever it points to.
+       where ${isDocument}
     ),
     weighed as (
       select n.key, sum(a.size_bytes)::float8 as bytes,
