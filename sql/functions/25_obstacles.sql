@@ -321,9 +321,9 @@ begin
     return next lighter.new_obstacle('object_in_use', format('the column %s has another use already', pointer),
       'Pass another pointer_column.');
   end if;
-  return query
+  return query select (found.o).* from (
     select lighter.new_obstacle('not_null_violation', format('the pointer column %s.%I is not null', a.attrelid::regclass, a.attname),
-             format('alter table %s alter column %I drop not null;', a.attrelid::regclass, a.attname))
+             format('alter table %s alter column %I drop not null;', a.attrelid::regclass, a.attname)) as o
       from lighter.source_relations(source) t(relid)
       join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.attnotnull
     union all
@@ -343,7 +343,7 @@ begin
       from lighter.source_relations(source) t(relid)
       join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column
       join pg_constraint c on c.contype = 'f' and c.conparentid = 0
-       and (c.conrelid = t.relid and a.attnum = any (c.conkey) or c.confrelid = t.relid and a.attnum = any (c.confkey));
+       and (c.conrelid = t.relid and a.attnum = any (c.conkey) or c.confrelid = t.relid and a.attnum = any (c.confkey))) found;
 end
 $$;
 comment on function lighter.mode_obstacles(lighter.sources) is

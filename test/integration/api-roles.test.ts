@@ -173,7 +173,7 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,text,name,boolean,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],

@@ -1,6 +1,8 @@
 // Tables with a column that holds values: attached in the modes stub and whole, written as an application writes.
 import { randomUUID } from 'node:crypto'
 import { hydrateValues, readValues } from '../../src/artifacts/values.ts'
+import { holdScope } from '../../src/restore/hold.ts'
+import { type RestoreFailure, restoreSource } from '../../src/restore/restore.ts'
 import { loadSources, type Source } from '../../src/source/sources.ts'
 import type { TestEnvironment } from './environment.ts'
 
@@ -127,4 +129,34 @@ export function heavyValue(type: ValueType, note = 'note', bytes = 9000): Buffer
   if (type === 'text' || type === 'bytea') return filler
   // As jsonb prints it, so that one value does for both.
   return Buffer.from(`{"note": ${JSON.stringify(filler.toString())}}`)
+}
+
+/** As `lighter restore --all --table`, and lets the table be offloaded again afterwards. */
+export async function restoreTable(
+  environment: TestEnvironment,
+  table: ValueTable,
+  options: { paused?: boolean; failures?: number } = {},
+): Promise<RestoreFailure[]> {
+  const { worker, store } = environment
+  const source = await sourceOf(environment, table)
+  const scope = { tenantId: null, rowId: null }
+  await holdScope(worker, [source], scope)
+  const failures: RestoreFailure[] = []
+  await restoreSource(
+    {
+      pool: worker,
+      store,
+      config: environment.config().offload,
+      rate: 100_000,
+      signal: new AbortController().signal,
+      onProgress: () => undefined,
+      onFailure: failure => failures.push(failure),
+    },
+    source,
+    scope,
+  )
+  if (failures.length !== (options.failures ?? 0)) throw new Error(JSON.stringify(failures))
+  if (options.paused !== true)
+    await environment.admin.query('update lighter.sources set paused = false where id = $1', [source.id])
+  return failures
 }
