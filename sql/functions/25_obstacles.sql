@@ -320,6 +320,7 @@ begin
                                         case when o.parent_relation is null then o.tenant_column end)) then
     return next lighter.new_obstacle('object_in_use', format('the column %s has another use already', pointer),
       'Pass another pointer_column.');
+    return;
   end if;
   return query select (found.o).* from (
     select lighter.new_obstacle('not_null_violation', format('the pointer column %s.%I is not null', a.attrelid::regclass, a.attname),
