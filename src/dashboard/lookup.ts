@@ -2,7 +2,7 @@
 
 import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
-import { metadataRefKey } from '../artifacts/pointer-keys.ts'
+import { metadataRefKey, stubKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { type RowStatus, readRowStatus } from '../reports/row-status.ts'
 import { documentSql, fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
@@ -100,7 +100,7 @@ const documentPointersSql = `
 
 /** Under which its pointers are shown: of a column that holds values the one. */
 const pointerNamesOf = ({ mode, pointerNames, pointerColumn }: Source) =>
-  mode === 'document' ? pointerNames : [pointerColumn ?? 'artifact_ref']
+  mode === 'document' ? pointerNames : [pointerColumn ?? stubKey]
 
 const artifactFrom = 'public.artifact_refs a left join lighter.sources s on s.id = a.source_id'
 
