@@ -61,14 +61,19 @@ comment on function lighter.has_before_trigger(regclass) is
 -- times as long as its binary form (control characters), so what is smaller than a sixth of the threshold is not over it.
 -- A value that was not written just now may be compressed, and its size tells nothing. Rows that are queued and have nothing
 -- to offload cost one look. Sizes come first: `?` opens the value.
-create or replace function lighter.build_heavy(source lighter.sources) returns void
-language plpgsql
+--
+-- The length of a text and of bytes is known without opening them, that of json is told by its copy.
+create or replace function lighter.heavy_body(source lighter.sources) returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  name constant text := format('lighter.heavy_%s', source.id);
-  heavy text := format('pg_catalog.pg_column_size(doc) operator(pg_catalog.>) %s or pg_catalog.pg_column_compression(doc) is not null',
-    lighter.effective_threshold(source) / 6);
+  threshold constant integer := lighter.effective_threshold(source);
+  heavy text := case source.column_type
+    when 'jsonb' then format('pg_catalog.pg_column_size(doc) operator(pg_catalog.>) %s or pg_catalog.pg_column_compression(doc) is not null', threshold / 6)
+    when 'json' then format('(pg_catalog.pg_column_size(doc) operator(pg_catalog.>) %1$s or pg_catalog.pg_column_compression(doc) is not null)'
+      ' and pg_catalog.octet_length(doc::pg_catalog.text) operator(pg_catalog.>) %1$s', threshold)
+    else format('pg_catalog.octet_length(doc) operator(pg_catalog.>) %s', threshold) end;
 begin
   if source.phase1_field is not null then
     heavy := format('%s or doc operator(pg_catalog.?) %L', heavy, source.phase1_field)
@@ -76,13 +81,26 @@ begin
            then format(' and pg_catalog.pg_column_size(doc operator(pg_catalog.->) %L) operator(pg_catalog.>=) %s', source.phase1_field, source.min_bytes)
            else '' end;
   end if;
-  execute format('create or replace function %s(doc jsonb) returns boolean language plpgsql stable parallel safe as %L',
-    name, format('begin return %s; end', heavy));
-  execute format('comment on function %s(jsonb) is %L', name,
+  return format('begin return %s; end', heavy);
+end
+$$;
+comment on function lighter.heavy_body(lighter.sources) is 'Text of the function that tells which rows of a source are queued, see lighter.build_heavy.';
+revoke all on function lighter.heavy_body(lighter.sources) from public;
+
+create or replace function lighter.build_heavy(source lighter.sources) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  signature constant text := format('lighter.heavy_%s(%s)', source.id, source.column_type);
+begin
+  execute format('create or replace function lighter.heavy_%s(doc %s) returns boolean language plpgsql stable parallel safe as %L',
+    source.id, source.column_type, lighter.heavy_body(source));
+  execute format('comment on function %s is %L', signature,
     format('Whether a row of %s may hold something to offload; made by lighter.attach.', source.relation));
   -- Whoever writes to the table calls it.
-  execute format('grant execute on function %s(jsonb) to public', name);
-  perform lighter.own_function(format('%s(jsonb)', name)::regprocedure);
+  execute format('grant execute on function %s to public', signature);
+  perform lighter.own_function(signature::regprocedure);
 end
 $$;
 comment on function lighter.build_heavy(lighter.sources) is 'Creates or replaces the function that tells which rows of a source are queued; locks nothing.';
@@ -179,6 +197,8 @@ create or replace function lighter.build_trigger(source lighter.sources) returns
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  former regprocedure;
 begin
   source := lighter.with_current_names(source);
   -- lighter.missing_parts tells of it; nothing can be watched.
@@ -194,6 +214,15 @@ begin
     case when not lighter.has_before_trigger(source.relation)
          then 'of ' || (select string_agg(quote_ident(c), ', ' order by n) from unnest(array[source.json_column] || source.key_columns) with ordinality u(c, n)) end,
     source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
+  -- Of a column that had another type before.
+  for former in
+    select p.oid::regprocedure from pg_proc p
+     where p.pronamespace = 'lighter'::regnamespace and p.proname = format('heavy_%s', source.id)
+       and p.oid <> format('lighter.heavy_%s(%s)', source.id, source.column_type)::regprocedure
+  loop
+    execute format('drop function %s', former);
+  end loop;
+  perform lighter.build_clear(source);
 end
 $$;
 comment on function lighter.build_trigger(lighter.sources) is 'Creates or replaces the trigger of a source and its functions; takes a SHARE ROW EXCLUSIVE lock on its table.';

@@ -15,6 +15,24 @@ $$;
 comment on function lighter.new_obstacle(text, text, text, boolean) is 'An obstacle; not fatal: a warning.';
 revoke all on function lighter.new_obstacle(text, text, text, boolean) from public;
 
+-- From the column's own to the one that is made of no other; none where the type is no domain.
+create or replace function lighter.domains_of(target regclass, column_name name)
+returns table (type oid, is_not_null boolean, made_of oid)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive domains (type, is_not_null, made_of) as (
+    select t.oid, t.typnotnull, t.typbasetype
+      from pg_attribute a join pg_type t on t.oid = a.atttypid and t.typtype = 'd'
+     where a.attrelid = target and a.attname = column_name and a.attnum > 0 and not a.attisdropped
+    union all
+    select t.oid, t.typnotnull, t.typbasetype from domains d join pg_type t on t.oid = d.made_of and t.typtype = 'd'
+  )
+  select d.type, d.is_not_null, d.made_of from domains d;
+$$;
+comment on function lighter.domains_of(regclass, name) is 'The domains that a column''s type is made of.';
+revoke all on function lighter.domains_of(regclass, name) from public;
+
 create or replace function lighter.envelope_obstacle(source lighter.sources) returns lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -66,7 +84,7 @@ revoke all on function lighter.key_obstacles(lighter.sources) from public;
 -- True of an expression that looks at more of a document than stays in its row: `kept` are the keys that do. What
 -- stays true of any document that was offloaded (its type, whether it is null, whether it was changed) is no look
 -- inside. By the text that Postgres itself writes for an expression; in doubt it reads beyond.
-create or replace function lighter.reads_beyond(expression text, column_name name, kept text[]) returns boolean
+create or replace function lighter.reads_beyond(expression text, column_name name, kept text[], mode text default 'document') returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -82,8 +100,12 @@ begin
   end if;
   rest := regexp_replace(rest, '\mold\.' || escaped || ' (?:IS DISTINCT FROM|<>) new\.' || escaped, '', 'gi');
   rest := regexp_replace(rest, '\mold\.\* IS DISTINCT FROM new\.\*', '', 'gi');
-  rest := regexp_replace(rest, '\mjsonb_typeof\(' || a_column || '\)', '', 'g');
-  rest := regexp_replace(rest, a_column || ' IS (?:NOT )?NULL', '', 'g');
+  if mode = 'document' then
+    rest := regexp_replace(rest, '\mjsonb_typeof\(' || a_column || '\)', '', 'g');
+  end if;
+  if mode <> 'whole' then
+    rest := regexp_replace(rest, a_column || ' IS (?:NOT )?NULL', '', 'g');
+  end if;
   foreach key in array kept loop
     key := regexp_replace(replace(key, '''', ''''''), '[^[:alnum:]_]', '\\\&', 'g');
     rest := regexp_replace(rest, a_column || ' (?:->>?|\?) ''' || key || '''::text', '', 'g');
@@ -97,9 +119,9 @@ begin
   return rest ~ a_column or rest ~ '\.\*' or not expression ~ a_column and not expression ~ '\.\*';
 end
 $$;
-comment on function lighter.reads_beyond(text, name, text[]) is
+comment on function lighter.reads_beyond(text, name, text[], text) is
   'True of an expression that reads more of a column than the keys that stay in its row.';
-revoke all on function lighter.reads_beyond(text, name, text[]) from public;
+revoke all on function lighter.reads_beyond(text, name, text[], text) from public;
 
 -- Partitions may have indexes, constraints and policies of their own.
 create or replace function lighter.source_relations(source lighter.sources) returns setof oid
@@ -168,6 +190,11 @@ begin atomic
       or p.polrelid in (select relid from tables)
          and concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) ~ '\.\*'
   union all
+  select format('the check constraint %I of domain %s', con.conname, d.type::regtype), replace(pg_get_constraintdef(con.oid), 'VALUE', quote_ident(source.json_column)),
+         'is asked of what stays' as consequence
+    from lighter.domains_of(source.relation, source.json_column) d
+    join pg_constraint con on con.contypid = d.type and con.contype = 'c'
+  union all
   -- One of inserts only sees documents as they are written.
   select format('the condition of trigger %I of %s', tg.tgname, tg.tgrelid::regclass),
          substring(pg_get_triggerdef(tg.oid) from ' WHEN \((.*)\) EXECUTE '), 'is asked of what stays' as consequence
@@ -199,12 +226,130 @@ begin atomic
              'Let it read keys that stay in the row only (envelope_keys), move what it reads into a column of its own, or pass allow_dependents => true (--allow-dependents).' end,
            not coalesce(source.allow_dependents, false))
     from lighter.dependents(source) d
-   where lighter.reads_beyond(d.expression, source.json_column, source.envelope_keys)
+   where lighter.reads_beyond(d.expression, source.json_column, source.envelope_keys, source.mode)
    order by d.what;
 end;
 comment on function lighter.dependent_obstacles(lighter.sources) is
   'What reads inside the column of a source more than stays in the row.';
 revoke all on function lighter.dependent_obstacles(lighter.sources) from public;
+
+-- What the mode asks of the columns.
+create or replace function lighter.mode_obstacles(source lighter.sources) returns setof lighter.obstacle
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  label constant text := format('%s.%I', source.relation, source.json_column);
+  pointer constant text := source.relation::text || '.' || quote_ident(source.pointer_column);
+  column_type constant text := lighter.column_type(source.relation, source.json_column);
+  pointer_type constant text := lighter.column_type(source.relation, source.pointer_column);
+  foreign_key text;
+begin
+  if source.mode not in ('document', 'stub', 'whole') then
+    return next lighter.new_obstacle('invalid_parameter_value', format('mode must be document, stub or whole, got "%s"', source.mode));
+    return;
+  end if;
+  -- That there is none, or none that can be watched, is an obstacle already.
+  if column_type is null then
+    return;
+  end if;
+  if source.mode = 'document' and source.column_type <> 'jsonb' then
+    return next lighter.new_obstacle('datatype_mismatch',
+      format('%s is of type %s, and mode document needs jsonb', label, column_type),
+      format('Leave mode out; or: alter table %s alter column %I type jsonb using %I::jsonb;', source.relation, source.json_column, source.json_column));
+  end if;
+  if source.mode = 'stub' and source.column_type = 'bytea' then
+    return next lighter.new_obstacle('feature_not_supported',
+      format('%s is of type bytea, where a stub is no value of the application''s', label),
+      'Attach it in mode whole: mode => ''whole'', create_pointer_column => true (--mode whole --create-pointer-column).');
+  end if;
+  if source.json_column = any (source.key_columns) or source.json_column in (source.parent_column, source.entity_column)
+     or source.parent_relation is null and source.json_column = source.tenant_column then
+    return next lighter.new_obstacle('invalid_parameter_value', format('%s tells the key, tenant or entity of a row, so it stays', label),
+      'Attach another column.');
+  end if;
+  select string_agg(format('%I of %s', c.conname, c.conrelid::regclass), ', ' order by c.conname) into foreign_key
+    from pg_constraint c
+    join pg_attribute a on a.attname = source.json_column and a.attrelid = source.relation
+   where c.contype = 'f'
+     and (c.conrelid = source.relation and a.attnum = any (c.conkey) or c.confrelid = source.relation and a.attnum = any (c.confkey));
+  if foreign_key is not null then
+    return next lighter.new_obstacle('feature_not_supported', format('%s is part of a foreign key: %s', label, foreign_key),
+      'Attach another column.');
+  end if;
+  if source.mode <> 'document' and source.guard <> 'off' then
+    return next lighter.new_obstacle('invalid_parameter_value', format('guard is for mode document: in mode %s nothing of the value stays in the row', source.mode),
+      'Leave guard out.');
+  end if;
+  if source.mode <> 'whole' then
+    return;
+  end if;
+
+  if (select bool_or(a.attnotnull) from lighter.source_relations(source) t(relid)
+        join pg_attribute a on a.attrelid = t.relid and a.attname = source.json_column) then
+    return next lighter.new_obstacle('not_null_violation', format('%s is not null, and mode whole makes it null', label),
+      format('alter table %s alter column %I drop not null;%s', source.relation, source.json_column,
+        case when source.column_type <> 'bytea' then ' or attach it in mode stub.' else '' end));
+  end if;
+  if exists (select from lighter.domains_of(source.relation, source.json_column) d where d.is_not_null) then
+    return next lighter.new_obstacle('not_null_violation', format('the domain of %s is not null, and mode whole makes it null', label),
+      'Drop the constraint of the domain, or attach the column in mode stub.');
+  end if;
+  if source.pointer_column is null then
+    return next lighter.new_obstacle('invalid_parameter_value', format('mode whole of %s needs a column for the artifacts'' ids', label),
+      'Pass create_pointer_column => true (--create-pointer-column), or pointer_column => a uuid column of the table (--pointer-column).');
+    return;
+  end if;
+  if pointer_type is null then
+    if not source.made_pointer_column then
+      return next lighter.new_obstacle('undefined_column', format('%s has no column "%s"', source.relation, source.pointer_column),
+        format('Pass create_pointer_column => true (--create-pointer-column), or: alter table %s add column %I uuid;', source.relation, source.pointer_column));
+    end if;
+    return;
+  end if;
+  if pointer_type <> 'uuid' then
+    return next lighter.new_obstacle('datatype_mismatch', format('the pointer column %s is of type %s, not uuid', pointer, pointer_type),
+      'Pass another pointer_column, or create_pointer_column => true with a new name.');
+  end if;
+  if source.pointer_column = any (source.key_columns) or source.pointer_column in (source.parent_column, source.entity_column)
+     or source.parent_relation is null and source.pointer_column = source.tenant_column
+     or exists (
+       select from lighter.sources o
+        where o.relation = source.relation and o.json_column <> source.json_column
+          and (source.pointer_column = any (o.key_columns) or source.pointer_column in (o.pointer_column, o.parent_column, o.entity_column,
+                 case when o.parent_relation is null then o.tenant_column end))) then
+    return next lighter.new_obstacle('object_in_use', format('the column %s has another use already', pointer),
+      'Pass another pointer_column.');
+    return;
+  end if;
+  return query select (found.o).* from (
+    select lighter.new_obstacle('not_null_violation', format('the pointer column %s.%I is not null', a.attrelid::regclass, a.attname),
+             format('alter table %s alter column %I drop not null;', a.attrelid::regclass, a.attname)) as o
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.attnotnull
+    union all
+    select lighter.new_obstacle('wrong_object_type', format('the pointer column %s.%I is generated', a.attrelid::regclass, a.attname),
+             'Pass another pointer_column.')
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.attgenerated <> ''
+    union all
+    select lighter.new_obstacle('feature_not_supported', format('the pointer column %s.%I has a default, and a new row needs none', a.attrelid::regclass, a.attname),
+             format('alter table %s alter column %I drop default;', a.attrelid::regclass, a.attname))
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.atthasdef and a.attgenerated = ''
+    union all
+    -- An artifact of a pack has no row that a foreign key could refer to.
+    select lighter.new_obstacle('feature_not_supported', format('the pointer column %s is part of the foreign key %I of %s', pointer, c.conname, c.conrelid::regclass),
+             format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname))
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column
+      join pg_constraint c on c.contype = 'f' and c.conparentid = 0
+       and (c.conrelid = t.relid and a.attnum = any (c.conkey) or c.confrelid = t.relid and a.attnum = any (c.confkey))) found;
+end
+$$;
+comment on function lighter.mode_obstacles(lighter.sources) is
+  'What the mode of a source asks of its columns and is not so.';
+revoke all on function lighter.mode_obstacles(lighter.sources) from public;
 
 -- Views and functions read like the application: they find pointers where values were, and nothing goes wrong by itself.
 create or replace function lighter.reader_obstacles(source lighter.sources) returns setof lighter.obstacle
@@ -305,6 +450,8 @@ begin atomic
   select o from lighter.inheritance_obstacles(source) o
   union all
   select o from lighter.key_obstacles(source) o
+  union all
+  select o from lighter.mode_obstacles(source) o
   union all
   select o from lighter.dependent_obstacles(source) o
   union all

@@ -33,6 +33,7 @@ begin
     lighter.name_of_column(source.parent_relation, source.parent_key_attnum, source.parent_key_column, numbered);
   source.parent_column := lighter.name_of_column(source.relation, source.parent_attnum, source.parent_column, numbered);
   source.entity_column := lighter.name_of_column(source.relation, source.entity_attnum, source.entity_column, numbered);
+  source.pointer_column := lighter.name_of_column(source.relation, source.pointer_attnum, source.pointer_column, numbered);
   -- An integer key that became a bigint spells the same ids, and more of them.
   source.key_types := array(
     select case when c.type_name = any (lighter.same_key_types(k.type_name)) then c.type_name else k.type_name end
@@ -69,12 +70,13 @@ begin
     update lighter.sources s
        set (relation_oid, relation_schema, relation_name, json_column, key_columns, key_types, tenant_column,
             parent_key_column, parent_column, entity_column, json_attnum, key_attnums, tenant_attnum,
-            parent_key_attnum, parent_attnum, entity_attnum)
+            parent_key_attnum, parent_attnum, entity_attnum, pointer_column, pointer_attnum)
          = (select n.oid, n.nspname, n.relname,
                    coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns), current.key_types,
                    coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
                    coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
-                   n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum)
+                   n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum,
+                   coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum)
       from (select c.oid, ns.nspname, c.relname,
                    coalesce(lighter.number_of_column(c.oid, current.json_column), source.json_attnum) as json_attnum,
                    coalesce((select array_agg(lighter.number_of_column(c.oid, k.name) order by k.n)
@@ -82,17 +84,19 @@ begin
                    coalesce(lighter.number_of_column(tenant_relation, current.tenant_column), source.tenant_attnum) as tenant_attnum,
                    coalesce(lighter.number_of_column(source.parent_relation, current.parent_key_column), source.parent_key_attnum) as parent_key_attnum,
                    coalesce(lighter.number_of_column(c.oid, current.parent_column), source.parent_attnum) as parent_attnum,
-                   coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum
+                   coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum,
+                   coalesce(lighter.number_of_column(c.oid, current.pointer_column), source.pointer_attnum) as pointer_attnum
               from pg_class c join pg_namespace ns on ns.oid = c.relnamespace where c.oid = source.relation) n
      where s.id = source.id
        and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_columns, s.key_types, s.tenant_column,
             s.parent_key_column, s.parent_column, s.entity_column, s.json_attnum, s.key_attnums, s.tenant_attnum,
-            s.parent_key_attnum, s.parent_attnum, s.entity_attnum)
+            s.parent_key_attnum, s.parent_attnum, s.entity_attnum, s.pointer_column, s.pointer_attnum)
          is distinct from
            (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns),
             current.key_types, coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
             coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
-            n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum);
+            n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum,
+            coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum);
     get diagnostics changed = row_count;
     refreshed := refreshed + changed;
   end loop;
@@ -159,13 +163,13 @@ begin
      and not exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation);
   get diagnostics partitions = row_count;
   current := lighter.with_current_names(source);
-  if current.json_column is not null then
+  if current.json_column is not null and (source.mode <> 'whole' or current.pointer_column is not null) then
     return partitions;
   end if;
-  -- The table, or its column: nothing of the source is left.
+  -- The table, or one of its columns: nothing of the source is left.
   perform lighter.remove_source(source);
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field, rows_deleted)
-  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field, true);
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, rows_deleted)
+  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, true);
   return partitions + 1;
 end
 $$;
@@ -183,9 +187,11 @@ begin
   if exists (select from pg_class where oid = source.relation) then
     execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
     execute format('drop trigger if exists %I on %s', format('lighter_guard_%s', source.id), source.relation);
+    execute format('drop trigger if exists %I on %s', format('lighter_clear_%s', source.id), source.relation);
   end if;
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
-  execute format('drop function if exists lighter.%I(jsonb)', format('heavy_%s', source.id));
+  execute format('drop function if exists lighter.%I(%s)', format('heavy_%s', source.id), source.column_type);
+  execute format('drop function if exists lighter.%I()', format('clear_%s', source.id));
   execute format('drop function if exists lighter.%I()', format('guard_%s', source.id));
   -- The leases first: what is just being returned from one is then waiting, and goes too. What is just being claimed its
   -- daemon finds out.

@@ -40,6 +40,21 @@ comment on function lighter.column_type(regclass, name) is
   'Type of a column; null when there is none of that name.';
 revoke all on function lighter.column_type(regclass, name) from public;
 
+create or replace function lighter.column_kind(target regclass, column_name name) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (
+  select case k.name when 'character varying' then 'text' else k.name end
+    from (select coalesce(
+             (select format_type(d.made_of, null) from lighter.domains_of(target, column_name) d
+               where (select t.typtype from pg_type t where t.oid = d.made_of) <> 'd'),
+             lighter.column_type(target, column_name)) as name) k
+   where k.name in ('jsonb', 'json', 'text', 'character varying', 'bytea')
+);
+comment on function lighter.column_kind(regclass, name) is
+  'What a column''s type counts as: jsonb, json, text or bytea, also through domains; null of any other.';
+revoke all on function lighter.column_kind(regclass, name) from public;
+
 -- What was said, over what the source has already, over what is the default. Null means "not said", everywhere.
 create or replace function lighter.attach_options(existing lighter.sources, said jsonb) returns jsonb
 language sql stable
@@ -144,6 +159,7 @@ declare
   parents record;
   parent_column name;
   column_type text;
+  column_kind text;
   tenant_table regclass;
 begin
   if target is null or json_column is null then
@@ -186,12 +202,27 @@ begin
   obstacles := obstacles || array(select o from lighter.choice_obstacles(s, array(select jsonb_array_elements_text(said -> 'key_columns'))) o);
 
   column_type := lighter.column_type(target, json_column);
+  column_kind := lighter.column_kind(target, json_column);
+  s.column_type := coalesce(column_kind, existing.column_type, 'jsonb');
+  s.mode := coalesce(options ->> 'mode',
+    case when said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then 'whole'
+         else case s.column_type when 'jsonb' then 'document' when 'bytea' then 'whole' else 'stub' end end);
+  s.made_pointer_column := false;
+  if s.mode = 'whole' then
+    s.pointer_column := coalesce(options ->> 'pointer_column',
+      case when (said ->> 'create_pointer_column')::boolean then left(json_column, 50) || '_artifact_id' end);
+    s.made_pointer_column := coalesce(existing.pointer_column = s.pointer_column and existing.made_pointer_column, false)
+      or coalesce((said ->> 'create_pointer_column')::boolean, false) and lighter.column_type(target, s.pointer_column) is null;
+  elsif said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value', format('a pointer column is for mode whole, not %s', s.mode),
+      'Leave pointer_column and create_pointer_column out, or pass mode => ''whole''.');
+  end if;
   if column_type is null then
     obstacles := obstacles || lighter.new_obstacle('undefined_column', format('%s has no column "%s"', target, json_column));
-  elsif column_type <> 'jsonb' then
+  elsif column_kind is null then
     obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
-      format('%s.%s is of type %s, not jsonb', target, json_column, column_type),
-      format('alter table %s alter column %I type jsonb using %I::jsonb;', target, json_column, json_column));
+      format('%s.%s is of type %s, not jsonb, json, text or bytea', target, json_column, column_type),
+      format('alter table %s alter column %I type text using %I::text;', target, json_column, json_column));
   elsif (select attgenerated <> '' from pg_attribute a where a.attrelid = target and a.attname = json_column) then
     obstacles := obstacles || lighter.new_obstacle('wrong_object_type',
       format('%s.%s is generated, so nothing can be taken off it', target, json_column), 'Attach the column that it is generated from.');
@@ -263,6 +294,18 @@ begin
 
   s.phase1_kind := options ->> 'phase1_kind';
   s.phase2_kind := options ->> 'phase2_kind';
+  if s.mode <> 'document' then
+    -- There is one phase, and its artifact is the value.
+    if existing.id is null and not said ? 'phase2_kind' then
+      s.phase2_kind := 'column_value';
+    end if;
+    if coalesce(said ->> 'phase1_field', '') <> '' or coalesce(jsonb_array_length(said -> 'envelope_keys'), 0) > 0 then
+      obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+        format('phase1_field and envelope_keys are for mode document: in mode %s the value leaves as a whole', s.mode),
+        'Leave them out, or pass mode => ''document''.');
+    end if;
+    options := options || '{"phase1_field": "", "envelope_keys": [], "min_bytes": 0}';
+  end if;
   if not (s.phase1_kind ~ '^[a-z][a-z0-9_]{0,62}$' and s.phase2_kind ~ '^[a-z][a-z0-9_]{0,62}$') then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
       format('a kind is snake_case, at most 63 characters: %s, %s', s.phase1_kind, s.phase2_kind));
@@ -329,7 +372,17 @@ returns setof lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  with former as (
+  -- In another mode, or under another pointer column, their pointers would not be seen, and be taken for gone. That
+  -- holds of what came off the column when it was attached before, too.
+  with attached as (
+    select existing.id as id, existing.mode as mode, existing.pointer_column as pointer_column where existing.id is not null
+    union all
+    select f.id, f.mode, lighter.name_of_column(f.relation, f.pointer_attnum, f.pointer_column, f.relation_oid = f.relation::oid)
+      from lighter.former_sources f
+     where f.relation = wanted.relation and not f.rows_deleted
+       and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid) = wanted.json_column
+  ),
+  former as (
     select existing.id as id where existing.id is not null
     union all
     select f.id from lighter.former_sources f where f.relation = wanted.relation and f.json_column = wanted.json_column and existing.id is not null
@@ -367,7 +420,18 @@ begin atomic
    -- A key of another name with the values that it had is the same key.
    where anything and existing.id is not null and wanted.key_columns is not null
      and (cardinality(existing.key_types) <> cardinality(wanted.key_types)
-          or exists (select from unnest(existing.key_types, wanted.key_types) t(old, new) where t.new <> all (lighter.same_key_types(t.old))));
+          or exists (select from unnest(existing.key_types, wanted.key_types) t(old, new) where t.new <> all (lighter.same_key_types(t.old))))
+  union all
+  (select lighter.new_obstacle('object_in_use',
+            format('rows of %s.%I are offloaded in mode %s%s: in mode %s%s they could not be read', wanted.relation, wanted.json_column,
+              was.mode, ' with pointer column ' || was.pointer_column, wanted.mode, ' with pointer column ' || wanted.pointer_column),
+            format('Attach it as it was (mode => %L%s), restore its rows (lighter restore --all --table %s), and an hour later: lighter sweep release.',
+              was.mode, ', pointer_column => ' || quote_literal(was.pointer_column), wanted.relation))
+     from attached was
+    where (was.mode, was.pointer_column) is distinct from (wanted.mode, wanted.pointer_column)
+      and exists (select from public.artifact_refs a where a.source_id = was.id and a.deleted_at is null and a.released_at is null)
+    order by was.id
+    limit 1);
 end;
 comment on function lighter.change_obstacles(lighter.sources, lighter.sources) is
   'Changes of an attached column that its offloaded rows do not allow.';
@@ -376,7 +440,8 @@ revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources
 create or replace function lighter.attach_said(
   tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
   phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
-  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[]
+  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[],
+  mode text, pointer_column name, create_pointer_column boolean
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -384,10 +449,10 @@ return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'par
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
   'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
-  'guard', guard, 'key_columns', key_columns));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) is
+  'guard', guard, 'key_columns', key_columns, 'mode', mode, 'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column));
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) from public;
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) from public;
 
 -- An option of attach as people read it: of one that follows lighter.settings, what holds.
 create or replace function lighter.option_text(name text, value text) returns text
@@ -435,7 +500,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   with options as (
     select w.key, w.value, e.value as was, place
-      from unnest(array['key_columns', 'key_types', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
+     from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
              'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
       join jsonb_each_text(lighter.source_options(wanted)) w on w.key = n.name
@@ -477,7 +542,10 @@ create or replace function lighter.check_attach(
   allow_dependents boolean default null,
   trust_owner boolean default null,
   guard text default null,
-  key_columns name[] default null
+  key_columns name[] default null,
+  mode text default null,
+  pointer_column name default null,
+  create_pointer_column boolean default null
 ) returns table (what text, name text, found text, hint text)
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -485,12 +553,12 @@ begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
            phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
-           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns)) d
+           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, mode, pointer_column, create_pointer_column)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) is
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[]) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -543,6 +611,9 @@ create or replace function lighter.attach(
   trust_owner boolean default null,
   guard text default null,
   key_columns name[] default null,
+  mode text default null,
+  pointer_column name default null,
+  create_pointer_column boolean default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -559,17 +630,20 @@ begin
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
-    skip_triggers, allow_dependents, trust_owner, guard, key_columns));
+    skip_triggers, allow_dependents, trust_owner, guard, key_columns, mode, pointer_column, create_pointer_column));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
 
+  if wanted.made_pointer_column and lighter.column_type(target, wanted.pointer_column) is null then
+    execute format('alter table %s add column %I uuid', target, wanted.pointer_column);
+  end if;
   if source_id is null then
-    insert into lighter.sources (relation, json_column, key_columns, key_types, tenant_column, parent_relation,
+    insert into lighter.sources (relation, json_column, mode, column_type, pointer_column, made_pointer_column, key_columns, key_types, tenant_column, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
         envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
         trust_owner, guard)
-      select wanted.relation, wanted.json_column, wanted.key_columns, wanted.key_types, wanted.tenant_column,
+      select wanted.relation, wanted.json_column, wanted.mode, wanted.column_type, wanted.pointer_column, wanted.made_pointer_column, wanted.key_columns, wanted.key_types, wanted.tenant_column,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
         wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
@@ -584,7 +658,9 @@ begin
                   from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed'), 'its settings stay');
     -- Not touched when nothing changes: plans that are under way would be void.
     update lighter.sources s
-       set key_columns = wanted.key_columns, key_types = wanted.key_types, tenant_column = wanted.tenant_column,
+       set mode = wanted.mode, column_type = wanted.column_type, pointer_column = wanted.pointer_column,
+           made_pointer_column = wanted.made_pointer_column, pointer_attnum = null,
+           key_columns = wanted.key_columns, key_types = wanted.key_types, tenant_column = wanted.tenant_column,
            parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
            parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
            key_attnums = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
@@ -607,9 +683,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], integer) from public;
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean, integer) is
+  'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -631,16 +707,16 @@ begin
   loop
     execute command;
   end loop;
-  execute format('grant select (%s), update (%I) on %s to lighter_daemon',
+  execute format('grant select (%s), update (%s) on %s to lighter_daemon',
     (select string_agg(distinct quote_ident(c), ', ')
-       from unnest(array_remove(source.key_columns || array[source.json_column, source.entity_column,
+       from unnest(array_remove(source.key_columns || array[source.json_column, source.pointer_column, source.entity_column,
               source.parent_column, case when source.parent_relation is null then source.tenant_column end,
               -- by which a backfill tells how old a row is
               case when lighter.column_type(source.relation, 'created_at') in
                 ('timestamp with time zone', 'timestamp without time zone', 'date') then 'created_at'::name end,
               -- which version of which row it is
               'xmin'::name, 'ctid'::name, 'tableoid'::name], null)) c),
-    source.json_column, source.relation);
+    concat_ws(', ', quote_ident(source.json_column), quote_ident(source.pointer_column)), source.relation);
   if source.parent_relation is not null then
     execute format('grant select (%I, %I) on %s to lighter_daemon',
       source.parent_key_column, source.tenant_column, source.parent_relation);
@@ -665,6 +741,35 @@ $$;
 comment on function lighter.grant_source(lighter.sources) is
   'Gives lighter_daemon the rights and the policy that it needs on the table of a source.';
 revoke all on function lighter.grant_source(lighter.sources) from public;
+
+-- No snapshot that is older than the lock on the table, and no policy, may hide an id from us.
+create or replace function lighter.drop_pointer_column(source lighter.sources) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  is_used boolean := true;
+begin
+  if not source.made_pointer_column or lighter.column_type(source.relation, source.pointer_column) is distinct from 'uuid' then
+    return false;
+  end if;
+  if current_setting('transaction_isolation') = 'read committed' and not row_security_active(source.relation) then
+    execute format('lock table %s in access exclusive mode', source.relation);
+    execute format('select exists (select from %s m where m.%I is not null)', source.relation, source.pointer_column) into is_used;
+  end if;
+  if is_used then
+    raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen', source.relation, source.pointer_column;
+    return false;
+  end if;
+  execute format('alter table %s drop column %I', source.relation, source.pointer_column);
+  -- What came off it is in no row any more, and another attach makes another column.
+  update lighter.former_sources f set rows_deleted = true where f.id = source.id;
+  return true;
+end
+$$;
+comment on function lighter.drop_pointer_column(lighter.sources) is
+  'Drops the pointer column that attach made, when no row has an id in it; returns whether it did.';
+revoke all on function lighter.drop_pointer_column(lighter.sources) from public;
 
 create or replace function lighter.detach(
   target regclass,
@@ -693,8 +798,8 @@ begin
   perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field)
-  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.
@@ -718,9 +823,10 @@ begin
   loop
     perform lighter.grant_source(other);
   end loop;
+  perform lighter.drop_pointer_column(source);
   return true;
 end
 $$;
 comment on function lighter.detach(regclass, name, integer) is
-  'Stops watching a table''s jsonb column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers; their artifacts are released again once the column is attached again. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
+  'Stops watching a table''s column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers; their artifacts are released again once the column is attached again. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
 revoke all on function lighter.detach(regclass, name, integer) from public;

@@ -18,6 +18,10 @@ create table lighter.sources (
   parent_column name,
   entity_type text,
   entity_column name,
+  mode text not null default 'document' check (mode in ('document', 'stub', 'whole')),
+  column_type text not null default 'jsonb' check (column_type in ('jsonb', 'json', 'text', 'bytea')),
+  pointer_column name,
+  made_pointer_column boolean not null default false,
   phase1_field text,
   phase1_kind text not null,
   phase2_kind text not null,
@@ -42,9 +46,11 @@ create table lighter.sources (
   parent_key_attnum smallint,
   parent_attnum smallint,
   entity_attnum smallint,
+  pointer_attnum smallint,
+  check ((mode = 'whole') = (pointer_column is not null)),
   unique (relation, json_column)
 );
-comment on table lighter.sources is 'Tables and jsonb columns that are watched; written by lighter.attach and lighter.detach.';
+comment on table lighter.sources is 'Tables and columns that are watched; written by lighter.attach and lighter.detach.';
 comment on column lighter.sources.relation_oid is
   'For which table the numbers of columns below hold; another one than relation: this database was restored from a dump, and its columns are known by their names.';
 comment on column lighter.sources.relation_schema is 'Schema of the table when it was attached, or attached again.';
@@ -57,6 +63,12 @@ comment on column lighter.sources.parent_attnum is 'Number of parent_column.';
 comment on column lighter.sources.entity_attnum is 'Number of entity_column.';
 comment on column lighter.sources.key_columns is 'Columns of the primary key, or of another unique index, in its order: a row is known by them.';
 comment on column lighter.sources.key_types is 'Types of key_columns.';
+comment on column lighter.sources.pointer_attnum is 'Number of pointer_column.';
+comment on column lighter.sources.mode is
+  'What stays in the row. document: a jsonb document with pointers in it. stub: a small pointer in the place of the value. whole: null, and the artifact''s id in pointer_column.';
+comment on column lighter.sources.column_type is 'Type of json_column: jsonb, json, text (also varchar) or bytea. Of a domain the type that it is made of.';
+comment on column lighter.sources.pointer_column is 'Mode whole: the uuid column with the artifact''s id.';
+comment on column lighter.sources.made_pointer_column is 'lighter.attach made pointer_column, and lighter.detach drops it once no row has an id there.';
 comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
 comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
 comment on column lighter.sources.parent_column is 'Column of the table that refers to parent_relation (parent_key_column).';
@@ -95,6 +107,9 @@ create table lighter.former_sources (
   json_column name not null,
   json_attnum smallint,
   relation_oid oid,
+  mode text not null default 'document',
+  pointer_column name,
+  pointer_attnum smallint,
   phase1_field text,
   rows_deleted boolean not null default false,
   detached_at timestamptz not null default now()
@@ -106,6 +121,9 @@ comment on column lighter.former_sources.json_attnum is 'Number of json_column i
 comment on column lighter.former_sources.relation_oid is 'For which table json_attnum holds.';
 comment on column lighter.former_sources.rows_deleted is
   'Somebody said so, by lighter.forget_missing: what came off its rows is released, unless another row points to it.';
+comment on column lighter.former_sources.mode is 'Its lighter.sources.mode. Only a source of the same mode finds the pointers in its rows.';
+comment on column lighter.former_sources.pointer_column is 'Mode whole: the column with the artifacts'' ids.';
+comment on column lighter.former_sources.pointer_attnum is 'Number of pointer_column in the table relation_oid.';
 comment on column lighter.former_sources.phase1_field is 'Rows may still hold the pointer of this name.';
 
 -- What a release sweep has come across: rows that point to another tenant's artifacts.

@@ -10,10 +10,13 @@ create or replace view lighter.missing_parts as
   ),
   -- Every column that was chosen at attach, and the one that it is now.
   chosen as (
-    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid
+    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid,
+           case when w.part = 'column' then base.type else a.atttypid end as base_type
       from known k
      cross join lateral (values
-       ('column', k.relation::oid, k.json_column, k.json_attnum, array['jsonb'::regtype::oid]),
+       ('column', k.relation::oid, k.json_column, k.json_attnum,
+        case k.column_type when 'text' then array['text'::regtype::oid, 'varchar'::regtype::oid] else array[k.column_type::regtype::oid] end),
+       ('pointer column', k.relation::oid, k.pointer_column, k.pointer_attnum, array['uuid'::regtype::oid]),
        ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum, array['uuid'::regtype::oid]),
        ('parent key column', k.parent_relation::oid, k.parent_key_column, k.parent_key_attnum, null),
        ('parent column', k.relation::oid, k.parent_column, k.parent_attnum, null),
@@ -22,6 +25,14 @@ create or replace view lighter.missing_parts as
       left join pg_attribute a
         on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
        and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+      -- Of a domain the type that it is made of.
+      left join lateral (
+        with recursive made_of (type, level) as (
+          select a.atttypid, 0
+          union all
+          select t.typbasetype, m.level + 1 from made_of m join pg_type t on t.oid = m.type where t.typtype = 'd'
+        )
+        select m.type from made_of m order by m.level desc limit 1) base on true
      where k.there and w.name is not null
     union all
     select k.id, k.label, 'key column', w.name, k.relation::oid,
@@ -30,7 +41,7 @@ create or replace view lighter.missing_parts as
                 else array(select t.oid from pg_type t join pg_namespace n on n.oid = t.typnamespace
                             where case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null) = w.type
                                        else format('%I.%I', n.nspname, t.typname) = w.type end) end,
-           a.attname, a.atttypid
+           a.attname, a.atttypid, a.atttypid
       from known k
      cross join lateral unnest(k.key_columns, k.key_types, k.key_attnums) w(name, type, attnum)
       left join pg_attribute a
@@ -65,11 +76,11 @@ create or replace view lighter.missing_parts as
   select c.id, c.label, c.part, c.name,
          case when c.attname is null then 'the column does not exist any more'
               else format('the column is of type %s now', format_type(c.atttypid, null)) end, true,
-         case when c.part = 'column' and c.attname is null
+         case when c.part in ('column', 'pointer column') and c.attname is null
               then format('If its values were deleted on purpose: select lighter.forget_missing(%s);', c.id)
               else 'Change it back, or detach the table and attach it again: payloads from before then stay until they expire.' end
     from chosen c
-   where c.attname is null or c.atttypid <> all (c.types)
+   where c.attname is null or c.base_type <> all (c.types)
   union all
   select k.id, k.label, 'column', k.json_column::text,
          format('a column of the name that %s had when it was attached is not attached', a.attname), false,

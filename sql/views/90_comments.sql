@@ -42,11 +42,11 @@ begin
 
         ('lighter.sources lighter.erasures lighter.backfills lighter.sweep_runs lighter.retention_policies lighter.storage_changes lighter.latency_changes', 'id', 'The key.'),
         ('lighter.sources', 'relation', 'The table.'),
-        ('lighter.sources', 'json_column', 'The jsonb column that is watched.'),
+        ('lighter.sources', 'json_column', 'The column that is watched.'),
         ('lighter.sources', 'parent_key_column', 'Column of parent_relation that parent_column refers to.'),
         ('lighter.sources', 'entity_type', 'What artifacts of this source belong to: artifact_refs.entity_type.'),
         ('lighter.sources', 'phase1_kind', 'Kind of the artifacts of that field.'),
-        ('lighter.sources', 'phase2_kind', 'Kind of the artifacts that hold the whole metadata.'),
+        ('lighter.sources', 'phase2_kind', 'Kind of the artifacts that hold the whole metadata, or, in the modes stub and whole, the value.'),
         ('lighter.sources', 'attached_at', 'When it was attached.'),
 
         ('lighter.source_partitions lighter.missing_parts', 'source_id', 'lighter.sources.id.'),
@@ -57,7 +57,7 @@ begin
         ('lighter.missing_parts', 'stops_offload', 'True: rows of the source are not offloaded either; they queue and stay inline.'),
         ('lighter.missing_parts', 'advice', 'What to do.'),
         ('lighter.former_sources', 'relation', 'The table.'),
-        ('lighter.former_sources', 'json_column', 'The jsonb column that was watched.'),
+        ('lighter.former_sources', 'json_column', 'The column that was watched.'),
         ('lighter.former_sources', 'detached_at', 'When it was detached.'),
         ('lighter.moved_row_records lighter.moved_rows', 'source_id', 'lighter.sources.id.'),
         ('lighter.moved_row_records lighter.moved_rows', 'row_id', 'Primary key of the row, as text.'),

@@ -1,6 +1,7 @@
 // Existing rows that are to be offloaded, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { bytesWithoutNumbersSql, hasLongNumbersSql } from '../offload/long-numbers.ts'
+import { heavyBytesSql } from '../offload/value-size.ts'
 import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import { isAfterSql, keyColumnsSql, keyNames, rowKeySql, selectKeySql } from '../source/rows-by-key.ts'
@@ -68,16 +69,6 @@ export async function findHeavy(
 }
 
 function pageSql(source: Source, ageColumn: string | null, measured: boolean): string {
-  // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
-  // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
-  // short form tells nothing: the number 1e100000 takes a few bytes. (If numbers alone make it so, the plan leaves the row
-  // as it is, as it does one that is opened here.)
-  const surely = `pg_column_size(c.stored) > ${8 * source.thresholdBytes + 1024}`
-  // As the plan decides it: see long-numbers.ts. Of a measured row it tells about how much would go.
-  const bytes = `case when o.long then pg_column_size(o.doc) else octet_length(o.doc::text) end`
-  const fieldBytes = `case when o.long then pg_column_size(o.field) else octet_length(o.field::text) end`
-  const isBlocked = `coalesce(${isFieldBlockedSql(source, 'o.doc', 'o.field')}, false)`
-  const isHeavy = `case when o.long then ${bytesWithoutNumbersSql('o.doc')} else octet_length(o.doc::text) end > ${source.thresholdBytes}`
   return `
     with page as materialized (
       select ${selectKeySql(source)}, ${rowKeySql(source)} as row_id, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
@@ -97,21 +88,15 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
          and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.row_id)
       offset 0
     ),
-    opened as (
-      select ${keyNames(source, 'c').join(', ')}, c.row_id, c.tenant_id, ${surely} as surely, pg_column_size(c.stored) as stored_bytes,
-             case when ${measured ? 'true' : `not ${surely}`} then ${documentSql('c.stored')} end as doc
-        from candidates c
-      offset 0
-    ),
-    fields as (
-      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field, coalesce(${hasLongNumbersSql('o.doc')}, false) as long from opened o offset 0
-    ),
-    heavy as (
-      select ${keyNames(source, 'o').join(', ')}, o.row_id, o.tenant_id,
-             ${measured ? `case when ${isBlocked} or ${isHeavy} then ${bytes} else ${fieldBytes} end` : 'null::int'} as bytes
-        from fields o
-       where case when o.field is not null then true when o.doc is null then o.surely else ${isBlocked} or ${isHeavy} end
-    )
+    ${
+      source.mode === 'document'
+        ? heavyDocumentsSql(source, measured)
+        : `heavy as (
+      select w.*
+        from (select ${keyNames(source, 'c').join(', ')}, c.row_id, c.tenant_id, ${heavyBytesSql(source, 'c.stored')} as bytes from candidates c offset 0) w
+       where w.bytes is not null
+    )`
+    }
     select "rowId", "tenantId", bytes, seen, "isActive"
       from (
         select ${keyNames(source, 'h').join(', ')}, h.row_id as "rowId", h.tenant_id as "tenantId", h.bytes, null::int as seen, true as "isActive" from heavy h
@@ -125,4 +110,32 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
                (select count(*)::int from page),
                exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)) found
      order by ${keyNames(source, 'found').join(', ')}`
+}
+
+function heavyDocumentsSql(source: Source, measured: boolean): string {
+  // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
+  // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
+  // short form tells nothing: the number 1e100000 takes a few bytes. (If numbers alone make it so, the plan leaves the row
+  // as it is, as it does one that is opened here.)
+  const surely = `pg_column_size(c.stored) > ${8 * source.thresholdBytes + 1024}`
+  // As the plan decides it: see long-numbers.ts. Of a measured row it tells about how much would go.
+  const bytes = `case when o.long then pg_column_size(o.doc) else octet_length(o.doc::text) end`
+  const fieldBytes = `case when o.long then pg_column_size(o.field) else octet_length(o.field::text) end`
+  const isBlocked = `coalesce(${isFieldBlockedSql(source, 'o.doc', 'o.field')}, false)`
+  const isHeavy = `case when o.long then ${bytesWithoutNumbersSql('o.doc')} else octet_length(o.doc::text) end > ${source.thresholdBytes}`
+  return `opened as (
+      select ${keyNames(source, 'c').join(', ')}, c.row_id, c.tenant_id, ${surely} as surely, pg_column_size(c.stored) as stored_bytes,
+             case when ${measured ? 'true' : `not ${surely}`} then ${documentSql('c.stored')} end as doc
+        from candidates c
+      offset 0
+    ),
+    fields as (
+      select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field, coalesce(${hasLongNumbersSql('o.doc')}, false) as long from opened o offset 0
+    ),
+    heavy as (
+      select ${keyNames(source, 'o').join(', ')}, o.row_id, o.tenant_id,
+             ${measured ? `case when ${isBlocked} or ${isHeavy} then ${bytes} else ${fieldBytes} end` : 'null::int'} as bytes
+        from fields o
+       where case when o.field is not null then true when o.doc is null then o.surely else ${isBlocked} or ${isHeavy} end
+    )`
 }

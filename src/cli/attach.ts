@@ -9,6 +9,9 @@ import { print, printJson } from './output.ts'
 
 interface AttachOptions {
   column: string
+  mode?: string
+  pointerColumn?: string
+  createPointerColumn?: boolean
   tenantColumn?: string
   parentColumn?: string
   entityType?: string
@@ -42,8 +45,16 @@ export function addAttach(program: Command): void {
   program
     .command('attach')
     .argument('<table>', 'such as public.conversation_messages')
-    .description('watch a table: heavy JSON of its jsonb column is offloaded from now on')
-    .option('--column <name>', 'the jsonb column', 'metadata')
+    .description('watch a table: heavy values of its column are offloaded from now on')
+    .option('--column <name>', 'the column: jsonb, json, text or bytea', 'metadata')
+    .addOption(
+      new Option(
+        '--mode <mode>',
+        'what stays in the row: a document with pointers in it (jsonb), a stub in the place of the value (json, text, jsonb), or null, with the id in a pointer column (default: by type document, stub, or whole for bytea)',
+      ).choices(['document', 'stub', 'whole']),
+    )
+    .option('--pointer-column <name>', "mode whole: uuid column for the artifacts' ids")
+    .option('--create-pointer-column', 'mode whole: make that column; default name: <column>_artifact_id')
     .option(
       '--tenant-column <name>',
       'uuid column with the tenant (default: tenant_id, here or in a table referred to)',
@@ -56,7 +67,7 @@ export function addAttach(program: Command): void {
       'field that is offloaded whatever its size; empty: none (default: tool_interactions)',
     )
     .option('--field-kind <kind>', 'kind of its artifacts')
-    .option('--kind <kind>', 'kind of artifacts that hold the whole metadata')
+    .option('--kind <kind>', 'kind of artifacts that hold the whole metadata, or value')
     .option('--envelope-keys <a,b,c>', 'keys that stay in the row; empty: none')
     .option('--threshold <bytes>', 'phase 2 threshold of this table; 0: the one of all tables', wholeNumber)
     .option('--min-bytes <bytes>', 'a smaller field stays in its row; default: 0', bytesOrDefault(0))
@@ -116,6 +127,9 @@ async function attach(
   await requireCurrentSchema(client)
   const given: [string, unknown, string][] = [
     ['json_column', options.column, 'name'],
+    ['mode', options.mode, 'text'],
+    ['pointer_column', options.pointerColumn, 'name'],
+    ['create_pointer_column', options.createPointerColumn, 'boolean'],
     ['tenant_column', options.tenantColumn, 'name'],
     ['parent_column', options.parentColumn, 'name'],
     ['entity_type', options.entityType, 'text'],
@@ -196,7 +210,7 @@ export function addDetach(program: Command): void {
     .command('detach')
     .argument('<table>', 'such as public.conversation_messages')
     .description('stop watching a table; rows already offloaded keep their pointers')
-    .option('--column <name>', 'the jsonb column', 'metadata')
+    .option('--column <name>', 'the column', 'metadata')
     .option('--json', 'print one JSON object')
     .action(async (table: string, options: { column: string; json?: boolean }) => {
       const detached = await withAdminClient(async client => {

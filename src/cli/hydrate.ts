@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
-import { type HydrateInput, hydrate } from '../artifacts/hydrate.ts'
+import { hydrate } from '../artifacts/hydrate.ts'
 import { readRows } from '../artifacts/rows.ts'
+import { hydrateValue, readValues } from '../artifacts/values.ts'
 import { loadConfig } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
@@ -20,7 +21,7 @@ export function addHydrate(program: Command): void {
   program
     .command('hydrate')
     .argument('[key...]', 'key of the row: a value for each column of it; the table may stand before it')
-    .description("print a row's metadata as it was before offloading (exact JSON text)")
+    .description('print the value of a row as it was before offloading: exact JSON text, text or bytes')
     .option('--table <table>', 'needed when several tables are attached')
     .option('--column <name>', 'needed when several columns of the table are attached')
     .addOption(keyOption())
@@ -32,8 +33,14 @@ export function addHydrate(program: Command): void {
         await requireCurrentSchema(pool)
         const [table, key] = await splitTable(pool, given, options)
         const source = await findSource(pool, table, options.column)
-        const row = await readRow(pool, source, await readKey(pool, source, key, options.key))
-        print((await hydrate({ db: pool, store }, row)) ?? 'null')
+        const rowId = await readKey(pool, source, key, options.key)
+        if (source.mode === 'document') {
+          const row = rowOf(source, rowId, await readRows(pool, source, [rowId]))
+          print((await hydrate({ db: pool, store }, row)) ?? 'null')
+        } else {
+          const row = rowOf(source, rowId, await readValues(pool, source, [rowId]))
+          await writeValue(source, await hydrateValue({ db: pool, store }, source, row))
+        }
       } finally {
         await pool.end()
         store.close()
@@ -57,10 +64,19 @@ async function splitTable(
   return rows[0]?.isTable === true ? [first, others] : [undefined, given]
 }
 
-async function readRow(db: Queryable, source: Source, rowId: string): Promise<HydrateInput> {
-  const row = (await readRows(db, source, [rowId])).get(rowId)
+function rowOf<R>(source: Source, rowId: string, rows: Map<string, R>): R {
+  const row = rows.get(rowId)
   if (row !== undefined) return row
   throw new RowError('row_not_found', `${source.tableSql} has no row ${rowId} with a tenant`, {
     hint: 'Check the key, and --table.',
   })
+}
+
+/** JSON on a line, as of documents; any other value as it is, and nothing of SQL null. */
+async function writeValue({ columnType }: Source, value: Buffer | null): Promise<void> {
+  if (columnType === 'json' || columnType === 'jsonb') print(value?.toString('utf8') ?? 'null')
+  else if (value !== null)
+    await new Promise<void>((resolve, reject) =>
+      process.stdout.write(value, error => (error ? reject(error) : resolve())),
+    )
 }

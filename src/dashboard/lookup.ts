@@ -2,12 +2,13 @@
 
 import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
-import { metadataRefKey } from '../artifacts/pointer-keys.ts'
+import { metadataRefKey, stubKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { type RowStatus, readRowStatus } from '../reports/row-status.ts'
 import { canonicalRowId } from '../source/canonical-key.ts'
 import { documentSql, fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
+import { readPointersSql } from '../source/modes.ts'
 import { describeKey, isRowSql, rowKeySql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
@@ -89,6 +90,20 @@ const artifactJson = `
     'damaged_at', a.damaged_at, 'damage', a.damage,
     'retention', (select p.policy from lighter.retention_policy_of(a.tenant_id, a.kind) p))`
 
+const documentPointersSql = `
+          select n.name, lighter.as_uuid(f.metadata -> n.name) as artifact_id
+            from found f cross join unnest($2::text[]) n(name)
+           where lighter.as_uuid(f.metadata -> n.name) is not null
+          union all
+          (select ${literal(`${metadataRefKey} of elements`)}, e.id
+             from found f cross join unnest(lighter.array_pointers(f.metadata)) e(id)
+            order by e.id
+            limit ${mostElementPointers})`
+
+/** Under which its pointers are shown: of a column that holds values the one. */
+const pointerNamesOf = ({ mode, pointerNames, pointerColumn }: Source) =>
+  mode === 'document' ? pointerNames : [pointerColumn ?? stubKey]
+
 const artifactFrom = 'public.artifact_refs a left join lighter.sources s on s.id = a.source_id'
 
 /** @param tenantId null: whoever's it is. @throws {ApiError} 404 */
@@ -119,19 +134,20 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
       text: `
         with found as materialized (
           select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
-                 pg_column_size(m.${ident(source.jsonColumn)}) as bytes, ${documentSql(`m.${ident(source.jsonColumn)}`)} as metadata
+                 pg_column_size(m.${ident(source.jsonColumn)}) as bytes, ${
+                   source.mode === 'document'
+                     ? `${documentSql(`m.${ident(source.jsonColumn)}`)} as metadata`
+                     : `${readPointersSql(source)} as ids`
+                 }
             from ${fromSql(source)}
            where ${isRowSql(source, '$1::text')}
         ),
         pointers as (
-          select n.name, lighter.as_uuid(f.metadata -> n.name) as artifact_id
-            from found f cross join unnest($2::text[]) n(name)
-           where lighter.as_uuid(f.metadata -> n.name) is not null
-          union all
-          (select ${literal(`${metadataRefKey} of elements`)}, e.id
-             from found f cross join unnest(lighter.array_pointers(f.metadata)) e(id)
-            order by e.id
-            limit ${mostElementPointers})
+          ${
+            source.mode === 'document'
+              ? documentPointersSql
+              : 'select ($2::text[])[1] as name, i.id as artifact_id from found f cross join unnest(f.ids) i(id)'
+          }
         )
         select json_build_object(
                  'source_id', $3::integer, 'source', $4::text, 'column', $5::text, 'row_id', f.row_id, 'tenant_id', f.tenant_id,
@@ -151,7 +167,7 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
                                             'last_error', left(d.last_error, ${shownErrorCharacters}))
                      from lighter.failed_jobs d where d.source_id = $3 and d.row_id = f.row_id)) as row
           from found f`,
-      values: [key, source.pointerNames, source.id, source.tableSql, source.jsonColumn],
+      values: [key, pointerNamesOf(source), source.id, source.tableSql, source.jsonColumn],
     })
     const row = rows[0]?.row
     const status = row === undefined ? null : await readRowStatus(db, source, row.row_id)

@@ -3,7 +3,8 @@
 import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
 import type { RestoreScope } from '../restore/hold.ts'
-import { fromSql, ident, inPlaceIdsSql, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { pointersInPlaceSql, pointersOfRowSql } from '../source/modes.ts'
 import { isRowSql, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
@@ -61,7 +62,6 @@ async function find(
   { sampleSql, whereSql }: { sampleSql: string; whereSql: string },
   values: unknown[],
 ): Promise<string[]> {
-  const document = `m.${ident(source.jsonColumn)}`
   const tenant = tenantSql(source)
   const { rows } = await db.query<{ rowId: string }>({
     text: `
@@ -69,9 +69,9 @@ async function find(
         from ${fromSql(source, sampleSql)}
        where ${whereSql} and ($2::uuid is null or ${tenant} = $2)
          and exists (
-           select from unnest(${pointersInSql(source, document)}) pointer(id)
+           select from unnest(${pointersOfRowSql(source)}) pointer(id)
              join public.artifact_refs a on a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(pointer.id) and a.id = pointer.id and a.purged_at is null
-            where not pointer.id = any (coalesce(${inPlaceIdsSql(source, document)}, '{}')))
+            where not pointer.id = any (coalesce(${pointersInPlaceSql(source)}, '{}')))
        limit $1`,
     values,
   })

@@ -2,7 +2,8 @@
 
 import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
-import { fromSql, ident, literal, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { fromSql, literal, tenantSql } from '../source/expressions.ts'
+import { pointersOfRowSql } from '../source/modes.ts'
 import { mayBeRowSql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
@@ -73,7 +74,7 @@ function findSql(source: Source): string {
         -- Whoever else writes artifact_refs may have written any row_id.
         join ${fromSql(source)} on ${mayBeRowSql(source, 'c.row_id')}
        where ${tenantSql(source)} is distinct from c.artifact_tenant_id
-         and c.artifact_id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
+         and c.artifact_id = any (${pointersOfRowSql(source)})
          and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.frame_id = lighter.frame_of(c.artifact_id) and o.id = c.artifact_id)
        order by c.row_id
        limit ${mostRows}

@@ -20,6 +20,7 @@ import {
   serverStartSql,
   tenantSql,
 } from '../source/expressions.ts'
+import { valueModeOf } from '../source/modes.ts'
 import { enterCommitGateSql, isPinnedSql } from '../source/pins.ts'
 import { rowKeyParts } from '../source/row-key.ts'
 import {
@@ -181,6 +182,7 @@ function targetText({ target, job }: PlannedRow): string {
  */
 function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: PlannedRow[]): string {
   const column = ident(source.jsonColumn)
+  const mode = valueModeOf(source)
   const ids = `string_to_array(r.pointer_ids, ',')::uuid[]`
   // As one text: node-postgres, and arrays in text form, would quote each document.
   const targets = `string_to_array(${p.one(ordered.flatMap(row => (row.outcome === 'offload' ? [targetText(row)] : [])).join(separator))}::text, E'\\x1f')`
@@ -201,16 +203,21 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
          for no key update of m skip locked
     ),
     targets as (
-      select ${keyNames(source, 'l').join(', ')}, l.place, l.tbl, l.row_id, l.has_field, l.has_rest, l.target::jsonb as target from locked l where l.goes
+      select ${keyNames(source, 'l').join(', ')}, l.place, l.tbl, l.row_id, l.has_field, l.has_rest,
+             l.target::${mode === null ? 'jsonb' : 'uuid'} as target from locked l where l.goes
     ),
     rewritten as (
       update ${rowsSql(source)} m
-         set ${column} = t.target
+         set ${mode === null ? `${column} = t.target` : mode.offloadSql(source, 't.target')}
         from targets t
        where ${hasKeySql(source, 't')} and m.ctid = t.place and m.tableoid = t.tbl
       -- what a trigger of the table made of it
-      returning t.row_id, m.${column} = t.target
-                or m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')} as intact
+      returning t.row_id, ${
+        mode === null
+          ? `m.${column} = t.target
+                or m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')}`
+          : mode.isOffloadedSql(source, 't.target')
+      } as intact
     )
     select row_id as "rowId", coalesce(intact, false) as intact from rewritten
     union all
@@ -313,9 +320,9 @@ async function recordOutcome(
           from ${p.unnest(loose, looseColumns)} as a(${namesOf(looseColumns)})
       ),
       frames as (
-        insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field,
+        insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, content_type,
             entity_type, sizes, places, hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
-        select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field,
+        select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field, f.content_type,
                f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea, f.row_uuids::uuid[], f.row_texts::text[],
                f.entities::uuid[], f.entity_places::int2[], f.refers_from::int2[], f.refers_to::uuid[], f.voids::int2[]
           from ${p.unnest(frames, frameColumns)} as f(${namesOf(frameColumns)})

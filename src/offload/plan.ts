@@ -5,6 +5,7 @@ import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
+import { columnTypeOf } from '../source/column-types.ts'
 import {
   documentSql,
   entitySql,
@@ -34,6 +35,7 @@ import {
   textBytesBoundSql,
 } from './long-numbers.ts'
 import { notePointers } from './payload-pointers.ts'
+import { planValuesSql, pointersInValue } from './plan-value.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
 export interface FieldPayload {
@@ -141,22 +143,31 @@ export async function planRows(
   limits: { budgetBytes: number; streamThresholdBytes: number; maxPayloadBytes: number },
   tokens: Tokens,
 ): Promise<PlannedRow[]> {
-  const { rows } = await db.query<PlanRow>({
-    text: planSql(source),
-    prepare: true,
-    values: [
-      arrayText(jobs.map(job => job.rowId)),
-      tokens.field,
-      limits.streamThresholdBytes,
-      limits.budgetBytes,
-      limits.maxPayloadBytes,
-      tokens.document,
-      ...partArrays(
-        source,
-        jobs.map(job => job.rowId),
-      ),
-    ],
-  })
+  const { streamThresholdBytes, budgetBytes, maxPayloadBytes } = limits
+  const rowIds = jobs.map(job => job.rowId)
+  const keys = arrayText(rowIds)
+  const parts = partArrays(source, rowIds)
+  const { rows } = await db.query<PlanRow>(
+    source.mode === 'document'
+      ? {
+          text: planSql(source),
+          prepare: true,
+          values: [
+            keys,
+            tokens.field,
+            streamThresholdBytes,
+            budgetBytes,
+            maxPayloadBytes,
+            tokens.document,
+            ...parts,
+          ],
+        }
+      : {
+          text: planValuesSql(source),
+          prepare: true,
+          values: [keys, streamThresholdBytes, budgetBytes, maxPayloadBytes, tokens.document, ...parts],
+        },
+  )
   const byOrd = Map.groupBy(rows, row => Number(row.ord))
   const planned = jobs.map((job, i) => {
     const [row, ...others] = byOrd.get(i + 1) ?? []
@@ -164,7 +175,7 @@ export async function planRows(
     if (others.length > 0) return unreadRow(job, source, 'ambiguous')
     return toPlannedRow(job, source, row, limits.maxPayloadBytes)
   })
-  await notePointers(db, source, planned, tokens)
+  if (source.mode === 'document') await notePointers(db, source, planned, tokens)
   return planned
 }
 
@@ -199,14 +210,15 @@ function toPlannedRow(job: Job, source: Source, row: PlanRow, maxPayloadBytes: n
     })
   }
   if (row.restBytes !== null) {
+    const bytes = row.restText === null ? null : columnTypeOf(source).bytesOf(row.restText)
     payloads.push({
       artifactId: newArtifactId(),
       phase: 2,
       kind: source.phase2Kind,
       field: null,
       sizeBytes: row.restBytes,
-      bytes: row.restText === null ? null : Buffer.from(row.restText),
-      refersTo: [],
+      bytes,
+      refersTo: source.mode === 'document' ? [] : pointersInValue(source, bytes),
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))

@@ -1,7 +1,8 @@
 // Rows with pointers, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
-import { documentSql, fromSql, ident, pointerIdsSql, tenantSql } from '../source/expressions.ts'
+import { documentSql, fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { readPointersSql } from '../source/modes.ts'
 import {
   isAfterSql,
   isKeyedRowSql,
@@ -92,8 +93,10 @@ async function find(
 }
 
 function findSql(source: Source, rowIds: string[] | null): string {
+  const isDocument = source.mode === 'document'
   const order = (alias: string) => keyNames(source, alias).join(', ')
-  const columns = `${selectKeySql(source)}, ${rowKeySql(source)} as row_id, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored`
+  const stored = isDocument ? `m.${ident(source.jsonColumn)}` : readPointersSql(source)
+  const columns = `${selectKeySql(source)}, ${rowKeySql(source)} as row_id, ${tenantSql(source)} as tenant_id, ${stored} as stored`
   const isNext = `($1::text is null or ${isAfterSql(source, '$1::text')})`
   const page =
     rowIds === null
@@ -108,13 +111,13 @@ function findSql(source: Source, rowIds: string[] | null): string {
        fetch first ($2) rows with ties
     ),
     opened as (
-      select ${order('p')}, p.row_id, p.tenant_id, ${documentSql('p.stored')} as doc
+      select ${order('p')}, p.row_id, p.tenant_id, ${isDocument ? documentSql('p.stored') : 'p.stored'} as doc
         from page p
        where p.stored is not null and ($3::uuid is null or p.tenant_id = $3)
       offset 0
     ),
     pointed as materialized (
-      select ${order('o')}, o.row_id, o.tenant_id, ${pointerIdsSql(source, 'o.doc')} as ids
+      select ${order('o')}, o.row_id, o.tenant_id, ${isDocument ? readPointersSql(source, 'o.doc') : 'o.doc'} as ids
         from opened o
       offset 0
     ),
@@ -127,6 +130,8 @@ function findSql(source: Source, rowIds: string[] | null): string {
         from needed n
         join public.artifact_refs a on a.tenant_id = n.tenant_id and a.frame_id = lighter.frame_of(n.id) and a.id = n.id
        cross join lateral unnest(a.refers_to) r(id)
+       -- A value is read as it is, whatever it points to.
+       where ${isDocument}
     ),
     weighed as (
       select n.row_id, sum(a.size_bytes)::float8 as bytes,

@@ -4,6 +4,7 @@ import { setTimeout } from 'node:timers/promises'
 import type pg from 'pg'
 import { hydrateMany } from '../artifacts/hydrate.ts'
 import { batchLimits, widestLimits } from '../artifacts/hydrate-limits.ts'
+import { hydrateValues, readValueRows } from '../artifacts/values.ts'
 import type { OffloadConfig } from '../config.ts'
 import { isDatabaseOutage, isTransactionConflict, LighterError, messageOf, RowError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
@@ -250,6 +251,49 @@ async function restoreOnce(run: Run, rowIds: string[]): Promise<string[]> {
   }
 }
 
+/** As `hydrateRows`, of a column that holds values. */
+async function hydrateRowsWithValues(
+  run: Run,
+  rowIds: string[],
+): Promise<{ ready: RestoredRow[]; tooLong: string[] }> {
+  const { context, source } = run
+  const alone = rowIds.length === 1
+  for (let attempt = 1; ; attempt++) {
+    const rows = (await readValueRows(context.pool, source, rowIds)).filter(row => row.pointer !== null)
+    const limits = alone ? widestLimits : batchLimits(2 * context.config.batchBytes)
+    const withTenant = rows.flatMap(row =>
+      row.tenantId === null ? [] : [{ ...row, tenantId: row.tenantId }],
+    )
+    const results = await hydrateValues(
+      { db: context.pool, store: context.store, concurrency: context.config.uploadConcurrency, limits },
+      source,
+      withTenant,
+    )
+    const outage = results.find(result => result.error?.retryable)?.error
+    if (outage) {
+      if (attempt === storeTries || stopped(context)) throw outage
+      await setTimeout(250 * 2 ** attempt, undefined, { signal: context.signal }).catch(() => undefined)
+      continue
+    }
+    for (const row of rows.filter(r => r.tenantId === null)) {
+      fail(run, row.rowId, new RowError('no_tenant', 'the row has no tenant, so its pointers lead nowhere'))
+    }
+    const ready: RestoredRow[] = []
+    const tooLong: string[] = []
+    results.forEach((result, i) => {
+      const row = withTenant[i]
+      if (row === undefined) return
+      if (result.error !== null) {
+        if (!alone && result.error.code === 'artifact_too_large') tooLong.push(row.rowId)
+        else fail(run, row.rowId, result.error)
+      } else if (result.isOffloaded && result.bytes !== null) {
+        ready.push({ rowId: row.rowId, version: row.version, document: result.bytes })
+      }
+    })
+    return { ready, tooLong }
+  }
+}
+
 interface StoredRow {
   rowId: string
   version: string
@@ -263,6 +307,7 @@ interface StoredRow {
  */
 async function hydrateRows(run: Run, rowIds: string[]): Promise<{ ready: RestoredRow[]; tooLong: string[] }> {
   const { context, source } = run
+  if (source.mode !== 'document') return hydrateRowsWithValues(run, rowIds)
   const alone = rowIds.length === 1
   for (let attempt = 1; ; attempt++) {
     const rows = await readStored(context.pool, source, rowIds)

@@ -269,7 +269,7 @@ export function pointersSql(source: Source, doc: string): string {
 
 /** The ids that the pointers in `doc` spell at any depth, as uuid[]. Reading follows only those of `followedIdsSql`. */
 export function pointersInSql(source: Source, doc: string): string {
-  const paths = source.pointerNames.map(name => {
+  const paths = [...source.pointerNames, ...source.stubNames].map(name => {
     const member = `@.${JSON.stringify(name)}`
     return literal(`strict $.** ? (exists(${member})).${JSON.stringify(name)} ? (@.type() == "string")`)
   })

@@ -1,7 +1,9 @@
 // What is watched, as the steps need it.
 
 import type { Queryable } from '../db/pool.ts'
+import type { ColumnTypeName } from './column-types.ts'
 import type { KeyFormName } from './key-types.ts'
+import type { ModeName } from './modes.ts'
 
 /** A column of a row's key. */
 export interface KeyColumn {
@@ -22,6 +24,11 @@ export interface Source {
   /** Its rows are those of its partitions; a plain table's are its own, and not those of tables that inherit. */
   isPartitioned: boolean
   jsonColumn: string
+  columnType: ColumnTypeName
+  /** What stays in the row, see modes.ts. */
+  mode: ModeName
+  /** Mode whole: the column with the artifacts' ids. */
+  pointerColumn: string | null
   /** At least one column, in the order in which keys are written. */
   key: KeyColumn[]
   /** The text of the key of row `m`: use `rowKeySql`. */
@@ -39,6 +46,8 @@ export interface Source {
    * copied with those of another one, or still hold them from when its table was attached in another way.
    */
   pointerNames: string[]
+  /** Names of pointers that some column holds in the place of a value; none where no source is of mode stub. */
+  stubNames: string[]
   phase1Kind: string
   phase2Kind: string
   envelopeKeys: string[]
@@ -74,10 +83,16 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                   where f.relation = s.relation
                     and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid)
                         = s.json_column
+                    and f.mode = s.mode
+                    and lighter.name_of_column(f.relation, f.pointer_attnum, f.pointer_column, f.relation_oid = f.relation::oid)
+                        is not distinct from s.pointer_column
                   order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",
            c.relkind = 'p' as "isPartitioned",
            s.json_column as "jsonColumn",
+           s.column_type as "columnType",
+           s.mode,
+           s.pointer_column as "pointerColumn",
            keyed.columns as key,
            lighter.row_key_sql('m', s.key_columns, keyed.forms) as "keySql",
            s.tenant_column as "tenantColumn",
@@ -94,6 +109,8 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                  select f.phase1_field || '_ref' from lighter.former_sources f where f.phase1_field is not null
                  order by 1)
              || array['artifact_metadata_ref'] as "pointerNames",
+           case when exists (select from lighter.sources o where o.mode = 'stub')
+                  or exists (select from lighter.former_sources f where f.mode = 'stub') then array['artifact_ref'] else '{}' end as "stubNames",
            s.phase1_kind as "phase1Kind",
            s.phase2_kind as "phase2Kind",
            s.envelope_keys as "envelopeKeys",

@@ -173,21 +173,21 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],text,name,boolean,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[])':
+    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],text,name,boolean)':
       [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[])':
+    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],text,name,boolean)':
       [],
     'check_envelope(lighter.sources)': [],
-    'column_type(regclass,name)': [],
+    'column_type(regclass,name)': ['lighter_daemon'],
     'count_frame()': [],
     'current_tenant()': everybody,
     'daemon_says(uuid,boolean,double precision)': ['lighter_daemon'],
@@ -262,7 +262,16 @@ describe('privileges', () => {
     'offloaded_rows(uuid,text,uuid,integer)': everybody,
     'raise_obstacles(regclass,name,lighter.obstacle[])': [],
     'reader_obstacles(lighter.sources)': ['lighter_daemon'],
-    'reads_beyond(text,name,text[])': ['lighter_daemon'],
+    'reads_beyond(text,name,text[],text)': ['lighter_daemon'],
+    'mode_obstacles(lighter.sources)': ['lighter_daemon'],
+    'domains_of(regclass,name)': ['lighter_daemon'],
+    'column_kind(regclass,name)': [],
+    'build_clear(lighter.sources)': [],
+    'drop_pointer_column(lighter.sources)': [],
+    'heavy_body(lighter.sources)': ['lighter_daemon'],
+    'stub_of(uuid)': ['lighter_daemon'],
+    'stub_id(text)': ['lighter_daemon'],
+    'pointers_in_text(text)': ['lighter_daemon'],
     'requeue(regclass,text[],name)': backEnd,
     'require_own_artifacts()': [],
     'require_tenant()': [],

@@ -262,13 +262,23 @@ describe('attach refuses', () => {
       { code: '42703', message: /TABLE has no column "payload"/ },
     ],
     [
-      'a json column',
-      'id uuid primary key, tenant_id uuid, metadata json',
+      'a column of a type that is none of ours',
+      'id uuid primary key, tenant_id uuid, metadata xml',
       '',
       {
         code: '42804',
-        message: /TABLE\.metadata is of type json, not jsonb/,
-        hint: /alter table TABLE alter column metadata type jsonb/,
+        message: /TABLE\.metadata is of type xml, not jsonb, json, text or bytea/,
+        hint: /alter table TABLE alter column metadata type text using metadata::text;/,
+      },
+    ],
+    [
+      'a json column in mode document',
+      'id uuid primary key, tenant_id uuid, metadata json',
+      `, mode => 'document'`,
+      {
+        code: '42804',
+        message: /TABLE\.metadata is of type json, and mode document needs jsonb/,
+        hint: /alter table TABLE alter column metadata type jsonb using metadata::jsonb;/,
       },
     ],
     [
