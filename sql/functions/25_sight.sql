@@ -164,8 +164,8 @@ begin
   end if;
   -- The table, or its column: nothing of the source is left.
   perform lighter.remove_source(source);
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field, rows_deleted)
-  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field, true);
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field, tenant_namespace, rows_deleted)
+  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field, source.tenant_namespace, true);
   return partitions + 1;
 end
 $$;
