@@ -210,9 +210,8 @@ begin
   execute format('create or replace trigger %I after insert or update %s on %s for each row when (lighter.%I(new.%I)) execute function %s()',
     format('lighter_enqueue_%s', source.id),
     -- What a BEFORE trigger does to a column does not count as an update of that column.
-    -- A row with another key is another row, and the old one's entry ends as gone.
-    case when not lighter.has_before_trigger(source.relation)
-         then 'of ' || (select string_agg(quote_ident(c), ', ' order by n) from unnest(array[source.json_column] || source.key_columns) with ordinality u(c, n)) end,
+    -- Not of the key's columns: Postgres would refuse to change their type then.
+    case when not lighter.has_before_trigger(source.relation) then format('of %I', source.json_column) end,
     source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
   -- Of a column that had another type before.
   for former in

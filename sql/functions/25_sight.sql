@@ -168,8 +168,8 @@ begin
   end if;
   -- The table, or one of its columns: nothing of the source is left.
   perform lighter.remove_source(source);
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, rows_deleted)
-  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, true);
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace, rows_deleted)
+  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace, true);
   return partitions + 1;
 end
 $$;

@@ -74,6 +74,9 @@ return jsonb_build_object(
        -- A field or entity that the source does not have was decided too.
        jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
   || case when said ? 'tenant_column' and not said ? 'parent_column' then '{"parent_column": ""}' else '{}'::jsonb end
+  -- What is said of the one takes back the other; and a boolean is said where a tenant is recorded.
+  || jsonb_build_object('single_tenant', existing.single_tenant is not null and not said ?| array['tenant_column', 'parent_column'])
+  || case when said ? 'tenant_column' or said ? 'parent_column' then '{"tenant_namespace": null}' else '{}'::jsonb end
   || jsonb_strip_nulls(said);
 comment on function lighter.attach_options(lighter.sources, jsonb) is
   'The options of attach that hold: what was said, else what the source has, else the default.';
@@ -161,6 +164,7 @@ declare
   column_type text;
   column_kind text;
   tenant_table regclass;
+  is_single boolean;
 begin
   if target is null or json_column is null then
     raise exception 'table and column must be given' using errcode = 'null_value_not_allowed';
@@ -229,9 +233,19 @@ begin
   end if;
 
   -- The tenant: a column of the table, else of the one parent that has it.
-  s.tenant_column := coalesce(options ->> 'tenant_column', 'tenant_id');
-  parent_column := nullif(options ->> 'parent_column', '');
-  if parent_column is null and lighter.column_type(target, s.tenant_column) is null then
+  is_single := (options ->> 'single_tenant')::boolean;
+  if is_single then
+    s.single_tenant := lighter.single_tenant();
+    if said ?| array['tenant_column', 'parent_column', 'tenant_namespace'] then
+      obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+        'single_tenant says that all rows have one tenant, and tenant_column, parent_column or tenant_namespace where to find theirs',
+        'Pass single_tenant => true alone, or leave it out.');
+    end if;
+  else
+    s.tenant_column := coalesce(options ->> 'tenant_column', 'tenant_id');
+    parent_column := nullif(options ->> 'parent_column', '');
+  end if;
+  if not is_single and parent_column is null and lighter.column_type(target, s.tenant_column) is null then
     select count(*) as found, min(fk.column_name::text)::name as column_name,
            string_agg(format('%s (over %s)', fk.parent, fk.column_name), ', ') as names
       into parents
@@ -240,7 +254,7 @@ begin
     if parents.found = 0 then
       obstacles := obstacles || lighter.new_obstacle('undefined_column',
         format('cannot tell the tenant of a row of %s: neither it nor a table it refers to has a column "%s"', target, s.tenant_column),
-        'Pass tenant_column => ..., or parent_column => the column that refers to the table with the tenant.');
+        'Pass tenant_column => ..., or parent_column => the column that refers to the table with the tenant; or single_tenant => true, if all rows have one.');
     elsif parents.found > 1 then
       obstacles := obstacles || lighter.new_obstacle('ambiguous_column',
         format('the tenant of a row of %s can be found in several tables: %s', target, parents.names),
@@ -267,9 +281,25 @@ begin
   tenant_table := case when parent_column is null then target else s.parent_relation end;
   column_type := lighter.column_type(tenant_table, s.tenant_column);
   -- One that was not found is an obstacle already.
-  if column_type <> 'uuid' or column_type is null and s.parent_relation is not null then
+  if column_type in ('text', 'character varying', 'smallint', 'integer', 'bigint') then
+    s.tenant_namespace := coalesce((options ->> 'tenant_namespace')::uuid,
+      -- Attached again, its rows have the tenants that they had.
+      (select f.tenant_namespace from lighter.former_sources f where f.relation = target and f.json_column = describe_source.json_column order by f.id desc limit 1),
+      lighter.tenant_of('00000000-0000-0000-0000-000000000000', lighter.tenant_origin(tenant_table, s.tenant_column)));
+    if not (select coalesce((select o.collisdeterministic from pg_collation o where o.oid = a.attcollation), true)
+              from pg_attribute a where a.attrelid = tenant_table and a.attname = s.tenant_column) then
+      obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
+        format('the tenant column %s.%I has a nondeterministic collation, so one tenant could have several names', tenant_table, s.tenant_column),
+        format('alter table %s alter column %I type %s collate "C";', tenant_table, s.tenant_column, column_type));
+    end if;
+  elsif column_type <> 'uuid' or column_type is null and s.parent_relation is not null then
     obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
-      format('the tenant column %s.%s is %s, not uuid', tenant_table, s.tenant_column, coalesce('of type ' || column_type, 'missing')));
+      format('the tenant column %s.%s is %s, not uuid, text, varchar, smallint, integer or bigint', tenant_table, s.tenant_column, coalesce('of type ' || column_type, 'missing')),
+      'Pass tenant_column => another column, or single_tenant => true, if all rows have one tenant.');
+  elsif said ? 'tenant_namespace' then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('tenant_namespace is for tenants that have names, and %s.%s is of type %s', tenant_table, s.tenant_column, coalesce(column_type, 'none')),
+      'Leave tenant_namespace out.');
   end if;
 
   -- The entity: what was passed, else the parent, else the first table referred to by a uuid.
@@ -279,7 +309,7 @@ begin
     select fk.column_name, regexp_replace(c.relname, 's$', '') into s.entity_column, s.entity_type
       from lighter.foreign_keys(target) fk
       join pg_class c on c.oid = fk.parent
-     where fk.column_name <> s.tenant_column
+     where fk.column_name is distinct from s.tenant_column
        and (s.parent_column is null or fk.column_name = s.parent_column)
        and lighter.column_type(target, fk.column_name) = 'uuid'
      limit 1;
@@ -403,11 +433,13 @@ begin atomic
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded for the tenant in %s.%s: by %s.%s they could belong to another', wanted.relation,
-             coalesce(existing.parent_relation, existing.relation), existing.tenant_column,
-             coalesce(wanted.parent_relation, wanted.relation), wanted.tenant_column), hint)
+             coalesce(existing.parent_relation, existing.relation), coalesce(existing.tenant_column, 'single_tenant'),
+             coalesce(wanted.parent_relation, wanted.relation), coalesce(wanted.tenant_column, 'single_tenant')), hint)
     from taken cross join remedy
-   where anything and existing.id is not null and wanted.tenant_column is not null
+   where anything and existing.id is not null and num_nonnulls(wanted.tenant_column, wanted.single_tenant) > 0
      and (existing.tenant_column is distinct from wanted.tenant_column
+          or existing.tenant_namespace is distinct from wanted.tenant_namespace
+          or existing.single_tenant is distinct from wanted.single_tenant
           or existing.parent_relation is distinct from wanted.parent_relation
           or existing.parent_column is distinct from wanted.parent_column
           or existing.parent_key_column is distinct from wanted.parent_key_column)
@@ -441,7 +473,7 @@ create or replace function lighter.attach_said(
   tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
   phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
   ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[],
-  mode text, pointer_column name, create_pointer_column boolean
+  tenant_namespace uuid, single_tenant boolean, mode text, pointer_column name, create_pointer_column boolean
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -449,10 +481,11 @@ return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'par
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
   'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
-  'guard', guard, 'key_columns', key_columns, 'mode', mode, 'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) is
+  'guard', guard, 'key_columns', key_columns, 'tenant_namespace', tenant_namespace, 'single_tenant', single_tenant, 'mode', mode,
+  'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column));
+comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) from public;
+revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
 
 -- An option of attach as people read it: of one that follows lighter.settings, what holds.
 create or replace function lighter.option_text(name text, value text) returns text
@@ -500,7 +533,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   with options as (
     select w.key, w.value, e.value as was, place
-     from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
+     from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'single_tenant', 'tenant_column', 'tenant_namespace', 'parent_relation', 'parent_column', 'parent_key_column',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
              'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
       join jsonb_each_text(lighter.source_options(wanted)) w on w.key = n.name
@@ -543,6 +576,8 @@ create or replace function lighter.check_attach(
   trust_owner boolean default null,
   guard text default null,
   key_columns name[] default null,
+  tenant_namespace uuid default null,
+  single_tenant boolean default null,
   mode text default null,
   pointer_column name default null,
   create_pointer_column boolean default null
@@ -553,12 +588,12 @@ begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
            phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
-           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, mode, pointer_column, create_pointer_column)) d
+           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) is
+comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -611,6 +646,8 @@ create or replace function lighter.attach(
   trust_owner boolean default null,
   guard text default null,
   key_columns name[] default null,
+  tenant_namespace uuid default null,
+  single_tenant boolean default null,
   mode text default null,
   pointer_column name default null,
   create_pointer_column boolean default null,
@@ -630,7 +667,7 @@ begin
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
-    skip_triggers, allow_dependents, trust_owner, guard, key_columns, mode, pointer_column, create_pointer_column));
+    skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
@@ -639,11 +676,13 @@ begin
     execute format('alter table %s add column %I uuid', target, wanted.pointer_column);
   end if;
   if source_id is null then
-    insert into lighter.sources (relation, json_column, mode, column_type, pointer_column, made_pointer_column, key_columns, key_types, tenant_column, parent_relation,
+    insert into lighter.sources (relation, json_column, mode, column_type, pointer_column, made_pointer_column, key_columns, key_types,
+        tenant_column, tenant_namespace, single_tenant, parent_relation,
         parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
         envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
         trust_owner, guard)
-      select wanted.relation, wanted.json_column, wanted.mode, wanted.column_type, wanted.pointer_column, wanted.made_pointer_column, wanted.key_columns, wanted.key_types, wanted.tenant_column,
+      select wanted.relation, wanted.json_column, wanted.mode, wanted.column_type, wanted.pointer_column, wanted.made_pointer_column, wanted.key_columns, wanted.key_types,
+             wanted.tenant_column, wanted.tenant_namespace, wanted.single_tenant,
         wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
         wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
@@ -661,6 +700,7 @@ begin
        set mode = wanted.mode, column_type = wanted.column_type, pointer_column = wanted.pointer_column,
            made_pointer_column = wanted.made_pointer_column, pointer_attnum = null,
            key_columns = wanted.key_columns, key_types = wanted.key_types, tenant_column = wanted.tenant_column,
+           tenant_namespace = wanted.tenant_namespace, single_tenant = wanted.single_tenant,
            parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
            parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
            key_attnums = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
@@ -673,6 +713,11 @@ begin
      where s.id = source_id
        and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
+  if wanted.single_tenant is not null then
+    insert into lighter.tenants (tenant_id, namespace, external_id)
+      values (wanted.single_tenant, '00000000-0000-0000-0000-000000000000', 'single')
+      on conflict do nothing;
+  end if;
   perform lighter.refresh_sources(target);
   select * into wanted from lighter.sources s where s.id = source_id;
 
@@ -683,9 +728,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean, integer) is
-  'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], text, name, boolean, integer) from public;
+comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) is
+  'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column), of type uuid, or with names (text, varchar, smallint, integer, bigint), which become uuids by lighter.tenant_of in a namespace of the column they come from, or in tenant_namespace; or, with single_tenant, one tenant for all rows. Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -798,8 +843,8 @@ begin
   perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field)
-  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.

@@ -12,7 +12,9 @@ create table lighter.sources (
   json_column name not null,
   key_columns name[] not null check (cardinality(key_columns) > 0),
   key_types text[] not null check (cardinality(key_types) = cardinality(key_columns)),
-  tenant_column name not null,
+  tenant_column name,
+  tenant_namespace uuid,
+  single_tenant uuid,
   parent_relation regclass,
   parent_key_column name,
   parent_column name,
@@ -48,7 +50,8 @@ create table lighter.sources (
   entity_attnum smallint,
   pointer_attnum smallint,
   check ((mode = 'whole') = (pointer_column is not null)),
-  unique (relation, json_column)
+  unique (relation, json_column),
+  constraint sources_tenant check (num_nonnulls(tenant_column, single_tenant) = 1 and num_nonnulls(tenant_namespace, single_tenant) <= 1)
 );
 comment on table lighter.sources is 'Tables and columns that are watched; written by lighter.attach and lighter.detach.';
 comment on column lighter.sources.relation_oid is
@@ -70,6 +73,8 @@ comment on column lighter.sources.column_type is 'Type of json_column: jsonb, js
 comment on column lighter.sources.pointer_column is 'Mode whole: the uuid column with the artifact''s id.';
 comment on column lighter.sources.made_pointer_column is 'lighter.attach made pointer_column, and lighter.detach drops it once no row has an id there.';
 comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
+comment on column lighter.sources.tenant_namespace is 'Set: the tenant column holds names, not uuids, and a row''s tenant is lighter.tenant_of(tenant_namespace, the name).';
+comment on column lighter.sources.single_tenant is 'Tenant of all rows, where the operator said that there is one; then there is no tenant_column.';
 comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
 comment on column lighter.sources.parent_column is 'Column of the table that refers to parent_relation (parent_key_column).';
 comment on column lighter.sources.entity_column is 'Column whose value becomes artifact_refs.entity_id.';
@@ -111,12 +116,14 @@ create table lighter.former_sources (
   pointer_column name,
   pointer_attnum smallint,
   phase1_field text,
+  tenant_namespace uuid,
   rows_deleted boolean not null default false,
   detached_at timestamptz not null default now()
 );
 comment on table lighter.former_sources is
   'Sources that were detached, so that the artifacts of their rows are released again once the same column is attached. Written by lighter.detach.';
 comment on column lighter.former_sources.id is 'lighter.sources.id as it was; artifact_refs.source_id of what came off it.';
+comment on column lighter.former_sources.tenant_namespace is 'As in lighter.sources: attached again, its tenants are the same.';
 comment on column lighter.former_sources.json_attnum is 'Number of json_column in the table relation_oid.';
 comment on column lighter.former_sources.relation_oid is 'For which table json_attnum holds.';
 comment on column lighter.former_sources.rows_deleted is

@@ -17,7 +17,9 @@ create or replace view lighter.missing_parts as
        ('column', k.relation::oid, k.json_column, k.json_attnum,
         case k.column_type when 'text' then array['text'::regtype::oid, 'varchar'::regtype::oid] else array[k.column_type::regtype::oid] end),
        ('pointer column', k.relation::oid, k.pointer_column, k.pointer_attnum, array['uuid'::regtype::oid]),
-       ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum, array['uuid'::regtype::oid]),
+       ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum,
+        case when k.tenant_namespace is null then array['uuid'::regtype::oid]
+             else array['text'::regtype::oid, 'character varying'::regtype::oid, 'smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid] end),
        ('parent key column', k.parent_relation::oid, k.parent_key_column, k.parent_key_attnum, null),
        ('parent column', k.relation::oid, k.parent_column, k.parent_attnum, null),
        ('entity column', k.relation::oid, k.entity_column, k.entity_attnum, array['uuid'::regtype::oid])

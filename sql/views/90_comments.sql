@@ -104,6 +104,7 @@ begin
         ('lighter.objects', 'created_at', 'When it was registered, before its first byte was sent.'),
         ('lighter.objects', 'stored_at', 'When it was committed; null: it is not.'),
 
+        ('lighter.storage_by_tenant', 'external_id', 'What the application calls it, where that is no uuid.'),
         ('lighter.tenants lighter.storage_by_tenant', 'plan', 'standard or premium: which retention policies hold.'),
         ('lighter.tenants lighter.storage_by_tenant', 'legal_hold', 'Nothing of the tenant may be deleted or expire.'),
         ('lighter.legal_holds lighter.erasures lighter.damaged_artifacts', 'entity_id', 'The id of the entity.'),

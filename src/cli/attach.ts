@@ -12,7 +12,10 @@ interface AttachOptions {
   mode?: string
   pointerColumn?: string
   createPointerColumn?: boolean
+  keyColumns?: string
+  singleTenant?: boolean
   tenantColumn?: string
+  tenantNamespace?: string
   parentColumn?: string
   entityType?: string
   entityColumn?: string
@@ -56,9 +59,19 @@ export function addAttach(program: Command): void {
     .option('--pointer-column <name>', "mode whole: uuid column for the artifacts' ids")
     .option('--create-pointer-column', 'mode whole: make that column; default name: <column>_artifact_id')
     .option(
-      '--tenant-column <name>',
-      'uuid column with the tenant (default: tenant_id, here or in a table referred to)',
+      '--key-columns <a,b>',
+      'columns of the unique index that tells rows apart (default: the primary key, else the narrowest that fits)',
     )
+    .option(
+      '--tenant-column <name>',
+      'column with the tenant, a uuid, text or whole number (default: tenant_id, here or in a table referred to)',
+    )
+    .option(
+      '--tenant-namespace <uuid>',
+      'names of tenants mean the same as in other tables with this one (default: by the column they come from)',
+    )
+    .option('--single-tenant', 'all rows have one tenant')
+    .option('--no-single-tenant', 'each row has its own (default)')
     .option('--parent-column <name>', 'column that refers to the table with the tenant')
     .option('--entity-type <name>', 'what artifacts belong to, such as conversation')
     .option('--entity-column <name>', 'uuid column with its id; empty: none')
@@ -132,6 +145,9 @@ async function attach(
     ['create_pointer_column', options.createPointerColumn, 'boolean'],
     ['tenant_column', options.tenantColumn, 'name'],
     ['parent_column', options.parentColumn, 'name'],
+    ['key_columns', options.keyColumns?.split(',').filter(name => name !== ''), 'name[]'],
+    ['tenant_namespace', options.tenantNamespace, 'uuid'],
+    ['single_tenant', options.singleTenant, 'boolean'],
     ['entity_type', options.entityType, 'text'],
     ['entity_column', options.entityColumn, 'name'],
     ['phase1_field', options.field, 'text'],

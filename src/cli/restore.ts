@@ -14,10 +14,11 @@ import type { Source } from '../source/sources.ts'
 import { openStore } from '../store/object-store.ts'
 import { type SweepLock, takeSweepLock } from '../sweeps/lock.ts'
 import { findSources } from './find-source.ts'
-import { positiveNumber, uuid } from './options.ts'
+import { positiveNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
 import { createProgress } from './progress.ts'
 import { keyOption, readKey, shellWord } from './row-argument.ts'
+import { withTenant } from './tenant-argument.ts'
 import { createTimeLeft, type TimeLeft } from './time-left.ts'
 
 interface ScopeOptions {
@@ -44,7 +45,7 @@ function addScopeOptions(command: Command): Command {
   return command
     .option('--table <table>', 'rows of one table')
     .option('--column <name>', 'of one column of the table')
-    .option('--tenant <uuid>', 'rows of one tenant', uuid)
+    .option('--tenant <tenant>', 'rows of one tenant: its uuid, or its name')
     .addOption(
       new Option('--row <key...>', 'one row: a value for each column of its key').conflicts([
         'tenant',
@@ -226,13 +227,14 @@ function isScoped(options: ScopeOptions): boolean {
 /** @throws {LighterError} `scope_missing`; {RowError} for what is not attached, ambiguous or no id */
 async function readScope(
   pool: ReturnType<typeof createPool>,
-  options: ScopeOptions,
+  given: ScopeOptions,
 ): Promise<{ sources: Source[]; scope: RestoreScope }> {
-  if (!isScoped(options)) {
+  if (!isScoped(given)) {
     throw new LighterError('scope_missing', 'what is to be restored was not said', {
-      hint: 'Pass --row <id>, --tenant <uuid>, --table <table> or --all.',
+      hint: 'Pass --row <id>, --tenant <tenant>, --table <table> or --all.',
     })
   }
+  const options = await withTenant(pool, given)
   const sources = await findSources(pool, options.table, options.column)
   const row = options.row ?? (options.message === undefined ? [] : [options.message])
   if (row.length === 0 && options.key === undefined)

@@ -6,7 +6,7 @@ import { waitedOf } from './group.ts'
 import type { Job } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
 import { type PlannedRow, planRows, type Tokens, textBytes } from './plan.ts'
-import { ambiguousKey, lostPointer, rowsHidden, tooLarge } from './reasons.ts'
+import { ambiguousKey, lostPointer, noTenant, rowsHidden, tooLarge } from './reasons.ts'
 import { blameless, failure, faultRetryMs, notYet, wait } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
 
@@ -96,7 +96,7 @@ export function sortRows(context: PipelineContext, rows: PlannedRow[], later: Jo
         returned.push(
           failure(
             row.job,
-            `no tenant: ${row.source.tenantColumn} of the row${row.source.parentSql === null ? '' : `'s ${row.source.parentSql}`} is null or missing`,
+            noTenant(row.source),
             // Waiting does not give it one.
             true,
           ),

@@ -9,6 +9,10 @@ export function rowsHidden(source: Source, remedy: string): string {
   return `row-level security hides rows of ${source.tableSql}, or of its parent, from lighter_daemon. ${remedy}`
 }
 
+export function noTenant(source: Source): string {
+  return `no tenant: ${source.tenantColumn} of the row${source.parentSql === null ? '' : `'s ${source.parentSql}`} is null or missing`
+}
+
 export function ambiguousKey(source: Source): string {
   return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.key.map(({ name }) => name).join(', ')} again, then lighter retry`
 }

@@ -88,6 +88,18 @@ export function isSourceSql(source: Source, version: string): string {
 }
 
 export function tenantSql(source: Source): string {
+  if (source.singleTenant !== null) return `${literal(source.singleTenant)}::uuid`
+  const column = tenantColumnSql(source)
+  if (source.tenantNamespace === null) return column
+  // Null has no text, and format makes an empty one of it.
+  return `(case when ${column} is not null then lighter.tenant_of(${literal(source.tenantNamespace)}::uuid, ${tenantNameSql(source)}) end)`
+}
+
+/** What the application calls a row's tenant, of a source with a `tenantNamespace`. */
+export const tenantNameSql = (source: Source): string => `pg_catalog.format('%s', ${tenantColumnSql(source)})`
+
+function tenantColumnSql(source: Source): string {
+  if (source.tenantColumn === null) throw new Error(`${source.tableSql} has no tenant column`)
   return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
 }
 

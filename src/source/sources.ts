@@ -33,7 +33,11 @@ export interface Source {
   key: KeyColumn[]
   /** The text of the key of row `m`: use `rowKeySql`. */
   keySql: string
-  tenantColumn: string
+  /** Null where all rows have `singleTenant`. */
+  tenantColumn: string | null
+  /** Set: the column holds names, each a tenant in this namespace. */
+  tenantNamespace: string | null
+  singleTenant: string | null
   parentSql: string | null
   parentIsPartitioned: boolean
   parentKeyColumn: string | null
@@ -96,6 +100,8 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            keyed.columns as key,
            lighter.row_key_sql('m', s.key_columns, keyed.forms) as "keySql",
            s.tenant_column as "tenantColumn",
+           s.tenant_namespace as "tenantNamespace",
+           s.single_tenant as "singleTenant",
            (select format('%I.%I', pn.nspname, pc.relname) from pg_class pc
               join pg_namespace pn on pn.oid = pc.relnamespace where pc.oid = s.parent_relation) as "parentSql",
            coalesce((select pc.relkind = 'p' from pg_class pc where pc.oid = s.parent_relation), false) as "parentIsPartitioned",

@@ -149,7 +149,10 @@ describe('privileges', () => {
     'lighter.sweep_history': reports,
     'lighter.sweep_runs': daemonWrites,
     'lighter.sweep_runs_id_seq': {},
-    'lighter.tenants': { service_role: write, lighter_daemon: 'SELECT' },
+    'lighter.tenants': {
+      service_role: write,
+      lighter_daemon: 'SELECT INSERT(external_id,namespace,tenant_id) UPDATE(external_id,namespace)',
+    },
   }
 
   const everybody = ['service_role', 'lighter_tenant', 'lighter_daemon']
@@ -173,18 +176,18 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],text,name,boolean,integer)':
+    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],text,name,boolean)':
+    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
       [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],text,name,boolean)':
+    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': ['lighter_daemon'],
@@ -208,6 +211,9 @@ describe('privileges', () => {
     'same_key_types(text)': backEnd,
     'source_options(lighter.sources)': [],
     'type_name(oid)': backEnd,
+    'single_tenant()': backEnd,
+    'tenant_named(text)': backEnd,
+    'tenant_origin(regclass,name)': [],
     'detach(regclass,name,integer)': [],
     'effective_threshold(lighter.sources)': backEnd,
     'enqueue_1()': [],

@@ -218,10 +218,10 @@ describe('attach refuses', () => {
       },
     ],
     [
-      'a tenant that is no uuid',
-      'id uuid primary key, tenant_id text, metadata jsonb',
+      'a tenant that is neither a uuid nor a name',
+      'id uuid primary key, tenant_id numeric, metadata jsonb',
       '',
-      { code: '42804', message: /tenant column TABLE\.tenant_id is of type text, not uuid/ },
+      { code: '42804', message: /tenant column TABLE\.tenant_id is of type numeric, not uuid, text/ },
     ],
     [
       'a parent column that is no foreign key',
