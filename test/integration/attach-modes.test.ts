@@ -1,5 +1,8 @@
 // Attach chooses the mode by the column's type, and names at once all that stands in the way, each with what mends it.
+import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import path from 'node:path'
+import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { lighterOk } from '../support/black-box.ts'
 import { drained, useDaemon, useEnvironment } from '../support/environment.ts'
@@ -382,6 +385,14 @@ test('on the command line: attach, hydrate, restore and detach', async () => {
   ).toBe(note)
   const status = await lighterOk(environment, ['status', `public.${table}`, '1', '--column', 'recording'])
   expect(status).toMatch(/offloaded/)
+  // Exact bytes, and nothing else.
+  const main = path.join(import.meta.dirname, '../../src/cli/main.ts')
+  const printed = await promisify(execFile)(
+    process.execPath,
+    [main, 'hydrate', '1', '--table', `public.${table}`, '--column', 'recording'],
+    { env: { ...environment.env, PATH: process.env.PATH }, encoding: 'buffer' },
+  )
+  expect(printed.stdout).toEqual(bytes)
   await lighterOk(environment, ['restore', '--all', '--table', `public.${table}`])
   expect(
     await value(admin, `select recording = $1 and note = $2 and stored_as is null from public.${table}`, [

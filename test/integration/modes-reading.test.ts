@@ -198,7 +198,7 @@ test.each(combinations)(
   '%s in mode %s: what was deleted is an error, and never shown as the value',
   async (type, mode) => {
     const { table, id, pointer } = await offloaded([type, mode])
-      await environment.admin.query(
+    await environment.admin.query(
       `update artifact_refs set deleted_at = now(), deleted_reason = 'test' where id = $1`,
       [pointer],
     )
