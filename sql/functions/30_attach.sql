@@ -725,6 +725,10 @@ begin
   perform lighter.build_trigger(wanted);
   perform lighter.build_guard(wanted);
   perform lighter.grant_source(wanted);
+  -- It has another mode, or another pointer column, than before.
+  if (described.existing).made_pointer_column and wanted.pointer_column is distinct from (described.existing).pointer_column then
+    perform lighter.drop_pointer_column(described.existing);
+  end if;
   return source_id;
 end
 $$;
@@ -806,7 +810,12 @@ begin
     raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen', source.relation, source.pointer_column;
     return false;
   end if;
-  execute format('alter table %s drop column %I', source.relation, source.pointer_column);
+  begin
+    execute format('alter table %s drop column %I', source.relation, source.pointer_column);
+  exception when dependent_objects_still_exist then
+    raise notice '%.% stays: other objects depend on it', source.relation, source.pointer_column;
+    return false;
+  end;
   -- What came off it is in no row any more, and another attach makes another column.
   update lighter.former_sources f set rows_deleted = true where f.id = source.id;
   return true;

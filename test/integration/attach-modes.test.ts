@@ -1,5 +1,8 @@
 // Attach chooses the mode by the column's type, and names at once all that stands in the way, each with what mends it.
+import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import path from 'node:path'
+import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { lighterOk } from '../support/black-box.ts'
 import { drained, useDaemon, useEnvironment } from '../support/environment.ts'
@@ -312,6 +315,30 @@ test('attaching again makes the triggers again, and changes no mode of offloaded
   expect(await hydratedValue(environment, table, id)).toEqual(Buffer.from('x'.repeat(9000)))
 })
 
+test('another mode, while nothing is offloaded, takes the pointer column away that attach made', async () => {
+  const table = await newTable('body text')
+  const columns = `select string_agg(attname, ' ' order by attnum) from pg_attribute where attrelid = 'public.${table}'::regclass and attnum > 0 and not attisdropped`
+  await admin.query(`select lighter.attach('public.${table}', 'body', create_pointer_column => true)`)
+  await admin.query(
+    `select lighter.attach('public.${table}', 'body', pointer_column => 'other', create_pointer_column => true)`,
+  )
+  expect(await value(admin, columns)).toBe('id tenant_id body other')
+  await admin.query(`select lighter.attach('public.${table}', 'body', mode => 'stub')`)
+  expect(await value(admin, columns)).toBe('id tenant_id body')
+  expect(
+    await value(admin, `select count(*)::int from pg_trigger where tgrelid = 'public.${table}'::regclass`),
+  ).toBe(1)
+})
+
+test('a view that shows the pointer column keeps it from being dropped, and detach works', async () => {
+  const table = await newTable('body text')
+  await admin.query(`
+    select lighter.attach('public.${table}', 'body', create_pointer_column => true);
+    create view public.${table}_view as select * from public.${table}`)
+  expect(await value(admin, `select lighter.detach('public.${table}', 'body')`)).toBe(true)
+  expect(await value(admin, `select count(body_artifact_id)::int from public.${table}_view`)).toBe(0)
+})
+
 test('on a partitioned table, whose partitions have their columns in other places', async () => {
   const name = `p_${randomUUID().slice(0, 8)}`
   await admin.query(`
@@ -382,6 +409,14 @@ test('on the command line: attach, hydrate, restore and detach', async () => {
   ).toBe(note)
   const status = await lighterOk(environment, ['status', `public.${table}`, '1', '--column', 'recording'])
   expect(status).toMatch(/offloaded/)
+  // Exact bytes, and nothing else.
+  const main = path.join(import.meta.dirname, '../../src/cli/main.ts')
+  const printed = await promisify(execFile)(
+    process.execPath,
+    [main, 'hydrate', '1', '--table', `public.${table}`, '--column', 'recording'],
+    { env: { ...environment.env, PATH: process.env.PATH }, encoding: 'buffer' },
+  )
+  expect(printed.stdout).toEqual(bytes)
   await lighterOk(environment, ['restore', '--all', '--table', `public.${table}`])
   expect(
     await value(admin, `select recording = $1 and note = $2 and stored_as is null from public.${table}`, [

@@ -434,12 +434,12 @@ describe('attach and detach', () => {
     await fresh.admin.query(`
       create table no_key (tenant_id uuid, metadata jsonb);
       create table no_tenant (id uuid primary key, metadata jsonb);
-      create table plain_json (id uuid primary key, tenant_id uuid, metadata json)`)
+      create table plain_xml (id uuid primary key, tenant_id uuid, metadata xml)`)
     const run = (...args: string[]) => runCli(args, { cwd, env: fresh.env })
     expectError(await run('attach', 'no_such_table'), /"no_such_table" does not exist/)
     expectError(await run('attach', 'no_key'), /no key: neither a primary key/, /add column lighter_key/)
     expectError(await run('attach', 'no_tenant'), /tenant/, /tenant_column/)
-    expectError(await run('attach', 'plain_json'), /not jsonb/, /alter table/)
+    expectError(await run('attach', 'plain_xml'), /not jsonb, json, text or bytea/, /alter table/)
     expectError(await run('detach', 'no_such_table'), /"no_such_table" does not exist/)
     const threshold = await run('attach', 'no_key', '--threshold', 'big')
     expect(threshold.code).toBe(1)

@@ -242,6 +242,14 @@ describe('columns', () => {
       { kind: 'column_value', content_type: 'application/json' },
       { kind: 'column_value', content_type: 'application/octet-stream' },
     ])
+    // Nothing was uploaded in vain: each column left with the version of the row that it was read from.
+    const { rows: objects } = await admin.query(
+      `select o.state, o.artifact_count as uploaded,
+              (select count(*)::int from artifact_refs a where a.tenant_id = o.tenant_id and a.r2_key = o.r2_key) as used
+         from lighter.objects o where o.tenant_id = (select tenant_id from public.calls)`,
+    )
+    expect(objects).toHaveLength(5)
+    for (const object of objects) expect(object).toEqual({ state: 'stored', uploaded: 1, used: 1 })
   })
 
   test.each([
