@@ -180,7 +180,7 @@ describe('when rows leave', () => {
     const [last, before] = text.trimEnd().split('\n').reverse()
     expect(before).toMatch(new RegExp(`^attached ${table}.metadata as source \\d+$`))
     expect(last).toBe(
-      `Rows written from now on stay for 1 minute after their last write, then leave when their tenant has 4.2 MB of a kind, or after 24 hours if it has 32.8 KB by then. A row with 65.5 KB or more waits for no others. To let them leave now: lighter flush. To see where a row is: lighter status ${table} <id>`,
+      `Rows written from now on stay for 1 minute after their last write, then leave when their tenant has 4.2 MB of a kind, or after 24 hours if it has 65.5 KB by then. A row with 65.5 KB or more waits for no others. To let them leave now: lighter flush. To see where a row is: lighter status ${table} <id>`,
     )
     await defaults('0', '0')
     expect(await lighterOk(environment, ['attach', table])).toMatch(
