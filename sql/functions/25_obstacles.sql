@@ -35,7 +35,7 @@ begin atomic
              string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid::regclass::text)),
            format('Take them out (alter table %s no inherit %s;), or partition the table instead.',
              min(i.inhrelid::regclass::text), r.relation))
-    from unnest(array[source.relation, source.parent_relation]) r(relation)
+    from unnest(array[source.relation] || source.parent_relations) r(relation)
     join pg_class c on c.oid = r.relation and c.relkind <> 'p'
     join pg_inherits i on i.inhparent = r.relation
    group by r.relation;
@@ -247,9 +247,9 @@ as $$
            not coalesce(source.trust_owner, false))
     from (select c.oid::regclass as relation, c.relowner
             from pg_class c
-           where c.oid in (source.relation, source.parent_relation)
+           where c.oid = source.relation or c.oid = any (source.parent_relations)
               or c.oid in (select p.relid from pg_partition_tree(source.relation) p union all
-                           select p.relid from pg_partition_tree(source.parent_relation) p)) t
+                           select p.relid from unnest(source.parent_relations) r(relation) cross join lateral pg_partition_tree(r.relation) p)) t
     join pg_namespace n on n.nspname = 'lighter'
    where not lighter.is_trusted(t.relowner)
    order by t.relation::text;

@@ -13,7 +13,7 @@ interface AttachOptions {
   singleTenant?: boolean
   tenantColumn?: string
   tenantNamespace?: string
-  parentColumn?: string
+  tenantPath?: string
   entityType?: string
   entityColumn?: string
   field?: string
@@ -61,7 +61,10 @@ export function addAttach(program: Command): void {
     )
     .option('--single-tenant', 'all rows have one tenant')
     .option('--no-single-tenant', 'each row has its own (default)')
-    .option('--parent-column <name>', 'column that refers to the table with the tenant')
+    .option(
+      '--tenant-path <a,b>',
+      'columns that refer to the table with the tenant, one table after the other',
+    )
     .option('--entity-type <name>', 'what artifacts belong to, such as conversation')
     .option('--entity-column <name>', 'uuid column with its id; empty: none')
     .option(
@@ -130,7 +133,7 @@ async function attach(
   const given: [string, unknown, string][] = [
     ['json_column', options.column, 'name'],
     ['tenant_column', options.tenantColumn, 'name'],
-    ['parent_column', options.parentColumn, 'name'],
+    ['tenant_path', options.tenantPath?.split(',').filter(name => name !== ''), 'name[]'],
     ['key_columns', options.keyColumns?.split(',').filter(name => name !== ''), 'name[]'],
     ['tenant_namespace', options.tenantNamespace, 'uuid'],
     ['single_tenant', options.singleTenant, 'boolean'],

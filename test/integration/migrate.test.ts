@@ -483,6 +483,7 @@ describe('a migrated database', () => {
       'as_uuid',
       'base_type',
       'canonical_key',
+      'child_relations',
       'current_tenant',
       'daemon_says',
       'dependent_obstacles',
