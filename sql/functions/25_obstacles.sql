@@ -53,7 +53,7 @@ begin atomic
              string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid::regclass::text)),
            format('Take them out (alter table %s no inherit %s;), or partition the table instead.',
              min(i.inhrelid::regclass::text), r.relation))
-    from unnest(array[source.relation, source.parent_relation]) r(relation)
+    from unnest(array[source.relation] || source.parent_relations) r(relation)
     join pg_class c on c.oid = r.relation and c.relkind <> 'p'
     join pg_inherits i on i.inhparent = r.relation
    group by r.relation;
@@ -263,8 +263,8 @@ begin
       format('%s is of type bytea, where a stub is no value of the application''s', label),
       'Attach it in mode whole: mode => ''whole'', create_pointer_column => true (--mode whole --create-pointer-column).');
   end if;
-  if source.json_column = any (source.key_columns) or source.json_column in (source.parent_column, source.entity_column)
-     or source.parent_relation is null and source.json_column = source.tenant_column then
+  if source.json_column = any (source.key_columns) or source.json_column in (source.parent_columns[1], source.entity_column)
+     or source.parent_relations = '{}' and source.json_column = source.tenant_column then
     return next lighter.new_obstacle('invalid_parameter_value', format('%s tells the key, tenant or entity of a row, so it stays', label),
       'Attach another column.');
   end if;
@@ -311,13 +311,13 @@ begin
     return next lighter.new_obstacle('datatype_mismatch', format('the pointer column %s is of type %s, not uuid', pointer, pointer_type),
       'Pass another pointer_column, or create_pointer_column => true with a new name.');
   end if;
-  if source.pointer_column = any (source.key_columns) or source.pointer_column in (source.parent_column, source.entity_column)
-     or source.parent_relation is null and source.pointer_column = source.tenant_column
+  if source.pointer_column = any (source.key_columns) or source.pointer_column in (source.parent_columns[1], source.entity_column)
+     or source.parent_relations = '{}' and source.pointer_column = source.tenant_column
      or exists (
        select from lighter.sources o
         where o.relation = source.relation and o.json_column <> source.json_column
-          and (source.pointer_column = any (o.key_columns) or source.pointer_column in (o.pointer_column, o.parent_column, o.entity_column,
-                 case when o.parent_relation is null then o.tenant_column end))) then
+          and (source.pointer_column = any (o.key_columns) or source.pointer_column in (o.pointer_column, o.parent_columns[1], o.entity_column,
+                 case when o.parent_relations = '{}' then o.tenant_column end))) then
     return next lighter.new_obstacle('object_in_use', format('the column %s has another use already', pointer),
       'Pass another pointer_column.');
     return;
@@ -392,9 +392,9 @@ as $$
            not coalesce(source.trust_owner, false))
     from (select c.oid::regclass as relation, c.relowner
             from pg_class c
-           where c.oid in (source.relation, source.parent_relation)
+           where c.oid = source.relation or c.oid = any (source.parent_relations)
               or c.oid in (select p.relid from pg_partition_tree(source.relation) p union all
-                           select p.relid from pg_partition_tree(source.parent_relation) p)) t
+                           select p.relid from unnest(source.parent_relations) r(relation) cross join lateral pg_partition_tree(r.relation) p)) t
     join pg_namespace n on n.nspname = 'lighter'
    where not lighter.is_trusted(t.relowner)
    order by t.relation::text;

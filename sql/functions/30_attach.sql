@@ -29,6 +29,25 @@ comment on function lighter.foreign_keys(regclass) is
   'One-column foreign keys of a table.';
 revoke all on function lighter.foreign_keys(regclass) from public;
 
+-- To tables with a column of that name, the nearest first.
+create or replace function lighter.tenant_paths(target regclass, column_name name) returns table (path name[], relation regclass)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive steps as (
+    select fk.parent as relation, array[fk.column_name] as path from lighter.foreign_keys(target) fk
+    union all
+    select fk.parent, s.path || fk.column_name
+      from steps s cross join lateral lighter.foreign_keys(s.relation) fk
+     where cardinality(s.path) < 4
+  )
+  select s.path, s.relation from steps s
+   where exists (select from pg_attribute a where a.attrelid = s.relation and a.attname = tenant_paths.column_name and a.attnum > 0 and not a.attisdropped)
+   order by cardinality(s.path), s.path limit 10;
+end;
+comment on function lighter.tenant_paths(regclass, name) is 'Foreign keys, one after the other, that lead to tables with a column of that name.';
+revoke all on function lighter.tenant_paths(regclass, name) from public;
+
 create or replace function lighter.column_type(target regclass, column_name name) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -73,10 +92,10 @@ return jsonb_build_object(
   || case when existing.id is null then '{}' else
        -- A field or entity that the source does not have was decided too.
        jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
-  || case when said ? 'tenant_column' and not said ? 'parent_column' then '{"parent_column": ""}' else '{}'::jsonb end
+  || jsonb_build_object('tenant_path', case when said ? 'tenant_column' then '[]' else to_jsonb(existing.parent_columns) end)
   -- What is said of the one takes back the other; and a boolean is said where a tenant is recorded.
-  || jsonb_build_object('single_tenant', existing.single_tenant is not null and not said ?| array['tenant_column', 'parent_column'])
-  || case when said ? 'tenant_column' or said ? 'parent_column' then '{"tenant_namespace": null}' else '{}'::jsonb end
+  || jsonb_build_object('single_tenant', existing.single_tenant is not null and not said ?| array['tenant_column', 'tenant_path'])
+  || case when said ? 'tenant_column' or said ? 'tenant_path' then '{"tenant_namespace": null}' else '{}'::jsonb end
   || jsonb_strip_nulls(said);
 comment on function lighter.attach_options(lighter.sources, jsonb) is
   'The options of attach that hold: what was said, else what the source has, else the default.';
@@ -160,7 +179,9 @@ declare
   relation record;
   schema_owner name;
   parents record;
-  parent_column name;
+  path name[] := '{}';
+  step record;
+  position integer;
   column_type text;
   column_kind text;
   tenant_table regclass;
@@ -236,16 +257,16 @@ begin
   is_single := (options ->> 'single_tenant')::boolean;
   if is_single then
     s.single_tenant := lighter.single_tenant();
-    if said ?| array['tenant_column', 'parent_column', 'tenant_namespace'] then
+    if said ?| array['tenant_column', 'tenant_path', 'tenant_namespace'] then
       obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
-        'single_tenant says that all rows have one tenant, and tenant_column, parent_column or tenant_namespace where to find theirs',
+        'single_tenant says that all rows have one tenant, and tenant_column, tenant_path or tenant_namespace where to find theirs',
         'Pass single_tenant => true alone, or leave it out.');
     end if;
   else
     s.tenant_column := coalesce(options ->> 'tenant_column', 'tenant_id');
-    parent_column := nullif(options ->> 'parent_column', '');
+    path := array(select jsonb_array_elements_text(nullif(options -> 'tenant_path', 'null')));
   end if;
-  if not is_single and parent_column is null and lighter.column_type(target, s.tenant_column) is null then
+  if not is_single and path = '{}' and lighter.column_type(target, s.tenant_column) is null then
     select count(*) as found, min(fk.column_name::text)::name as column_name,
            string_agg(format('%s (over %s)', fk.parent, fk.column_name), ', ') as names
       into parents
@@ -254,31 +275,42 @@ begin
     if parents.found = 0 then
       obstacles := obstacles || lighter.new_obstacle('undefined_column',
         format('cannot tell the tenant of a row of %s: neither it nor a table it refers to has a column "%s"', target, s.tenant_column),
-        'Pass tenant_column => ..., or parent_column => the column that refers to the table with the tenant; or single_tenant => true, if all rows have one.');
+        coalesce((select format('Pass tenant_path => %L, which leads to %s.%I', t.path, t.relation, s.tenant_column) from lighter.tenant_paths(target, s.tenant_column) t limit 1)
+          || ', or tenant_column => another column; or', 'Pass tenant_column => another column, or tenant_path => the foreign keys that lead to the table with the tenant; or')
+          || ' single_tenant => true, if all rows have one.');
     elsif parents.found > 1 then
       obstacles := obstacles || lighter.new_obstacle('ambiguous_column',
         format('the tenant of a row of %s can be found in several tables: %s', target, parents.names),
-        'Pass parent_column => the column to follow.');
+        format('Pass tenant_path => the column to follow, such as %L.', array[parents.column_name]));
     else
-      parent_column := parents.column_name;
+      path := array[parents.column_name];
     end if;
   end if;
-  if parent_column is not null then
-    -- A column may refer to several tables: the one with the tenant is meant.
-    select fk.parent, fk.parent_key into s.parent_relation, s.parent_key_column
-      from lighter.foreign_keys(target) fk
-     where fk.column_name = parent_column
-     order by lighter.column_type(fk.parent, s.tenant_column) = 'uuid' desc nulls last
+  s.parent_relations := '{}';
+  s.parent_key_columns := '{}';
+  s.parent_columns := '{}';
+  tenant_table := target;
+  for position in 1 .. cardinality(path) loop
+    -- A column may refer to several tables: the one where the path goes on is meant.
+    select fk.parent, fk.parent_key into step
+      from lighter.foreign_keys(tenant_table) fk
+     where fk.column_name = path[position]
+     order by lighter.column_type(fk.parent, coalesce(path[position + 1], s.tenant_column)) is not null desc,
+              lighter.column_type(fk.parent, s.tenant_column) = 'uuid' desc nulls last
      limit 1;
-    if s.parent_relation is null then
+    if step.parent is null then
       obstacles := obstacles || lighter.new_obstacle('undefined_object',
-        format('%s.%s is not a foreign key of one column', target, parent_column),
-        'parent_column must refer to the table that has the tenant.');
-    else
-      s.parent_column := parent_column;
+        format('%s.%s is not a foreign key of one column', tenant_table, path[position]),
+        'tenant_path must lead to the table that has the tenant.'
+          || coalesce((select format(' Such as: tenant_path => %L', t.path) from lighter.tenant_paths(target, s.tenant_column) t limit 1), ''));
+      tenant_table := null;
+      exit;
     end if;
-  end if;
-  tenant_table := case when parent_column is null then target else s.parent_relation end;
+    s.parent_columns := s.parent_columns || path[position];
+    s.parent_relations := s.parent_relations || step.parent;
+    s.parent_key_columns := s.parent_key_columns || step.parent_key;
+    tenant_table := step.parent;
+  end loop;
   column_type := lighter.column_type(tenant_table, s.tenant_column);
   -- One that was not found is an obstacle already.
   if column_type in ('text', 'character varying', 'smallint', 'integer', 'bigint') then
@@ -292,7 +324,7 @@ begin
         format('the tenant column %s.%I has a nondeterministic collation, so one tenant could have several names', tenant_table, s.tenant_column),
         format('alter table %s alter column %I type %s collate "C";', tenant_table, s.tenant_column, column_type));
     end if;
-  elsif column_type <> 'uuid' or column_type is null and s.parent_relation is not null then
+  elsif column_type <> 'uuid' or column_type is null and s.parent_relations <> '{}' and tenant_table is not null then
     obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
       format('the tenant column %s.%s is %s, not uuid, text, varchar, smallint, integer or bigint', tenant_table, s.tenant_column, coalesce('of type ' || column_type, 'missing')),
       'Pass tenant_column => another column, or single_tenant => true, if all rows have one tenant.');
@@ -310,7 +342,7 @@ begin
       from lighter.foreign_keys(target) fk
       join pg_class c on c.oid = fk.parent
      where fk.column_name is distinct from s.tenant_column
-       and (s.parent_column is null or fk.column_name = s.parent_column)
+       and (s.parent_columns = '{}' or fk.column_name = s.parent_columns[1])
        and lighter.column_type(target, fk.column_name) = 'uuid'
      limit 1;
   end if;
@@ -433,16 +465,16 @@ begin atomic
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded for the tenant in %s.%s: by %s.%s they could belong to another', wanted.relation,
-             coalesce(existing.parent_relation, existing.relation), coalesce(existing.tenant_column, 'single_tenant'),
-             coalesce(wanted.parent_relation, wanted.relation), coalesce(wanted.tenant_column, 'single_tenant')), hint)
+             coalesce(existing.parent_relations[cardinality(existing.parent_relations)], existing.relation), coalesce(existing.tenant_column, 'single_tenant'),
+             coalesce(wanted.parent_relations[cardinality(wanted.parent_relations)], wanted.relation), coalesce(wanted.tenant_column, 'single_tenant')), hint)
     from taken cross join remedy
    where anything and existing.id is not null and num_nonnulls(wanted.tenant_column, wanted.single_tenant) > 0
      and (existing.tenant_column is distinct from wanted.tenant_column
           or existing.tenant_namespace is distinct from wanted.tenant_namespace
           or existing.single_tenant is distinct from wanted.single_tenant
-          or existing.parent_relation is distinct from wanted.parent_relation
-          or existing.parent_column is distinct from wanted.parent_column
-          or existing.parent_key_column is distinct from wanted.parent_key_column)
+          or existing.parent_relations is distinct from wanted.parent_relations
+          or existing.parent_columns is distinct from wanted.parent_columns
+          or existing.parent_key_columns is distinct from wanted.parent_key_columns)
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded under the key %s (%s): under %s (%s) they would not be found', wanted.relation,
@@ -470,22 +502,22 @@ comment on function lighter.change_obstacles(lighter.sources, lighter.sources) i
 revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources) from public;
 
 create or replace function lighter.attach_said(
-  tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
+  tenant_column name, tenant_path name[], entity_type text, entity_column name, phase1_field text, phase1_kind text,
   phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
   ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[],
   tenant_namespace uuid, single_tenant boolean, mode text, pointer_column name, create_pointer_column boolean
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
-return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'parent_column', parent_column,
+return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'tenant_path', tenant_path,
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
   'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
   'guard', guard, 'key_columns', key_columns, 'tenant_namespace', tenant_namespace, 'single_tenant', single_tenant, 'mode', mode,
   'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
+comment on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
+revoke all on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
 
 -- An option of attach as people read it: of one that follows lighter.settings, what holds.
 create or replace function lighter.option_text(name text, value text) returns text
@@ -521,8 +553,10 @@ revoke all on function lighter.option_text(text, text) from public;
 create or replace function lighter.source_options(source lighter.sources) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
-return to_jsonb(source) || jsonb_build_object('key_columns', array_to_string(source.key_columns, ', '), 'key_types', array_to_string(source.key_types, ', '));
-comment on function lighter.source_options(lighter.sources) is 'What is recorded of a source, with its key as people read it.';
+return to_jsonb(source) || jsonb_build_object('key_columns', array_to_string(source.key_columns, ', '), 'key_types', array_to_string(source.key_types, ', '),
+  'parent_relations', nullif(array_to_string(source.parent_relations, ', '), ''), 'parent_columns', nullif(array_to_string(source.parent_columns, ', '), ''),
+  'parent_key_columns', nullif(array_to_string(source.parent_key_columns, ', '), ''));
+comment on function lighter.source_options(lighter.sources) is 'What is recorded of a source, with the lists in it as people read them.';
 revoke all on function lighter.source_options(lighter.sources) from public;
 
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
@@ -533,7 +567,7 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   with options as (
     select w.key, w.value, e.value as was, place
-     from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'single_tenant', 'tenant_column', 'tenant_namespace', 'parent_relation', 'parent_column', 'parent_key_column',
+     from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'single_tenant', 'tenant_column', 'tenant_namespace', 'parent_relations', 'parent_columns', 'parent_key_columns',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
              'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
       join jsonb_each_text(lighter.source_options(wanted)) w on w.key = n.name
@@ -559,7 +593,7 @@ create or replace function lighter.check_attach(
   target regclass,
   json_column name default 'metadata',
   tenant_column name default null,
-  parent_column name default null,
+  tenant_path name[] default null,
   entity_type text default null,
   entity_column name default null,
   phase1_field text default null,
@@ -586,14 +620,14 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select r.*
-    from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
+    from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, tenant_path, entity_type, entity_column,
            phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
            ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
+comment on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -629,7 +663,7 @@ create or replace function lighter.attach(
   target regclass,
   json_column name default 'metadata',
   tenant_column name default null,
-  parent_column name default null,
+  tenant_path name[] default null,
   entity_type text default null,
   entity_column name default null,
   phase1_field text default null,
@@ -665,7 +699,7 @@ begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform lighter.lock_attachments();
   perform lighter.refresh_sources(target);
-  described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
+  described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, tenant_path, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
     skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
@@ -677,13 +711,13 @@ begin
   end if;
   if source_id is null then
     insert into lighter.sources (relation, json_column, mode, column_type, pointer_column, made_pointer_column, key_columns, key_types,
-        tenant_column, tenant_namespace, single_tenant, parent_relation,
-        parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
+        tenant_column, tenant_namespace, single_tenant, parent_relations,
+        parent_key_columns, parent_columns, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
         envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
         trust_owner, guard)
       select wanted.relation, wanted.json_column, wanted.mode, wanted.column_type, wanted.pointer_column, wanted.made_pointer_column, wanted.key_columns, wanted.key_types,
              wanted.tenant_column, wanted.tenant_namespace, wanted.single_tenant,
-        wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
+        wanted.parent_relations, wanted.parent_key_columns, wanted.parent_columns, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
         wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
         wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard
@@ -701,9 +735,9 @@ begin
            made_pointer_column = wanted.made_pointer_column, pointer_attnum = null,
            key_columns = wanted.key_columns, key_types = wanted.key_types, tenant_column = wanted.tenant_column,
            tenant_namespace = wanted.tenant_namespace, single_tenant = wanted.single_tenant,
-           parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
-           parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
-           key_attnums = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
+           parent_relations = wanted.parent_relations, parent_key_columns = wanted.parent_key_columns,
+           parent_columns = wanted.parent_columns, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
+           key_attnums = null, tenant_attnum = null, parent_key_attnums = null, parent_attnums = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
            min_bytes = wanted.min_bytes, settle_for = wanted.settle_for, max_wait = wanted.max_wait,
@@ -732,9 +766,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) is
-  'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column), of type uuid, or with names (text, varchar, smallint, integer, bigint), which become uuids by lighter.tenant_of in a namespace of the column they come from, or in tenant_namespace; or, with single_tenant, one tenant for all rows. Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) from public;
+comment on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) is
+  'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a column of the table (tenant_column, default tenant_id) or of a table it refers to, over one foreign key or several (tenant_path), of type uuid, or with names (text, varchar, smallint, integer, bigint), which become uuids by lighter.tenant_of in a namespace of the column they come from, or in tenant_namespace; or, with single_tenant, one tenant for all rows. Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -745,7 +779,7 @@ declare
   target regclass;
   command text;
 begin
-  foreach target in array array_remove(array[source.relation, source.parent_relation], null) loop
+  foreach target in array array[source.relation] || source.parent_relations loop
     execute format('grant usage on schema %I to lighter_daemon',
       (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target));
   end loop;
@@ -759,18 +793,23 @@ begin
   execute format('grant select (%s), update (%s) on %s to lighter_daemon',
     (select string_agg(distinct quote_ident(c), ', ')
        from unnest(array_remove(source.key_columns || array[source.json_column, source.pointer_column, source.entity_column,
-              source.parent_column, case when source.parent_relation is null then source.tenant_column end,
+              source.parent_columns[1], case when source.parent_relations = '{}' then source.tenant_column end,
               -- by which a backfill tells how old a row is
               case when lighter.column_type(source.relation, 'created_at') in
                 ('timestamp with time zone', 'timestamp without time zone', 'date') then 'created_at'::name end,
               -- which version of which row it is
               'xmin'::name, 'ctid'::name, 'tableoid'::name], null)) c),
     concat_ws(', ', quote_ident(source.json_column), quote_ident(source.pointer_column)), source.relation);
-  if source.parent_relation is not null then
-    execute format('grant select (%I, %I) on %s to lighter_daemon',
-      source.parent_key_column, source.tenant_column, source.parent_relation);
-  end if;
-  foreach target in array array_remove(array[source.relation, source.parent_relation], null) loop
+  for command in
+    select format('grant select (%s) on %s to lighter_daemon',
+             (select string_agg(distinct quote_ident(c), ', ')
+                from unnest(array_remove(array[source.parent_key_columns[p.n], source.parent_columns[p.n + 1],
+                       case when p.n = cardinality(source.parent_relations) then source.tenant_column end], null)) c), p.relation)
+      from unnest(source.parent_relations) with ordinality p(relation, n)
+  loop
+    execute command;
+  end loop;
+  foreach target in array array[source.relation] || source.parent_relations loop
     -- Also where row-level security is off, and the policy does nothing: were it enabled later, the daemon would
     -- see no row any more, and take them all for deleted.
     command := (select polcmd from pg_policy where polrelid = target and polname = 'lighter_daemon');
@@ -857,22 +896,21 @@ begin
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.
-  foreach touched in array array_remove(array[source.relation, source.parent_relation], null) loop
+  foreach touched in array array[source.relation] || source.parent_relations loop
     touched_schema := (select relnamespace::regnamespace from pg_class where oid = touched);
     continue when touched_schema is null;
     execute format('drop policy if exists lighter_daemon on %s', touched);
     execute format('revoke all on %s from lighter_daemon', touched);
     -- Schema public holds artifact_refs.
     if touched_schema <> 'public'::regnamespace and not exists (
-      select from lighter.sources s join pg_class c on c.oid in (s.relation, s.parent_relation)
+      select from lighter.sources s join pg_class c on c.oid = any (array[s.relation] || s.parent_relations)
        where c.relnamespace = touched_schema) then
       execute format('revoke usage on schema %s from lighter_daemon', touched_schema);
     end if;
   end loop;
   for other in
     select s.* from lighter.sources s join pg_class c on c.oid = s.relation
-     where s.relation in (source.relation, source.parent_relation)
-        or s.parent_relation in (source.relation, source.parent_relation)
+     where (array[s.relation] || s.parent_relations) && (array[source.relation] || source.parent_relations)
      order by s.id
   loop
     perform lighter.grant_source(other);

@@ -15,9 +15,9 @@ create table lighter.sources (
   tenant_column name,
   tenant_namespace uuid,
   single_tenant uuid,
-  parent_relation regclass,
-  parent_key_column name,
-  parent_column name,
+  parent_relations regclass[] not null default '{}',
+  parent_key_columns name[] not null default '{}',
+  parent_columns name[] not null default '{}',
   entity_type text,
   entity_column name,
   mode text not null default 'document' check (mode in ('document', 'stub', 'whole')),
@@ -45,12 +45,13 @@ create table lighter.sources (
   json_attnum smallint,
   key_attnums smallint[],
   tenant_attnum smallint,
-  parent_key_attnum smallint,
-  parent_attnum smallint,
+  parent_key_attnums smallint[],
+  parent_attnums smallint[],
   entity_attnum smallint,
   pointer_attnum smallint,
   check ((mode = 'whole') = (pointer_column is not null)),
   unique (relation, json_column),
+  constraint sources_parents check (cardinality(parent_relations) = cardinality(parent_columns) and cardinality(parent_relations) = cardinality(parent_key_columns)),
   constraint sources_tenant check (num_nonnulls(tenant_column, single_tenant) = 1 and num_nonnulls(tenant_namespace, single_tenant) <= 1)
 );
 comment on table lighter.sources is 'Tables and columns that are watched; written by lighter.attach and lighter.detach.';
@@ -61,8 +62,8 @@ comment on column lighter.sources.relation_name is 'Name of the table when it wa
 comment on column lighter.sources.json_attnum is 'Number of json_column: a column that is renamed is still the same one.';
 comment on column lighter.sources.key_attnums is 'Numbers of key_columns.';
 comment on column lighter.sources.tenant_attnum is 'Number of tenant_column.';
-comment on column lighter.sources.parent_key_attnum is 'Number of parent_key_column.';
-comment on column lighter.sources.parent_attnum is 'Number of parent_column.';
+comment on column lighter.sources.parent_key_attnums is 'Numbers of parent_key_columns.';
+comment on column lighter.sources.parent_attnums is 'Numbers of parent_columns.';
 comment on column lighter.sources.entity_attnum is 'Number of entity_column.';
 comment on column lighter.sources.key_columns is 'Columns of the primary key, or of another unique index, in its order: a row is known by them.';
 comment on column lighter.sources.key_types is 'Types of key_columns.';
@@ -72,11 +73,11 @@ comment on column lighter.sources.mode is
 comment on column lighter.sources.column_type is 'Type of json_column: jsonb, json, text (also varchar) or bytea. Of a domain the type that it is made of.';
 comment on column lighter.sources.pointer_column is 'Mode whole: the uuid column with the artifact''s id.';
 comment on column lighter.sources.made_pointer_column is 'lighter.attach made pointer_column, and lighter.detach drops it once no row has an id there.';
-comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
+comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of the last of parent_relations.';
 comment on column lighter.sources.tenant_namespace is 'Set: the tenant column holds names, not uuids, and a row''s tenant is lighter.tenant_of(tenant_namespace, the name).';
 comment on column lighter.sources.single_tenant is 'Tenant of all rows, where the operator said that there is one; then there is no tenant_column.';
-comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
-comment on column lighter.sources.parent_column is 'Column of the table that refers to parent_relation (parent_key_column).';
+comment on column lighter.sources.parent_relations is 'Tables over which the tenant is found, one after the other; none when the table has the tenant itself.';
+comment on column lighter.sources.parent_columns is 'For each of parent_relations the column that refers to it, of the table before it.';
 comment on column lighter.sources.entity_column is 'Column whose value becomes artifact_refs.entity_id.';
 comment on column lighter.sources.phase1_field is 'Field that is offloaded whatever its size; null: no phase 1.';
 comment on column lighter.sources.envelope_keys is 'Keys that stay in the row after phase 2, when their values are small.';

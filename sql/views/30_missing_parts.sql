@@ -17,11 +17,9 @@ create or replace view lighter.missing_parts as
        ('column', k.relation::oid, k.json_column, k.json_attnum,
         case k.column_type when 'text' then array['text'::regtype::oid, 'varchar'::regtype::oid] else array[k.column_type::regtype::oid] end),
        ('pointer column', k.relation::oid, k.pointer_column, k.pointer_attnum, array['uuid'::regtype::oid]),
-       ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum,
+       ('tenant column', coalesce(k.parent_relations[cardinality(k.parent_relations)], k.relation)::oid, k.tenant_column, k.tenant_attnum,
         case when k.tenant_namespace is null then array['uuid'::regtype::oid]
              else array['text'::regtype::oid, 'character varying'::regtype::oid, 'smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid] end),
-       ('parent key column', k.parent_relation::oid, k.parent_key_column, k.parent_key_attnum, null),
-       ('parent column', k.relation::oid, k.parent_column, k.parent_attnum, null),
        ('entity column', k.relation::oid, k.entity_column, k.entity_attnum, array['uuid'::regtype::oid])
      ) w(part, relation, name, attnum, types)
       left join pg_attribute a
@@ -37,12 +35,26 @@ create or replace view lighter.missing_parts as
         select m.type from made_of m order by m.level desc limit 1) base on true
      where k.there and w.name is not null
     union all
-    select k.id, k.label, 'key column', w.name, k.relation::oid,
+    select k.id, k.label, w.part, w.name, w.relation::oid as relation, null::oid[] as types, a.attname, a.atttypid, a.atttypid
+      from known k
+     cross join lateral (
+       select 'parent key column'::text as part, p.relation, p.name, p.attnum
+         from unnest(k.parent_relations, k.parent_key_columns, k.parent_key_attnums) p(relation, name, attnum)
+       union all
+       select 'parent column'::text as part, p.relation, p.name, p.attnum
+         from unnest((array[k.relation] || k.parent_relations)[1 : cardinality(k.parent_relations)], k.parent_columns, k.parent_attnums) p(relation, name, attnum)
+     ) w(part, relation, name, attnum)
+      left join pg_attribute a
+        on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
+       and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+     where k.there
+    union all
+    select k.id, k.label, 'key column'::text as part, w.name, k.relation::oid as relation,
            case when w.type in ('smallint', 'integer', 'bigint') then array['smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid]
                 when w.type in ('text', 'character varying') then array['text'::regtype::oid, 'character varying'::regtype::oid]
                 else array(select t.oid from pg_type t join pg_namespace n on n.oid = t.typnamespace
                             where case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null) = w.type
-                                       else format('%I.%I', n.nspname, t.typname) = w.type end) end,
+                                       else format('%I.%I', n.nspname, t.typname) = w.type end) end as types,
            a.attname, a.atttypid, a.atttypid
       from known k
      cross join lateral unnest(k.key_columns, k.key_types, k.key_attnums) w(name, type, attnum)
@@ -61,7 +73,7 @@ create or replace view lighter.missing_parts as
   select distinct k.id, k.label, 'table', r.relation::text, 'lighter_daemon may not use its schema', true,
          format('grant usage on schema %I to lighter_daemon;', n.nspname)
     from known k
-   cross join lateral (values (k.relation), (k.parent_relation)) r(relation)
+   cross join lateral unnest(array[k.relation] || k.parent_relations) r(relation)
     join pg_class c on c.oid = r.relation
     join pg_namespace n on n.oid = c.relnamespace
    where not has_schema_privilege('lighter_daemon', n.oid, 'usage')

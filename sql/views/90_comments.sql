@@ -43,7 +43,7 @@ begin
         ('lighter.sources lighter.erasures lighter.backfills lighter.sweep_runs lighter.retention_policies lighter.storage_changes lighter.latency_changes', 'id', 'The key.'),
         ('lighter.sources', 'relation', 'The table.'),
         ('lighter.sources', 'json_column', 'The column that is watched.'),
-        ('lighter.sources', 'parent_key_column', 'Column of parent_relation that parent_column refers to.'),
+        ('lighter.sources', 'parent_key_columns', 'Columns of parent_relations that parent_columns refer to.'),
         ('lighter.sources', 'entity_type', 'What artifacts of this source belong to: artifact_refs.entity_type.'),
         ('lighter.sources', 'phase1_kind', 'Kind of the artifacts of that field.'),
         ('lighter.sources', 'phase2_kind', 'Kind of the artifacts that hold the whole metadata, or, in the modes stub and whole, the value.'),

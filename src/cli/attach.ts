@@ -16,7 +16,7 @@ interface AttachOptions {
   singleTenant?: boolean
   tenantColumn?: string
   tenantNamespace?: string
-  parentColumn?: string
+  tenantPath?: string
   entityType?: string
   entityColumn?: string
   field?: string
@@ -72,7 +72,10 @@ export function addAttach(program: Command): void {
     )
     .option('--single-tenant', 'all rows have one tenant')
     .option('--no-single-tenant', 'each row has its own (default)')
-    .option('--parent-column <name>', 'column that refers to the table with the tenant')
+    .option(
+      '--tenant-path <a,b>',
+      'columns that refer to the table with the tenant, one table after the other',
+    )
     .option('--entity-type <name>', 'what artifacts belong to, such as conversation')
     .option('--entity-column <name>', 'uuid column with its id; empty: none')
     .option(
@@ -144,7 +147,7 @@ async function attach(
     ['pointer_column', options.pointerColumn, 'name'],
     ['create_pointer_column', options.createPointerColumn, 'boolean'],
     ['tenant_column', options.tenantColumn, 'name'],
-    ['parent_column', options.parentColumn, 'name'],
+    ['tenant_path', options.tenantPath?.split(',').filter(name => name !== ''), 'name[]'],
     ['key_columns', options.keyColumns?.split(',').filter(name => name !== ''), 'name[]'],
     ['tenant_namespace', options.tenantNamespace, 'uuid'],
     ['single_tenant', options.singleTenant, 'boolean'],

@@ -26,9 +26,9 @@ export async function readKey(
   parts: string[],
   json: string | undefined,
 ): Promise<string> {
-  const named = json === undefined ? parts : partsOfJson(source, json)
   if (json !== undefined && parts.length > 0)
     throw malformed(source, 'both --key and arguments name a row', 'Pass one of them.')
+  const named = json === undefined ? parts : partsOfJson(source, json)
   const [first, ...others] = named
   if (first === undefined) throw malformed(source, 'no key of a row was given')
   // The text form, as the queue, the API and the dashboard show it.

@@ -48,7 +48,9 @@ const uuid = z
   .string()
   .regex(/^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$/, 'must be a uuid')
   .transform(value => value.toLowerCase())
-const rowKey = { source_id: z.coerce.number().int().min(1), row_id: z.string().trim().min(1).max(100) }
+/** A key of texts is as long as an index entry lets it be, and its escapes are longer. */
+const mostKeyCharacters = 20_000
+const rowKey = { source_id: z.coerce.number().int().min(1), row_id: z.string().max(mostKeyCharacters) }
 const artifactKey = { tenant_id: uuid, id: uuid }
 
 export async function dashboardRoutes(

@@ -188,9 +188,9 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
              (s.relation, s.pointer_column, 'select'), (s.relation, s.pointer_column, 'update'),
              (s.relation, 'xmin', 'select'), (s.relation, 'ctid', 'select'), (s.relation, 'tableoid', 'select'),
              (s.relation, s.entity_column, 'select'),
-             (s.relation, s.parent_column, 'select'),
-             (coalesce(s.parent_relation, s.relation), s.tenant_column, 'select'),
-             (s.parent_relation, s.parent_key_column, 'select')
+             (coalesce(s.parent_relations[cardinality(s.parent_relations)], s.relation), s.tenant_column, 'select')
+             union all select p.relation, p.name, 'select' from unnest(s.parent_relations, s.parent_key_columns) p(relation, name)
+             union all select p.relation, p.name, 'select' from unnest(lighter.child_relations(s), s.parent_columns) p(relation, name)
              union all select s.relation, k.name, 'select' from unnest(s.key_columns) k(name)) as c(relation, column_name, privilege)
      -- one that is gone is told of with its source
      where case when exists (select from pg_attribute a where a.attrelid = c.relation and a.attname = c.column_name)

@@ -10,7 +10,7 @@ export function rowsHidden(source: Source, remedy: string): string {
 }
 
 export function noTenant(source: Source): string {
-  return `no tenant: ${source.tenantColumn} of the row${source.parentSql === null ? '' : `'s ${source.parentSql}`} is null or missing`
+  return `no tenant: ${source.tenantColumn} of the row${source.parents.map(({ tableSql }) => `'s ${tableSql}`).join('')} is null or missing`
 }
 
 export function ambiguousKey(source: Source): string {

@@ -208,7 +208,7 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
   const lease = of('lease')
   const waiting = of('waiting')
   if (facts.tenant_id === null) {
-    const from = source.parentSql === null ? 'the row' : `its ${source.parentSql}`
+    const from = source.parents.length === 0 ? 'the row' : `its ${source.parents.at(-1)?.tableSql}`
     return {
       state: 'no_tenant',
       says: `It has no tenant: ${source.tenantColumn} of ${from} is null or missing. Such a row stays whole.`,

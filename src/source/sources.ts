@@ -13,6 +13,15 @@ export interface KeyColumn {
   form: KeyFormName
 }
 
+/** A table on the way to the tenant. */
+export interface Parent {
+  tableSql: string
+  isPartitioned: boolean
+  keyColumn: string
+  /** Column of the table before it, which refers to it. */
+  column: string
+}
+
 export interface Source {
   id: number
   /** Which state of the source this is, for `isSourceSql`. */
@@ -38,10 +47,8 @@ export interface Source {
   /** Set: the column holds names, each a tenant in this namespace. */
   tenantNamespace: string | null
   singleTenant: string | null
-  parentSql: string | null
-  parentIsPartitioned: boolean
-  parentKeyColumn: string | null
-  parentColumn: string | null
+  /** Over which the tenant is found, one after the other. None: the table has it itself. */
+  parents: Parent[]
   entityType: string | null
   entityColumn: string | null
   phase1Field: string | null
@@ -102,11 +109,10 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            s.tenant_column as "tenantColumn",
            s.tenant_namespace as "tenantNamespace",
            s.single_tenant as "singleTenant",
-           (select format('%I.%I', pn.nspname, pc.relname) from pg_class pc
-              join pg_namespace pn on pn.oid = pc.relnamespace where pc.oid = s.parent_relation) as "parentSql",
-           coalesce((select pc.relkind = 'p' from pg_class pc where pc.oid = s.parent_relation), false) as "parentIsPartitioned",
-           s.parent_key_column as "parentKeyColumn",
-           s.parent_column as "parentColumn",
+           (select coalesce(json_agg(json_build_object('tableSql', format('%I.%I', pn.nspname, pc.relname), 'isPartitioned', pc.relkind = 'p',
+                     'keyColumn', p.key_column, 'column', p.column_name) order by p.n), '[]')
+              from unnest(s.parent_relations, s.parent_key_columns, s.parent_columns) with ordinality p(relation, key_column, column_name, n)
+              join pg_class pc on pc.oid = p.relation join pg_namespace pn on pn.oid = pc.relnamespace) as parents,
            s.entity_type as "entityType",
            s.entity_column as "entityColumn",
            s.phase1_field as "phase1Field",

@@ -95,7 +95,7 @@ test('a dry run says what would be decided and changes nothing; attach says the 
       key_columns: 'id',
       key_types: 'bigint',
       tenant_column: 'tenant_id',
-      parent_relation: 'none',
+      parent_relations: 'none',
       entity_column: 'none',
       phase1_field: 'tool_interactions',
       threshold_bytes: '9000',

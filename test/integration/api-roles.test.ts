@@ -176,18 +176,18 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,integer)':
+    'attach(regclass,name,name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
+    'attach_said(name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
       [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name,text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
+    'check_attach(regclass,name,name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': ['lighter_daemon'],
@@ -214,6 +214,8 @@ describe('privileges', () => {
     'single_tenant()': backEnd,
     'tenant_named(text)': backEnd,
     'tenant_origin(regclass,name)': [],
+    'tenant_paths(regclass,name)': [],
+    'child_relations(lighter.sources)': backEnd,
     'detach(regclass,name,integer)': [],
     'effective_threshold(lighter.sources)': backEnd,
     'enqueue_1()': [],

@@ -82,7 +82,7 @@ describe('attach finds', () => {
       key_columns: '{message_no}',
       key_types: [type],
       tenant_column: 'tenant_id',
-      parent_relation: null,
+      parent_relations: '{}',
       entity_column: null,
       phase1_field: 'tool_interactions',
     })
@@ -110,9 +110,9 @@ describe('attach finds', () => {
     await attach(`'${table}'`)
     expect(await sourceOf(table)).toMatchObject({
       tenant_column: 'tenant_id',
-      parent_relation: parent,
-      parent_key_column: 'id',
-      parent_column: 'thread_id',
+      parent_relations: `{${parent}}`,
+      parent_key_columns: '{id}',
+      parent_columns: '{thread_id}',
       entity_type: 'thread',
       entity_column: 'thread_id',
     })
@@ -124,15 +124,18 @@ describe('attach finds', () => {
       `id int primary key, tenant_id uuid, parent_id uuid references ${parent}, metadata jsonb`,
     )
     await attach(`'${both}'`)
-    expect(await sourceOf(both)).toMatchObject({ tenant_column: 'tenant_id', parent_relation: null })
+    expect(await sourceOf(both)).toMatchObject({ tenant_column: 'tenant_id', parent_relations: '{}' })
     const named = await createTable(
       `id int primary key, tenant_id uuid, parent_id uuid references ${parent}, metadata jsonb`,
     )
     await attach(`'${named}', tenant_column => 'workspace'`)
-    expect(await sourceOf(named)).toMatchObject({ tenant_column: 'workspace', parent_relation: parent })
+    expect(await sourceOf(named)).toMatchObject({
+      tenant_column: 'workspace',
+      parent_relations: `{${parent}}`,
+    })
   })
 
-  test('the parent that parent_column names, even where the column refers to two tables', async () => {
+  test('the parent that tenant_path names, even where the column refers to two tables', async () => {
     const other = await createTable('id uuid primary key')
     const left = await createTable('id uuid primary key, tenant_id uuid')
     const right = await createTable('id uuid primary key, tenant_id uuid')
@@ -140,8 +143,11 @@ describe('attach finds', () => {
       `id int primary key, metadata jsonb, left_id uuid references ${left},
        right_id uuid references ${other} references ${right}`,
     )
-    await attach(`'${table}', parent_column => 'right_id'`)
-    expect(await sourceOf(table)).toMatchObject({ parent_relation: right, parent_column: 'right_id' })
+    await attach(`'${table}', tenant_path => '{right_id}'`)
+    expect(await sourceOf(table)).toMatchObject({
+      parent_relations: `{${right}}`,
+      parent_columns: '{right_id}',
+    })
   })
 
   test('tables, columns and schemas whatever their names are, and rows of them are offloaded', async () => {
@@ -214,7 +220,7 @@ describe('attach refuses', () => {
       {
         code: '42703',
         message: /cannot tell the tenant of a row of TABLE: .*"tenant_id"/,
-        hint: /tenant_column => .*parent_column =>/,
+        hint: /tenant_column => .*tenant_path =>/,
       },
     ],
     [
@@ -224,13 +230,13 @@ describe('attach refuses', () => {
       { code: '42804', message: /tenant column TABLE\.tenant_id is of type numeric, not uuid, text/ },
     ],
     [
-      'a parent column that is no foreign key',
+      'a tenant path with a column that is no foreign key',
       `${plain}, thread_id uuid`,
-      `, parent_column => 'thread_id'`,
+      `, tenant_path => '{thread_id}'`,
       {
         code: '42704',
         message: /TABLE\.thread_id is not a foreign key/,
-        hint: /must refer to the table that has the tenant/,
+        hint: /must lead to the table that has the tenant/,
       },
     ],
     [
@@ -356,9 +362,9 @@ describe('attach refuses', () => {
     expect(await errorOf(attach(`'${table}'`))).toEqual({
       code: '42702',
       message: expect.stringMatching(`${table}.*: ${left} \\(over left_id\\), ${right} \\(over right_id\\)`),
-      hint: expect.stringContaining('parent_column =>'),
+      hint: expect.stringContaining('tenant_path =>'),
     })
-    await attach(`'${table}', parent_column => 'left_id'`)
+    await attach(`'${table}', tenant_path => '{left_id}'`)
   })
 
   test.each(['view', 'materialized view'])('a %s, which has no rows of its own', async kind => {

@@ -483,6 +483,7 @@ describe('a migrated database', () => {
       'as_uuid',
       'base_type',
       'canonical_key',
+      'child_relations',
       'column_type',
       'current_tenant',
       'daemon_says',

@@ -18,7 +18,7 @@ const attach = (table: string, args = '') =>
 const sourceRow = async (table: string) =>
   (
     await environment.admin.query(
-      `select tenant_column, tenant_namespace, single_tenant, parent_relation::text from lighter.sources where relation = $1::regclass`,
+      `select tenant_column, tenant_namespace, single_tenant, parent_relations::text from lighter.sources where relation = $1::regclass`,
       [table],
     )
   ).rows[0]
@@ -96,7 +96,7 @@ describe('a tenant that is named', () => {
     await attach('notes', `, tenant_column => 'account_id'`)
     await attach('messages', `, tenant_column => 'account_id'`)
     await attach('files', `, tenant_column => 'project_id'`)
-    expect(await sourceRow('messages')).toMatchObject({ parent_relation: 'chats' })
+    expect(await sourceRow('messages')).toMatchObject({ parent_relations: '{chats}' })
     await offloaded(() =>
       admin.query(`
         insert into notes values (1, 1, '${document}');
@@ -300,6 +300,137 @@ describe('a tenant that is named', () => {
       message: expect.stringContaining(message),
       hint: expect.stringMatching(/single_tenant => true|alter table public.notes alter column tenant_id/),
     })
+  })
+})
+
+describe('a tenant over several foreign keys', () => {
+  const tables = `
+    create table users (id uuid primary key, org text);
+    create table chats (id bigint, user_id uuid references users, primary key (id)) partition by range (id);
+    create table chats_1 partition of chats for values from (minvalue) to (maxvalue);
+    create table messages (id integer primary key, chat_id bigint references chats, metadata jsonb)`
+  const path = `, tenant_column => 'org', tenant_path => '{chat_id,user_id}'`
+
+  test('is found by a path; where none was given the error names one', async () => {
+    const { admin } = environment
+    await admin.query(tables)
+    const { message, hint } = await errorOf(attach('messages', `, tenant_column => 'org'`))
+    expect(message).toMatch(/cannot tell the tenant of a row of public.messages/)
+    expect(hint).toMatch("Pass tenant_path => '{chat_id,user_id}', which leads to public.users.org")
+    expect(
+      await errorOf(attach('messages', `, tenant_column => 'org', tenant_path => '{chat_id,id}'`)),
+    ).toMatchObject({
+      code: '42704',
+      message: expect.stringContaining('public.chats.id is not a foreign key of one column'),
+      hint: expect.stringContaining(`'{chat_id,user_id}'`),
+    })
+    const { decided } = JSON.parse(
+      await lighterOk(environment, [
+        'attach',
+        'messages',
+        '--tenant-column',
+        'org',
+        '--tenant-path',
+        'chat_id,user_id',
+        '--json',
+      ]),
+    )
+    expect(decided).toMatchObject({
+      tenant_column: 'org',
+      parent_relations: 'public.chats, public.users',
+      parent_columns: 'chat_id, user_id',
+      parent_key_columns: 'id, id',
+    })
+    const [a, b, lost] = [randomUUID(), randomUUID(), randomUUID()]
+    await offloaded(() =>
+      admin.query(`
+        insert into users values ('${a}', 'acme'), ('${b}', 'other'), ('${lost}', null);
+        insert into chats values (1, '${a}'), (2, '${b}'), (3, '${lost}'), (4, null);
+        insert into messages select n, n, '${document}' from generate_series(1, 4) n;
+        insert into messages values (5, null, '${document}')`),
+    )
+    expect(await offloadedKeys(environment, 'messages')).toEqual(['1', '2'])
+    expect((await names()).map(row => row.external_id)).toEqual(['acme', 'other'])
+    expect(
+      await column(admin, 'select row_id || left(last_error, 9) from lighter.failed_jobs order by 1'),
+    ).toEqual(['3no tenant', '4no tenant', '5no tenant'])
+    for (const text of (await hydratedRows(environment, 'messages', ['1', '2'])).values())
+      expect(text).toBe(document)
+    await lighterOk(environment, ['restore', '--tenant', 'acme'])
+    expect(
+      await column(admin, `select id from messages where metadata ? 'tool_interactions' order by 1`),
+    ).toEqual([1, 3, 4, 5])
+    // Attached again it stays.
+    await attach('messages', ', threshold_bytes => 5000')
+    expect(await sourceRow('messages')).toMatchObject({ parent_relations: '{chats,users}' })
+    expect((await lighter(environment, ['doctor'])).stdout).not.toMatch(
+      /^FAIL {2}(privileges|source|schema|obstacle)/m,
+    )
+  })
+
+  test('is checked again by the commit, wherever on the path it changed', async () => {
+    const { admin } = environment
+    await admin.query(tables)
+    await attach('messages', path)
+    const [a, b] = [randomUUID(), randomUUID()]
+    await admin.query(`
+      insert into users values ('${a}', 'acme'), ('${b}', 'other');
+      insert into chats values (1, '${a}');
+      insert into messages values (1, 1, '${document}')`)
+    const signals = createSignals()
+    const hold = signals.holdAt('before-commit')
+    const daemon = await startDaemon(environment, { signal: signals.signal })
+    await hold.reached
+    await admin.query(`update chats set user_id = '${b}'`)
+    hold.release()
+    await drained(environment)
+    await daemon.stop()
+    expect(await tenantsOf('messages')).toEqual([
+      await value(admin, `select lighter.tenant_named('other')::text`),
+    ])
+  })
+
+  test('columns on the path are followed when they are renamed, and missed when they are gone; detach takes the rights back', async () => {
+    const { admin } = environment
+    await admin.query(tables)
+    await attach('messages', path)
+    await admin.query('alter table chats rename user_id to owner_id; alter table users rename id to uid')
+    const [a] = [randomUUID()]
+    await offloaded(() =>
+      admin.query(`
+        insert into users values ('${a}', 'acme');
+        insert into chats values (1, '${a}');
+        insert into messages values (1, 1, '${document}')`),
+    )
+    expect(await offloadedKeys(environment, 'messages')).toEqual(['1'])
+    const rights = () =>
+      column(
+        admin,
+        `select distinct table_name::text from information_schema.column_privileges
+          where grantee = 'lighter_daemon' and table_schema = 'public' and table_name in ('users', 'chats', 'messages') order by 1`,
+      )
+    expect(await rights()).toEqual(['chats', 'messages', 'users'])
+    await admin.query('alter table chats drop owner_id')
+    expect(await column(admin, 'select part || name from lighter.missing_parts where stops_offload')).toEqual(
+      ['parent columnuser_id'],
+    )
+    await admin.query(`select lighter.detach('messages')`)
+    expect(await rights()).toEqual([])
+  })
+
+  test('hidden rows of a table on the path stop its offload', async () => {
+    const { admin } = environment
+    await admin.query(tables)
+    await attach('messages', path)
+    await admin.query(
+      'alter table users enable row level security; create policy strict on users as restrictive using (false)',
+    )
+    expect(
+      await column(
+        environment.worker,
+        'select relation::text from lighter.hidden_tables() where source_id is not null',
+      ),
+    ).toEqual(['users'])
   })
 })
 
