@@ -1,8 +1,11 @@
 // Values of every type leave their column and come back as exactly the bytes that were written.
 import { randomBytes, randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
+import { hydrate } from '../../src/artifacts/hydrate.ts'
+import { readRows } from '../../src/artifacts/rows.ts'
 import { enqueueRows } from '../../src/backfill/enqueue.ts'
 import { findHeavy } from '../../src/backfill/page.ts'
+import { loadSources } from '../../src/source/sources.ts'
 import { drained, until, useDaemon, useEnvironment } from '../support/environment.ts'
 import { value } from '../support/sql.ts'
 import { age, runNow } from '../support/sweep.ts'
@@ -289,6 +292,30 @@ describe('columns', () => {
     await restoreTable(environment, table)
     expect(await rawValue(environment, table, id)).toEqual({ bytes, pointer: null })
     expect((await rawValue(environment, table, large)).bytes).toEqual(heavyValue(type, 'A', 15_000))
+  })
+
+  test('a domain over jsonb holds documents', async () => {
+    const { admin, app } = environment
+    await admin.query(`
+      create domain public.metadata_document as jsonb check (jsonb_typeof(value) in ('object', 'array'));
+      create table public.told (id uuid primary key default gen_random_uuid(), tenant_id uuid not null, metadata public.metadata_document not null);
+      grant all on public.told to public;
+      select lighter.attach('public.told')`)
+    const text = `{"tool_interactions": [{"a": 1.10}], "trace": ${JSON.stringify('x'.repeat(9000))}}`
+    const { rows } = await app.query<{ id: string; text: string }>(
+      'insert into public.told (tenant_id, metadata) values (gen_random_uuid(), $1) returning id, metadata::text as text',
+      [text],
+    )
+    await drained(environment)
+    const id = rows[0]?.id ?? ''
+    expect(await value(admin, `select metadata ? 'artifact_metadata_ref' from public.told`)).toBe(true)
+    const source = [...(await loadSources(environment.worker)).values()].find(s =>
+      s.tableSql.endsWith('.told'),
+    )
+    if (source === undefined) throw new Error('it is not attached')
+    const input = (await readRows(environment.worker, source, [id])).get(id)
+    if (input === undefined) throw new Error('no row')
+    expect(await hydrate({ db: environment.worker, store: environment.store }, input)).toBe(rows[0]?.text)
   })
 
   test('a value that is compressed or was moved in the table is weighed as it is', async () => {
