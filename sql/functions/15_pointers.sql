@@ -166,8 +166,8 @@ begin
   bytes := convert_to(value, 'UTF8');
   return array(
     select distinct lighter.as_uuid(m[1])
-      from generate_series(1, octet_length(bytes), piece_bytes) at
-     cross join lateral regexp_matches(encode(substr(bytes, at, piece_bytes + overlap), 'escape') collate "C", pattern, 'g') m);
+      from generate_series(1, octet_length(bytes), piece_bytes) as pieces(first_byte)
+     cross join lateral regexp_matches(encode(substr(bytes, pieces.first_byte, piece_bytes + overlap), 'escape') collate "C", pattern, 'g') m);
 end
 $$;
 comment on function lighter.pointers_in_text(text) is 'Ids that pointers in a text of JSON may spell, at any depth, each once; null of null.';

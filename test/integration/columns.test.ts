@@ -1,9 +1,14 @@
 // Values of every type leave their column and come back as exactly the bytes that were written.
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
+import { hydrate } from '../../src/artifacts/hydrate.ts'
+import { readRows } from '../../src/artifacts/rows.ts'
 import { enqueueRows } from '../../src/backfill/enqueue.ts'
 import { findHeavy } from '../../src/backfill/page.ts'
-import { drained, useDaemon, useEnvironment } from '../support/environment.ts'
+import { loadSources } from '../../src/source/sources.ts'
+import { drained, until, useDaemon, useEnvironment } from '../support/environment.ts'
+import { value } from '../support/sql.ts'
+import { age, runNow } from '../support/sweep.ts'
 import {
   attachValueTable,
   combinations,
@@ -289,6 +294,30 @@ describe('columns', () => {
     expect((await rawValue(environment, table, large)).bytes).toEqual(heavyValue(type, 'A', 15_000))
   })
 
+  test('a domain over jsonb holds documents', async () => {
+    const { admin, app } = environment
+    await admin.query(`
+      create domain public.metadata_document as jsonb check (jsonb_typeof(value) in ('object', 'array'));
+      create table public.told (id uuid primary key default gen_random_uuid(), tenant_id uuid not null, metadata public.metadata_document not null);
+      grant all on public.told to public;
+      select lighter.attach('public.told')`)
+    const text = `{"tool_interactions": [{"a": 1.10}], "trace": ${JSON.stringify('x'.repeat(9000))}}`
+    const { rows } = await app.query<{ id: string; text: string }>(
+      'insert into public.told (tenant_id, metadata) values (gen_random_uuid(), $1) returning id, metadata::text as text',
+      [text],
+    )
+    await drained(environment)
+    const id = rows[0]?.id ?? ''
+    expect(await value(admin, `select metadata ? 'artifact_metadata_ref' from public.told`)).toBe(true)
+    const source = [...(await loadSources(environment.worker)).values()].find(s =>
+      s.tableSql.endsWith('.told'),
+    )
+    if (source === undefined) throw new Error('it is not attached')
+    const input = (await readRows(environment.worker, source, [id])).get(id)
+    if (input === undefined) throw new Error('no row')
+    expect(await hydrate({ db: environment.worker, store: environment.store }, input)).toBe(rows[0]?.text)
+  })
+
   test('a value that is compressed or was moved in the table is weighed as it is', async () => {
     for (const [type, mode] of combinations) {
       const table = await newValueTable(environment, type, mode, { attached: false })
@@ -317,5 +346,72 @@ describe('columns', () => {
       expect(await hydratedValue(environment, after, before)).toEqual(heavyValue(type, 'before', 12_000))
       expect((await rawValue(environment, after, before)).pointer).not.toBe(null)
     }
+  })
+})
+
+describe.each(combinations)('%s in mode %s, where rows wait for others', (type, mode) => {
+  test('waits with its size, and leaves when it is flushed', async () => {
+    const table = await newValueTable(environment, type, mode, {
+      attach: `, settle_for => '0', max_wait => '1 hour', phase2_kind => 'agent_trace'`,
+    })
+    const heavy = heavyValue(type)
+    const id = await insertValue(environment, table, heavy)
+    const light = await insertValue(environment, table, heavyValue(type, 'light', 100))
+    const waiting = () =>
+      environment.admin.query<{ row_id: string; phase: number; bytes: number }>(
+        'select row_id, phase, bytes from lighter.waiting where source_id = $1 and tenant_id is not null',
+        [table.sourceId],
+      )
+    await until(async () => (await waiting()).rows.length === 1, 'the row waits')
+    const [row] = (await waiting()).rows
+    expect(row).toMatchObject({ row_id: id, phase: 2 })
+    // Of jsonb by its binary form.
+    expect(Math.abs((row?.bytes ?? 0) - heavy.length)).toBeLessThan(64)
+    expect((await rawValue(environment, table, id)).bytes).toEqual(heavy)
+    await environment.admin.query(`select lighter.flush('public.${table.name}')`)
+    await drained(environment)
+    expect(await hydratedValue(environment, table, id)).toEqual(heavy)
+    expect((await rawValue(environment, table, id)).pointer).not.toBe(null)
+    expect((await rawValue(environment, table, light)).pointer).toBe(null)
+  })
+
+  test('is read back from a pack that was written anew, and passes the verify sweep', async () => {
+    const table = await newValueTable(environment, type, mode)
+    const tenantId = randomUUID()
+    const held = await environment.app.connect()
+    const ids: string[] = []
+    try {
+      // In one transaction, so that they leave in one pack.
+      await held.query('begin')
+      for (let n = 0; n < 12; n++)
+        ids.push(
+          await insertValue({ ...environment, app: held }, table, heavyValue(type, `n ${n}`), tenantId),
+        )
+      await held.query('commit')
+    } finally {
+      held.release()
+    }
+    await drained(environment)
+    const [kept = '', ...gone] = ids
+    const { pointer } = await rawValue(environment, table, kept)
+    const place = () =>
+      value<string>(environment.admin, 'select r2_key from artifact_refs where id = $1', [pointer])
+    const before = await place()
+    for (const id of gone) {
+      const { pointer: dead } = await rawValue(environment, table, id)
+      await environment.admin.query(
+        `update artifact_refs set deleted_at = now() - interval '60 days', deleted_reason = 'test' where id = $1`,
+        [dead],
+      )
+    }
+    await runNow(environment, 'retention')
+    await age(environment, '3 days')
+    await runNow(environment, 'compaction')
+    expect(await place()).not.toBe(before)
+    expect(await hydratedValue(environment, table, kept)).toEqual(heavyValue(type, 'n 0'))
+    expect(
+      await value(environment.admin, 'select content_type from artifact_refs where id = $1', [pointer]),
+    ).toBe(contentTypes[type])
+    expect((await runNow(environment, 'verify')).counts).toMatchObject({ damaged: 0 })
   })
 })

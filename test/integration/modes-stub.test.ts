@@ -143,6 +143,22 @@ describe.each(types)('a not null column of type %s', type => {
   })
 })
 
+test('detached and attached again: stubs from before count, and are released again', async () => {
+  const { table, id, pointer } = await offloadedRow('text')
+  const { admin } = environment
+  await admin.query(`select lighter.detach('public.${table.name}', 'value')`)
+  expect(await releasedTwice(environment)).not.toContainEqual(expect.any(Error))
+  expect(await deleted(pointer)).toBe(false)
+  const again = await attachValueTable(environment, table)
+  expect(again.sourceId).not.toBe(table.sourceId)
+  expect(await hydratedValue(environment, again, id)).toEqual(heavyValue('text'))
+  await releasedTwice(environment)
+  expect(await deleted(pointer)).toBe(false)
+  await environment.app.query(`delete from public.${table.name} where id = $1`, [id])
+  await releasedTwice(environment)
+  expect(await deleted(pointer)).toBe(true)
+})
+
 describe('what looks like a stub', () => {
   test.each(types)(
     '%s: names nothing, or what is another tenant’s or column’s, and is the application’s own',

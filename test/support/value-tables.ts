@@ -61,7 +61,7 @@ export async function attachValueTable(
 
 /** Writes a row with the bytes of its value. */
 export async function insertValue(
-  { app }: TestEnvironment,
+  { app }: { app: Pick<TestEnvironment['app'], 'query'> },
   { name, type }: ValueTable,
   bytes: Buffer | null,
   tenantId: string = randomUUID(),
