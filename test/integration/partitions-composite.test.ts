@@ -103,6 +103,34 @@ describe.each<[string, string, string]>([
   })
 })
 
+test('each row is looked up once, in its partition alone, and no table is read whole', async () => {
+  const { admin } = environment
+  await admin.query(`
+    create table events (tenant_id uuid, id bigint, status text, metadata jsonb, primary key (tenant_id, id, status)) partition by list (status);
+    create table events_a partition of events for values in ('a');
+    create table events_b partition of events for values in ('b') partition by hash (id);
+    create table events_b0 partition of events_b for values with (modulus 2, remainder 0);
+    create table events_b1 partition of events_b for values with (modulus 2, remainder 1);
+    select lighter.attach('events');
+    insert into events select '${tenant}', n, (array['a', 'b'])[n % 2 + 1], '{}' from generate_series(1, 9000) n;
+    analyze events;
+    insert into events select '${tenant}', n, (array['a', 'b'])[n % 2 + 1], '${document(1)}' from generate_series(9001, 10000) n;
+    select pg_stat_reset()`)
+  const daemon = await startDaemon(environment)
+  await drained(environment)
+  await daemon.stop()
+  const sum = (what: string) =>
+    value<number>(
+      admin,
+      `select coalesce(sum(${what}), 0)::int from pg_stat_user_tables where relname like 'events%'`,
+    )
+  // Sessions give their counts in when they end.
+  await until(async () => (await sum('idx_scan')) >= 1000, 'the look-ups are counted')
+  expect(await sum('idx_scan')).toBeLessThan(1100)
+  expect(await sum('seq_scan')).toBe(0)
+  expect(await inline('events')).toBe(0)
+})
+
 describe('partitions', () => {
   const ddl = `
     create table events (tenant_id uuid, id integer, metadata jsonb, primary key (tenant_id, id)) partition by range (id);
