@@ -469,3 +469,25 @@ test('the original’s own example: a transcript and the artifact’s id in the 
     ),
   ).toBe(1)
 })
+
+test('what docs/sql.md says of updates that work out the new value from the old', async () => {
+  const { table, id, pointer } = await offloadedRow('text')
+  const { app, admin } = environment
+  for (const set of [`value = value || ' more'`, `value = replace(value, 'n', 'm')`, 'value = null'])
+    await app.query(`update public.${table.name} set ${set} where id = $1`, [id])
+  expect(await rawValue(environment, table, id)).toEqual({ bytes: null, pointer })
+  const stubs = await newValueTable(environment, 'text', 'stub')
+  const other = await insertValue(environment, stubs, heavyValue('text'))
+  await drained(environment)
+  const kept = (await rawValue(environment, stubs, other)).pointer ?? ''
+  await app.query(`update public.${stubs.name} set value = value || ' more' where id = $1`, [other])
+  await releasedTwice(environment)
+  expect(await deleted(kept)).toBe(false)
+  expect((await hydratedValue(environment, stubs, other))?.toString()).toBe(
+    `{"artifact_ref": "${kept}"} more`,
+  )
+  await app.query(`update public.${stubs.name} set value = replace(value, 'artifact', 'A') where id = $1`, [
+    other,
+  ])
+  expect(await value(admin, `select value ~ 'A_ref' from public.${stubs.name}`)).toBe(true)
+})
