@@ -171,7 +171,7 @@ begin atomic
    cross join lateral (
            select case when exists (select from generate_series(0, i.indnkeyatts - 1) n where i.indkey[n] = col.attnum)
                        then quote_ident(source.json_column) end as direct) x
-   where (x.direct is not null or i.indexprs is not null or i.indpred is not null)
+   where x.direct is not null or (i.indexprs is not null or i.indpred is not null)
      and exists (select from depending d where d.classid = 'pg_class'::regclass and d.objid = i.indexrelid)
       or pg_get_expr(i.indexprs, i.indrelid) ~ '\.\*' or pg_get_expr(i.indpred, i.indrelid) ~ '\.\*'
   union all
