@@ -1,4 +1,4 @@
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { estimate } from '../estimate/estimate.ts'
 import { estimateJson, renderEstimate } from '../estimate/render.ts'
 import { withAdminClient } from './admin-client.ts'
@@ -8,7 +8,11 @@ import { print, printJson } from './output.ts'
 interface EstimateOptions {
   column: string
   tenantColumn?: string
-  parentColumn?: string
+  tenantPath?: string
+  singleTenant?: boolean
+  keyColumns?: string
+  mode?: string
+  createPointerColumn?: boolean
   field?: string
   threshold?: number
   minBytes?: number
@@ -31,9 +35,13 @@ export function addEstimate(program: Command): void {
     .command('estimate')
     .argument('<table>', 'such as public.conversation_messages')
     .description('say what offloading a table would free and cost, before anything is installed; reads only')
-    .option('--column <name>', 'the jsonb column', 'metadata')
+    .option('--column <name>', 'the column: jsonb, json, text or bytea', 'metadata')
+    .addOption(new Option('--mode <mode>', 'as for attach').choices(['document', 'stub', 'whole']))
+    .option('--create-pointer-column', 'as for attach')
+    .option('--key-columns <a,b>', 'as for attach')
     .option('--tenant-column <name>', 'as for attach')
-    .option('--parent-column <name>', 'as for attach')
+    .option('--tenant-path <a,b>', 'as for attach')
+    .option('--single-tenant', 'as for attach')
     .option('--field <name>', 'as for attach')
     .option('--threshold <bytes>', 'as for attach', wholeNumber)
     .option('--min-bytes <bytes>', 'as for attach', bytesOrDefault(0))
@@ -88,7 +96,11 @@ It runs in one read-only transaction. Exit status: 1 when attach would refuse th
       const said = Object.fromEntries(
         Object.entries({
           tenant_column: options.tenantColumn,
-          parent_column: options.parentColumn,
+          tenant_path: options.tenantPath?.split(','),
+          single_tenant: options.singleTenant,
+          key_columns: options.keyColumns?.split(','),
+          mode: options.mode,
+          create_pointer_column: options.createPointerColumn,
           phase1_field: options.field,
           threshold_bytes: options.threshold,
           min_bytes: options.minBytes,

@@ -159,6 +159,8 @@ function blockOf({ name, body }: SqlFunction, of: string): string {
 function inline(library: SqlLibrary, sql: string, depth = 0): string {
   if (depth > 30) throw notPortable('describe_source', 'its functions call each other')
   let text = sql
+    // Of a source that is not there, no column was renamed.
+    .replaceAll(/\(lighter\.with_current_names\((\w+)\)\)\./g, '$1.')
     .replaceAll("'lighter'::regnamespace", "to_regnamespace('lighter')")
     .replaceAll(
       "has_parameter_privilege('lighter_daemon',",

@@ -167,6 +167,7 @@ function roundSql(facts: TableFacts, source: DescribedSource | null, times: Time
              pg_column_compression(m.${column}) is not null as compressed, ${tenant} as tenant, ${time(times.written)} as time, ${time(times.rewritten)} as rewritten, m.${column} as stored,
              sum(case when pg_column_size(m.${column}) <= $4::int8 then pg_column_size(m.${column}) end) over (order by m.tableoid, m.ctid rows unbounded preceding) as so_far
         from ${rows} m tablesample system ($1::float8) repeatable ($2::float8) ${join}
+       where $3::float8 is not null
     ),
     opened as (
       select p.*, ${isJsonb ? `case when ${mayOpen} then ${documentSql('p.stored')} end` : 'null::jsonb'} as doc,

@@ -17,7 +17,7 @@ import { type ZooTable, zooTables } from '../zoo/tables.ts'
 const options = (zoo: ZooTable) => ({
   table: zoo.table,
   column: zoo.column,
-  said: {},
+  said: zoo.attach?.said ?? {},
   limits: { pages: 2000, bytes: 64_000_000, timeoutMs: 30_000 },
   lockTimeoutMs: 2000,
   rowsPerSecond: null,
@@ -52,7 +52,10 @@ async function offloadAll(environment: TestEnvironment, zoo: ZooTable): Promise<
   const client = await connect(environment.urls.admin)
   await migrate(client)
   await client.end()
-  await environment.admin.query('select lighter.attach($1::regclass, $2::name)', [zoo.table, zoo.column])
+  await environment.admin.query(
+    `select lighter.attach($1::regclass, $2::name${zoo.attach === undefined ? '' : `, ${zoo.attach.sql}`})`,
+    [zoo.table, zoo.column],
+  )
   let puts = 0
   const { offload, store: storeConfig } = environment.config()
   const store = openStore(storeConfig, operation => {

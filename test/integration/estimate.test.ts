@@ -20,6 +20,9 @@ const refused = `
   create table app.as_text (id uuid primary key, tenant_id uuid, metadata text);
   create table app.no_tenant (id uuid primary key, metadata jsonb);
   create table app.text_tenant (id uuid primary key, tenant_id text, metadata jsonb);
+  create table app.as_bytes (id uuid primary key, tenant_id uuid, metadata bytea not null);
+  create table app.as_number (id uuid primary key, tenant_id uuid, metadata numeric);
+  create table app.float_key (id float8 primary key, tenant_id uuid, metadata jsonb);
   create table app.generated (id uuid primary key, tenant_id uuid, raw jsonb, metadata jsonb generated always as (raw || '{}') stored);
   create table app.indexed (id uuid primary key, tenant_id uuid, metadata jsonb, check (metadata ? 'a'));
   create index on app.indexed ((metadata ->> 'deep'));
@@ -37,7 +40,10 @@ const refused = `
   create table app.parts_2 partition of app.parts for values from (500) to (5000);
   insert into app.parts select n, gen_random_uuid(), jsonb_build_object('model', 'm', 'tool_interactions', jsonb_build_array(repeat(md5(n::text), 60))), now() from generate_series(1, 1500) n;
 `
-const refusedTables = [
+const comparedTables = [
+  'as_bytes',
+  'as_number',
+  'float_key',
   'no_key',
   'two_keys',
   'text_key',
@@ -114,7 +120,7 @@ describe('before anything is installed', () => {
     })
   })
 
-  test.each(refusedTables)('what stands in the way of attaching app.%s is what attach says', async name => {
+  test.each(comparedTables)('what stands in the way of attaching app.%s is what attach says', async name => {
     const [{ rows: said }, told] = await Promise.all([
       installed.admin.query<{ what: string; found: string; hint: string | null }>(
         `select what, found, hint from lighter.check_attach($1::text::regclass)`,

@@ -10,6 +10,8 @@ export interface ZooTable {
   /** Makes the table, in an empty schema `zoo`. */
   create: string
   fill(db: Pick<pg.Pool, 'query'>): Promise<void>
+  /** Arguments of lighter.attach beside table and column, as it takes them and as JSON. */
+  attach?: { sql: string; said: Record<string, unknown> }
 }
 
 const tenantOf = (index: string) =>
@@ -128,5 +130,33 @@ export const zooTables: ZooTable[] = [
              jsonb_build_object('tool_interactions', jsonb_build_array(jsonb_build_object('tool', 'click', 'x', n % 1000, 'y', n % 700))),
              timestamptz '2026-01-01' + n * interval '5 seconds'
         from generate_series(1, 6000) n`),
+  },
+  {
+    name: 'logs as text, tenants with names, a key of two columns, which become stubs',
+    table: 'zoo.logs',
+    column: 'output',
+    create: `
+      create table zoo.logs (
+        project text not null, run integer not null, tenant_id text not null, output text, finished_at timestamptz not null,
+        primary key (project, run));`,
+    fill: query(`
+      insert into zoo.logs select 'project ' || n % 12, n, 'tenant ' || n % 6, ${proseSql('n', '(200 + n * 7 % 3000)')}, timestamptz '2026-01-01' + n * interval '2 minutes'
+        from generate_series(1, 900) n`),
+  },
+  {
+    name: 'files as bytea, of one tenant, which become null',
+    table: 'zoo.files',
+    column: 'content',
+    attach: {
+      sql: 'single_tenant => true, create_pointer_column => true',
+      said: { single_tenant: true, create_pointer_column: true },
+    },
+    create: `
+      create table zoo.files (
+        id uuid primary key default gen_random_uuid(), name text not null, content bytea, created_at timestamptz not null);`,
+    fill: query(`
+      insert into zoo.files (name, content, created_at)
+      select 'file ' || n, convert_to(${noiseSql('n', '(100 + n % 400)')}, 'UTF8'), timestamptz '2026-01-01' + n * interval '10 minutes'
+        from generate_series(1, 800) n`),
   },
 ]
