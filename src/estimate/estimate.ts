@@ -10,7 +10,7 @@ import { daemonDefaults, storedShare as defaultStoredShare } from './constants.t
 import { type Description, describeTable, type Obstacle } from './describe.ts'
 import { expansion, leavingOf, weighRows } from './leaving.ts'
 import { readTableFacts, type TableFacts } from './relation.ts'
-import { type Sample, type SampleLimits, sampleTable } from './sample.ts'
+import { openableBytes, type Sample, type SampleLimits, sampleTable } from './sample.ts'
 import { rateOf, settleSecondsOf, timeColumnsOf, type WriteRate } from './times.ts'
 import { explainReading } from './trouble.ts'
 import { type Circumstances, intervalOf, type Weight, weigh } from './weigh.ts'
@@ -50,6 +50,8 @@ export interface Estimate {
     /** Of 95 %, as a part of the figure. */
     interval: { rows: number; payloadBytes: number; tableAfter: number }
     outliers: number
+    /** Not opened for their size. */
+    tooLarge: number
   }
   facts: TableFacts
   rate: WriteRate | null
@@ -127,6 +129,7 @@ export async function estimate(client: pg.Client, options: EstimateOptions): Pro
           tableAfter: intervalOf(leaving, row => row.after.heap + row.after.toast, sample.share),
         },
         outliers,
+        tooLarge: sample.rows.filter(row => (row.sizes[facts.jsonColumn] ?? 0) > openableBytes).length,
       },
       facts,
       rate,
@@ -196,11 +199,15 @@ function caveatsOf(
   )
   say(
     sample.stoppedBy === 'bytes',
-    'Some values were not opened, since --sample-bytes was used up: their text is estimated from their stored size.',
+    'Some values were not opened, since --sample-bytes was used up. They are taken for like those of their size that were opened.',
   )
   say(
     sample.share < 1 && sample.pages < 30,
     `Only ${sample.pages} pages were sampled: too few for a sure estimate. Raise --sample-pages.`,
+  )
+  say(
+    sample.tooLarge > 0,
+    `${sample.tooLarge} ${sample.tooLarge === 1 ? 'value is' : 'values are'} stored in over ${formatBytes(openableBytes)} and not opened. They are taken for like the largest that were.`,
   )
   say(
     sample.outliers > 0,

@@ -77,8 +77,9 @@ export function leavingOf(
     const sizes = row.sizes.with(facts.jsonColumn, size)
     return layOutRow(facts, sizes, { column: facts.jsonColumn, compressed: size * share })
   }
-  if (row.doc === null) {
-    // Not opened: too large, or the bytes that may be opened were used up.
+  const doc = row.doc ?? row.imputed
+  if (doc === undefined) {
+    // Nothing was opened that it could be taken for.
     const text = row.compressed ? stored / defaultInlineRatio : stored
     if (text <= settings.thresholdBytes) return stays
     return {
@@ -89,7 +90,7 @@ export function leavingOf(
       isStreamed: text > streamBytes,
     }
   }
-  const { raw, fieldRaw, fieldText, restRaw, restText, envelopeRaw, isScalar, longNumbers, text } = row.doc
+  const { raw, fieldRaw, fieldText, restRaw, restText, envelopeRaw, isScalar, longNumbers, text } = doc
   if (isScalar) return stays
   const share = row.compressed ? Math.min(1, stored / raw) : 1
   const takesField = settings.phase1Field !== null && fieldRaw !== null && fieldRaw >= settings.minBytes

@@ -126,16 +126,19 @@ const factsSql = `
          current_setting('block_size')::int as "pageBytes",
          coalesce((select o.option_value::int from pg_options_to_table(c.reloptions) o where o.option_name = 'fillfactor'), 100) as fillfactor,
          (select count(*)::int from stored s where s.oid <> c.oid) as partitions,
-         (select json_agg(json_build_object('name', a.attname, 'length', a.attlen, 'type', format_type(a.atttypid, null),
+         (select json_agg(json_build_object('name', a.attname, 'length', a.attlen, 'type', format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null),
                    'alignment', case a.attalign when 'c' then 1 when 's' then 2 when 'i' then 4 else 8 end,
                    'toastable', a.attlen = -1 and a.attstorage <> 'p') order by a.attnum)
-            from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns,
+            from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns,
          c.relnatts::int as attributes,
          exists (select from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and a.attisdropped) as "hasDropped",
          (select coalesce(json_agg(json_build_object('name', i.indexrelid::regclass, 'bytes', pg_relation_size(i.indexrelid),
                    'columns', case when am.amname = 'btree' and i.indexprs is null and i.indpred is null then (
-                      select json_agg((select count(*) - 1 from pg_attribute a
-                                        where a.attrelid = i.indrelid and a.attnum between 1 and k.attnum and not a.attisdropped) order by k.place)
+                      -- A partition may have its columns in another order.
+                      select json_agg((select count(*) - 1 from pg_attribute a, pg_attribute own
+                                        where own.attrelid = i.indrelid and own.attnum = k.attnum
+                                          and a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                                          and a.attnum <= (select n.attnum from pg_attribute n where n.attrelid = c.oid and n.attname = own.attname)) order by k.place)
                         from unnest(i.indkey::int2[]) with ordinality k(attnum, place)) end)), '[]')
             from pg_index i join stored s on s.oid = i.indrelid
             join pg_class x on x.oid = i.indexrelid join pg_am am on am.oid = x.relam) as indexes,

@@ -9,6 +9,7 @@ import { hasLongNumbersSql, textBytesBoundSql } from '../offload/long-numbers.ts
 import { documentSql, ident, literal } from '../source/expressions.ts'
 import { daemonDefaults } from './constants.ts'
 import type { DescribedSource } from './describe.ts'
+import { imputeUnopened } from './impute.ts'
 import type { TableFacts } from './relation.ts'
 import type { TimeColumns } from './times.ts'
 
@@ -33,10 +34,12 @@ export interface SampledRow {
   rewritten: number | null
   /** Null: it was not opened. */
   doc: SampledDocument | null
+  /** Of one that was not opened, what it is taken for. */
+  imputed?: SampledDocument
 }
 
 /** Sizes of a value that was opened. `raw`: its binary form, uncompressed; `text`: its text. */
-interface SampledDocument {
+export interface SampledDocument {
   raw: number
   text: number
   /** Null: it has no field that phase 1 takes. */
@@ -65,13 +68,18 @@ export interface Sample {
 }
 
 /** A value stored in more is not opened. */
-const openableBytes = 256 * 1024
+export const openableBytes = 256 * 1024
 /** A small table is read whole, in one statement. */
 const wholePages = 500
 const roundPages = 200
 const mostRows = 50_000
+/** Where a round takes too long. */
+const fewPages = 20
 
-/** In rounds, each with pages from all over the table, so that whatever ends it early leaves a fair sample. */
+/**
+ * In rounds, each with pages from all over the table, so that whatever ends it early leaves a fair sample. The first has half of
+ * the time. If it takes longer, fewer pages are read and nothing is opened.
+ */
 export async function sampleTable(
   db: Queryable,
   facts: TableFacts,
@@ -80,54 +88,64 @@ export async function sampleTable(
   limits: SampleLimits,
 ): Promise<Sample> {
   const started = performance.now()
+  const leftMs = () => limits.timeoutMs - (performance.now() - started)
   const sql = roundSql(facts, source, times)
   const pages = Math.max(1, facts.pages)
+  const percentOf = (count: number) => Math.min(100, (100 * count) / pages)
   const isSmall = pages <= wholePages || (facts.rowsByStatistics ?? mostRows) < mostRows
   const isWhole = isSmall && pages <= limits.pages
   const rounds = isWhole ? 1 : Math.max(1, Math.ceil(Math.min(limits.pages, pages) / roundPages))
-  const percent = isWhole ? 100 : Math.min(100, (100 * Math.min(roundPages, limits.pages)) / pages)
   const sample: Sample = { rows: [], pagesSeen: 0, share: 0, opened: 0, openedBytes: 0, stoppedBy: null }
   const seen = new Set<string>()
-  let missed = 1
-  for (let round = 0; round < rounds; round++) {
-    const leftMs = Math.floor(limits.timeoutMs - (performance.now() - started))
-    if (round > 0 && (leftMs <= 0 || sample.rows.length > mostRows)) {
-      if (leftMs <= 0) sample.stoppedBy = 'time'
-      break
-    }
-    const openBytes = (limits.bytes - sample.openedBytes) / (rounds - round)
-    let rows: SampledRow[]
-    try {
-      await db.query(`savepoint round; set local statement_timeout = ${Math.max(100, leftMs)}`)
-      ;({ rows } = await db.query<SampledRow>({
-        text: sql,
-        values: [percent, round + 1, openBytes, openableBytes],
-      }))
-    } catch (cause) {
-      await db.query('rollback to savepoint round')
-      if (sqlState(cause) === '57014' && round > 0) {
-        sample.stoppedBy = 'time'
-        break
-      }
-      throw cause
-    }
-    missed *= 1 - percent / 100
+  const take = async (percent: number, seed: number, openBytes: number, timeoutMs: number) => {
+    const rows = await readRound(db, sql, [percent, seed, openBytes, openableBytes], timeoutMs)
     const before = new Set(seen)
     for (const row of rows) {
       if (before.has(row.page)) continue
       seen.add(row.page)
+      sample.rows.push(row)
+      const stored = row.sizes[facts.jsonColumn] ?? null
       if (row.doc !== null) {
         sample.opened++
-        sample.openedBytes += row.sizes[facts.jsonColumn] ?? 0
-      } else if (source !== null && isOpenable(row.sizes[facts.jsonColumn] ?? null))
-        sample.stoppedBy = 'bytes'
-      sample.rows.push(row)
+        sample.openedBytes += stored ?? 0
+      } else if (source !== null && stored !== null && stored <= openableBytes) sample.stoppedBy ??= 'bytes'
+    }
+    sample.share = 1 - (1 - sample.share) * (1 - percent / 100)
+  }
+  for (let round = 0; round < rounds; round++) {
+    if (round > 0 && (leftMs() <= 0 || sample.rows.length > mostRows)) {
+      if (leftMs() <= 0) sample.stoppedBy = 'time'
+      break
+    }
+    const openBytes = (limits.bytes - sample.openedBytes) / (rounds - round)
+    try {
+      const percent = isWhole ? 100 : percentOf(Math.min(roundPages, limits.pages))
+      await take(percent, round + 1, openBytes, round === 0 ? limits.timeoutMs / 2 : leftMs())
+    } catch (cause) {
+      if (sqlState(cause) !== '57014') throw cause
+      sample.stoppedBy = 'time'
+      if (round === 0) await take(percentOf(fewPages), 1, 0, leftMs())
+      break
     }
   }
-  return { ...sample, pagesSeen: seen.size, share: 1 - missed }
+  return { ...sample, rows: imputeUnopened(sample.rows, facts.jsonColumn), pagesSeen: seen.size }
 }
 
-const isOpenable = (size: number | null) => size !== null && size <= openableBytes
+async function readRound(
+  db: Queryable,
+  sql: string,
+  values: number[],
+  timeoutMs: number,
+): Promise<SampledRow[]> {
+  await db.query(`savepoint round; set local statement_timeout = ${Math.max(1, Math.floor(timeoutMs))}`)
+  try {
+    const { rows } = await db.query<SampledRow>({ text: sql, values })
+    return rows
+  } catch (error) {
+    await db.query('rollback to savepoint round')
+    throw error
+  }
+}
 
 /** What is in a column, by its type; one of another type is not opened. */
 const openable: Record<string, 'jsonb' | 'json' | 'bytes'> = {
@@ -165,7 +183,7 @@ function roundSql(facts: TableFacts, source: DescribedSource | null, times: Time
     with picked as (
       select m.tableoid::text || '/' || split_part(m.ctid::text, ',', 1) as page, array[${sizes}] as sizes,
              pg_column_compression(m.${column}) is not null as compressed, ${tenant} as tenant, ${time(times.written)} as time, ${time(times.rewritten)} as rewritten, m.${column} as stored,
-             sum(case when pg_column_size(m.${column}) <= $4::int8 then pg_column_size(m.${column}) end) over (order by m.tableoid, m.ctid rows unbounded preceding) as so_far
+             sum(case when pg_column_size(m.${column}) <= $4::int8 then pg_column_size(m.${column}) end) over (order by hashtext(m.ctid::text), m.tableoid, m.ctid rows unbounded preceding) as so_far
         from ${rows} m tablesample system ($1::float8) repeatable ($2::float8) ${join}
        where $3::float8 is not null
     ),

@@ -27,10 +27,10 @@ const options = (zoo: ZooTable) => ({
   prices: {},
 })
 
-async function estimated(environment: TestEnvironment, zoo: ZooTable): Promise<Estimate> {
+async function estimated(environment: TestEnvironment, zoo: ZooTable, limits = {}): Promise<Estimate> {
   const client = await connect(environment.urls.admin)
   try {
-    return await estimate(client, options(zoo))
+    return await estimate(client, { ...options(zoo), limits: { ...options(zoo).limits, ...limits } })
   } finally {
     await client.end()
   }
@@ -94,7 +94,8 @@ describe.each(zooTables)('$name', zoo => {
       const fresh = await tableBytes(environment, zoo)
       const e = await estimated(environment, zoo)
       const weight = e.asAttached
-      if (weight === null) throw new Error('no estimate')
+      const part = await estimated(environment, zoo, { pages: 60, bytes: 500_000 })
+      if (weight === null || part.asAttached === null) throw new Error('no estimate')
       await environment.admin.query(`vacuum full ${zoo.table}`)
       const rewritten = await tableBytes(environment, zoo)
       const puts = await offloadAll(environment, zoo)
@@ -129,6 +130,20 @@ describe.each(zooTables)('$name', zoo => {
       within(weight.table.rewritten, rewritten, 0.1, 'the table, rewritten')
       within(weight.table.after, after, 0.1, 'the table after')
       within(weight.ours, ours, 0.1, 'our tables')
+      // By 60 pages, and by what is opened within 500 KB: as sure as it says.
+      const sure = (interval: number) => 0.1 + 1.5 * interval
+      within(
+        part.asAttached.table.after,
+        after,
+        sure(part.sample.interval.tableAfter),
+        'the table after, by a part',
+      )
+      within(
+        part.asAttached.leaving.payloadBytes,
+        stored.rows[0].bytes,
+        sure(part.sample.interval.payloadBytes),
+        'text, by a part',
+      )
       within(weight.leaving.artifacts, stored.rows[0].artifacts, 0.02, 'artifacts')
       within(weight.leaving.payloadBytes, stored.rows[0].bytes, 0.05, 'text')
       if (e.storedShare.basis === 'measured')

@@ -4,7 +4,9 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { loadAdminDatabaseUrl } from '../../src/config.ts'
 import { defaultInlineRatio, defaultPrices } from '../../src/reports/prices.ts'
 import { useEnvironment } from '../support/environment.ts'
+import { startOwnPostgres } from '../support/own-server.ts'
 import { runCli } from '../support/process.ts'
+import { startReplica } from '../support/replica.ts'
 import { column, connect, uniqueRole, value } from '../support/sql.ts'
 import { zooTables } from '../zoo/tables.ts'
 
@@ -316,6 +318,41 @@ test('an attached table can be estimated, by the settings of its database', asyn
   const here = (await estimated(['zoo.tasks', '--json'])).json()
   expect([there.obstacles, there.warnings]).toEqual([[], []])
   expect(there.as_attached.leaving.artifacts).toBeLessThan(here.as_attached.leaving.artifacts)
+})
+
+test('a read replica answers as well', { timeout: 60_000 }, async () => {
+  const primary = await startOwnPostgres()
+  const [, runs] = zooTables
+  const client = await connect(primary.url())
+  await client.query(`create schema zoo; ${runs?.create}`)
+  await runs?.fill(client)
+  await client.end()
+  const replica = await startReplica(primary)
+  await replica.caughtUp()
+  const { stdout, stderr } = await estimated(['zoo.agent_runs', '--column', 'trace'], {
+    DATABASE_URL: replica.postgres.url(),
+  })
+  expect(stderr).toBe('')
+  expect(stdout).toMatch(/^Offloading zoo\.agent_runs\.trace pays/)
+  expect(stdout).toContain('nothing stands in the way of')
+})
+
+test('values of any size and shape are looked at in bounded time', async () => {
+  await bare.admin.query(`
+    create table app.odd (id uuid primary key default gen_random_uuid(), tenant_id uuid, metadata jsonb);
+    insert into app.odd (metadata) values (null), ('1'), ('"text"'), ('[]'), ('{}'), ('[1, 2]'), ('{"tool_interactions": []}'), ('{"tool_interactions": 7}');
+    insert into app.odd (metadata) select jsonb_build_object('tool_interactions', jsonb_build_array(n, repeat('y', 300))) from generate_series(1, 500) n;
+    -- 460 MB of text in 31 KB, and 60 MB in 700 KB.
+    insert into app.odd (metadata) select jsonb_build_object('n', (select jsonb_agg(('1e131071')::jsonb) from generate_series(1, 3500)));
+    insert into app.odd (metadata) select jsonb_build_object('z', repeat('z', 60000000));
+    grant select on app.odd to ${reader}`)
+  const started = performance.now()
+  const { json, stderr } = await estimated(['app.odd', '--json'])
+  expect(stderr).toBe('')
+  expect(performance.now() - started).toBeLessThan(20_000)
+  expect(json()).toMatchObject({ sample: { rows: 510 }, as_attached: { rows: 510 } })
+  expect(json().as_attached.leaving.rows).toBeGreaterThanOrEqual(501)
+  expect(json().caveats.join()).toContain('1 value is stored in over 262.1 KB and not opened')
 })
 
 /** What a command that wrote would change. */
