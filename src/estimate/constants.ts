@@ -1,8 +1,8 @@
-// What pg-lighter takes, measured. The one home of these figures; test/integration/estimate.test.ts holds estimates made of them
+// What pg-lighter takes, measured. The one home of these figures; test/integration/estimate-truth.test.ts holds estimates made of them
 // to what really happens.
 
 /**
- * Bytes of schema lighter in Postgres, with indexes. Measured on the tables of test/zoo (500 to 6,000 rows, 6 to 1,200
+ * Bytes of schema lighter in Postgres, with indexes. Measured on the tables of test/support/estimated-tables.ts (500 to 6,000 rows, 6 to 1,200
  * objects), Postgres 18, after a VACUUM; `npm run bench -- size` measures the same on 20,000 and 100,000 rows: 136 to 209 an
  * artifact, everything included.
  */

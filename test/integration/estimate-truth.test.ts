@@ -11,10 +11,10 @@ import { type Estimate, estimate } from '../../src/estimate/estimate.ts'
 import { loadSources } from '../../src/source/sources.ts'
 import { openStore } from '../../src/store/object-store.ts'
 import { createEnvironment, type TestEnvironment } from '../support/environment.ts'
+import { type EstimatedTable, estimatedTables } from '../support/estimated-tables.ts'
 import { connect, value } from '../support/sql.ts'
-import { type ZooTable, zooTables } from '../zoo/tables.ts'
 
-const options = (zoo: ZooTable) => ({
+const options = (zoo: EstimatedTable) => ({
   table: zoo.table,
   column: zoo.column,
   said: zoo.attach?.said ?? {},
@@ -27,7 +27,7 @@ const options = (zoo: ZooTable) => ({
   prices: {},
 })
 
-async function estimated(environment: TestEnvironment, zoo: ZooTable, limits = {}): Promise<Estimate> {
+async function estimated(environment: TestEnvironment, zoo: EstimatedTable, limits = {}): Promise<Estimate> {
   const client = await connect(environment.urls.admin)
   try {
     return await estimate(client, { ...options(zoo), limits: { ...options(zoo).limits, ...limits } })
@@ -36,7 +36,7 @@ async function estimated(environment: TestEnvironment, zoo: ZooTable, limits = {
   }
 }
 
-const tableBytes = (environment: TestEnvironment, zoo: ZooTable) =>
+const tableBytes = (environment: TestEnvironment, zoo: EstimatedTable) =>
   value<number>(environment.admin, `select pg_total_relation_size($1::regclass)::int`, [zoo.table])
 
 /** Everything of schema lighter, after a VACUUM. */
@@ -48,7 +48,7 @@ const ourBytes = (environment: TestEnvironment) =>
   )
 
 /** Attaches, backfills and flushes. @returns class A operations */
-async function offloadAll(environment: TestEnvironment, zoo: ZooTable): Promise<number> {
+async function offloadAll(environment: TestEnvironment, zoo: EstimatedTable): Promise<number> {
   const client = await connect(environment.urls.admin)
   await migrate(client)
   await client.end()
@@ -85,7 +85,7 @@ const within = (estimate: number, truth: number, part: number, what: string) =>
     `${what}: ${Math.round(estimate)} estimated, ${truth} really`,
   ).toBeLessThan(part)
 
-describe.each(zooTables)('$name', zoo => {
+describe.each(estimatedTables)('$name', zoo => {
   test('becomes what was estimated', async () => {
     const environment = await createEnvironment({ empty: true })
     try {

@@ -4,11 +4,11 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { loadAdminDatabaseUrl } from '../../src/config.ts'
 import { defaultInlineRatio, defaultPrices } from '../../src/reports/prices.ts'
 import { useEnvironment } from '../support/environment.ts'
+import { estimatedTables } from '../support/estimated-tables.ts'
 import { startOwnPostgres } from '../support/own-server.ts'
 import { runCli } from '../support/process.ts'
 import { startReplica } from '../support/replica.ts'
 import { column, connect, uniqueRole, value } from '../support/sql.ts'
-import { zooTables } from '../zoo/tables.ts'
 
 const bare = await useEnvironment({ empty: true })
 const installed = await useEnvironment()
@@ -80,7 +80,7 @@ beforeAll(async () => {
   for (const { admin } of [bare, installed]) {
     await admin.query(`create schema app; ${refused}`)
     await admin.query('create schema zoo')
-    for (const zoo of zooTables) {
+    for (const zoo of estimatedTables) {
       await admin.query(zoo.create)
       await zoo.fill(admin)
     }
@@ -322,7 +322,7 @@ test('an attached table can be estimated, by the settings of its database', asyn
 
 test('a read replica answers as well', { timeout: 60_000 }, async () => {
   const primary = await startOwnPostgres()
-  const [, runs] = zooTables
+  const [, runs] = estimatedTables
   const client = await connect(primary.url())
   await client.query(`create schema zoo; ${runs?.create}`)
   await runs?.fill(client)

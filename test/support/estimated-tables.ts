@@ -2,7 +2,7 @@
 import type pg from 'pg'
 import { generateMessages } from '../../src/demo/messages.ts'
 
-export interface ZooTable {
+export interface EstimatedTable {
   /** What is special about it. */
   name: string
   table: string
@@ -49,11 +49,11 @@ async function fillMessages(db: Pick<pg.Pool, 'query'>): Promise<void> {
 }
 
 const query =
-  (sql: string): ZooTable['fill'] =>
+  (sql: string): EstimatedTable['fill'] =>
   async db =>
     void (await db.query(sql))
 
-export const zooTables: ZooTable[] = [
+export const estimatedTables: EstimatedTable[] = [
   {
     name: 'chat messages, the tenant in a parent, tool calls and traces',
     table: 'zoo.chat_messages',
