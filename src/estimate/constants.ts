@@ -15,7 +15,7 @@ export const oursBytes = {
   frame: 620,
   /** An object, with its share of the reports. */
   object: 1_400,
-  /** An artifact that has an object of its own and no frame, without the object. */
+  /** An artifact that has an object of its own and no frame, without the object. By its columns and indexes: not measured. */
   looseArtifact: 450,
 } as const
 
