@@ -58,9 +58,7 @@ export async function openZoo(shape: Shape): Promise<Zoo & { before: string }> {
   await connections[1].query('set search_path = twin')
   const sources = async () => [...(await loadSources(environment.worker)).values()]
   const source = async (table: string, name: string) => {
-    const found = (await sources()).find(
-      s => s.tableSql === qualified('public', table) && s.jsonColumn === name,
-    )
+    const found = (await sources()).find(s => tableOf(s) === table && s.jsonColumn === name)
     if (found === undefined) throw new Error(`${table}.${name} is not attached, or out of sight`)
     return found
   }
@@ -116,7 +114,8 @@ export async function openZoo(shape: Shape): Promise<Zoo & { before: string }> {
 }
 
 const qualified = (schema: string, table: string) => `${schema}.${ident(table)}`
-const tableOf = (source: Source) => source.tableSql.replace(/^public\./, '').replaceAll('"', '')
+/** Without schema and quotes. */
+const tableOf = ({ tableSql }: Source) => tableSql.replace(/^public\./, '').replaceAll('"', '')
 const twinOf = (source: Source) => source.tableSql.replace(/^public\./, 'twin.')
 
 /** The SQL below a heading of docs/schemas.md: what prepares the tables, and what attaches them. */
@@ -336,7 +335,9 @@ export async function expectCommandReads(zoo: Zoo): Promise<void> {
     expect([lighter, hydrate]).toEqual(['lighter', 'hydrate'])
     const columnAt = others.indexOf('--column')
     const of = (await zoo.sources()).find(
-      s => s.tableSql === table && (columnAt < 0 || s.jsonColumn === others[columnAt + 1]),
+      s =>
+        `public.${tableOf(s)}` === table.replaceAll('"', '') &&
+        (columnAt < 0 || s.jsonColumn === others[columnAt + 1]),
     )
     if (of === undefined) throw new Error(`${text}: ${table} is not attached`)
     const { rows } = await zoo.environment.admin.query<Record<string, string> & { expected: string }>(

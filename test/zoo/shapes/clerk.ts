@@ -86,16 +86,7 @@ export const clerk: Shape = {
   attack: {
     name: 'names of organisations that differ by case, white space or accents are organisations of their own',
     run: async (zoo, { admin }) => {
-      const names = [
-        'acme',
-        'ACME',
-        'acme ',
-        ' acme',
-        'acm\u00e9',
-        'acme\u0301',
-        'acme\u200b',
-        '',
-      ]
+      const names = ['acme', 'ACME', 'acme ', ' acme', 'acm\u00e9', 'acme\u0301', 'acme\u200b', '']
       await zoo.write(async app => {
         for (const name of names) await upsert(app, `of "${name}"`, name, 2, 6000)
       })
