@@ -65,9 +65,9 @@ export const aiChatbot: Shape = {
     for (const [i, user] of users.entries()) {
       await app.query('insert into "User" values ($1, $2)', [user, `${i}@example.com`])
       await app.query('insert into "Chat" values ($1, $2, $3, $4)', [chats[i], timeOf(i), `Chat ${i}`, user])
-      await saveMessages(app, i, [`old ${i} a`, `old ${i} b`, `old ${i} c`], [300, 14_000, 40_000])
+      await saveMessages(app, i, [`old ${i} a`, `old ${i} b`, `old ${i} c`], [5000, 14_000, 40_000])
       for (const version of [1, 2, 3])
-        await saveDocument(app, i, version, version === 1 ? 200 : 9000 * version)
+        await saveDocument(app, i, version, version === 1 ? 6000 : 9000 * version)
     }
   },
   writes: {

@@ -17,7 +17,7 @@ const metadataOf = (seed: string, calls: number, bytes: number) => ({
           out: prose(`${seed} ${n}`, bytes),
         })),
       }
-    : {}),
+    : { notes: prose(`${seed} notes`, 5000) }),
 })
 
 const upsert = (

@@ -45,7 +45,7 @@ export const flowise: Shape = {
   tenants: { chat_message: null, execution: 'm."workspaceId"' },
   fill: async app => {
     for (let n = 0; n < 10; n++) {
-      await say(app, `old ${n}`, n % 3 === 0 ? 200 : 9000 + 1000 * n, n % 2 === 0 ? 11_000 : null)
+      await say(app, `old ${n}`, n % 3 === 0 ? 5000 : 9000 + 1000 * n, n % 2 === 0 ? 11_000 : null)
       await execute(app, `old ${n}`, `ws-${n % 2}`, n % 5 === 0 ? 100 : 12_000)
     }
   },

@@ -55,7 +55,7 @@ async function ingest(
   )
 }
 
-const sizes = [300, 10_000, 26_000, 9000]
+const sizes = [5000, 10_000, 26_000, 9000]
 
 export const langfuse: Shape = {
   name: 'Langfuse 2',

@@ -58,7 +58,7 @@ const putWrite = (
 
 async function runThread(app: Application, thread: string, steps: number): Promise<void> {
   for (let step = 0; step < steps; step++) {
-    const bytes = step % 2 === 0 ? 600 : 11_000 + step * 4000
+    const bytes = step % 2 === 0 ? 600 + 900 * step : 11_000 + step * 4000
     await putCheckpoint(app, thread, step, bytes)
     await putBlob(app, thread, step, step === 4 ? 0 : bytes)
     await putWrite(app, thread, step, 0, bytes)

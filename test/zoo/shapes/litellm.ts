@@ -49,7 +49,7 @@ const writeBatch = (app: Application, logs: Log[]) =>
 
 const batch = (name: string): Log[] =>
   [
-    { name: 'a', request: 12_000, response: 300, team: 'team-a' },
+    { name: 'a', request: 12_000, response: 5000, team: 'team-a' },
     { name: 'b', request: 200, response: 200 },
     { name: 'c', request: 31_000, response: 9500 },
     { name: 'd', request: 500, response: 14_000, team: 'team-b' },

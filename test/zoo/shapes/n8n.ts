@@ -40,7 +40,7 @@ async function finish(app: Application, id: number, bytes: number): Promise<void
   ])
 }
 
-const sizes = [12_000, 200, 45_000, 9000, 800]
+const sizes = [12_000, 200, 45_000, 9000, 6000]
 
 export const n8n: Shape = {
   name: 'n8n',

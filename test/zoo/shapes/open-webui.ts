@@ -52,7 +52,7 @@ export const openWebui: Shape = {
     for (const [i, user] of users.entries()) {
       await insert(app, `old ${i}`, user, newChat(`old ${i}`, 4, 4000))
       await insert(app, `kept ${i}`, user, newChat(`kept ${i}`, 10, 3000))
-      await insert(app, `new ${i}`, user, newChat(`new ${i}`, 1, 500))
+      await insert(app, `new ${i}`, user, newChat(`new ${i}`, 1, 3000))
       await insert(app, `empty ${i}`, user, newChat(`empty ${i}`, 0, 0))
     }
   },
@@ -63,7 +63,7 @@ export const openWebui: Shape = {
     },
     'chats begin': async (app, round) => {
       await insert(app, `${round} long`, users[0], newChat(`${round} long`, 6, 9000))
-      await insert(app, `${round} short`, users[1], newChat(`${round} short`, 1, 300))
+      await insert(app, `${round} short`, users[1], newChat(`${round} short`, 2, 2500))
     },
     'a row is saved with all its columns as they were read': async (app, round) => {
       for (const name of ['kept 0', 'empty 1']) {

@@ -37,7 +37,7 @@ export const partitioned: Shape = {
   fill: async app => {
     for (const [i, at] of [october, november, december].entries())
       for (let n = 0; n < 6; n++)
-        await call(app, `old ${'x'.repeat(n)} ${i}`, at, n % 3 === 0 ? 100 : 8500 + 4000 * n)
+        await call(app, `old ${'x'.repeat(n)} ${i}`, at, n % 3 === 0 ? 5000 : 8500 + 4000 * n)
   },
   writes: {
     'calls are inserted': async (app, round) => {

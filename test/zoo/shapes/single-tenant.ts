@@ -29,7 +29,7 @@ export const singleTenant: Shape = {
   tenants: { events: null },
   fill: async app => {
     for (let n = 0; n < 12; n++)
-      await insert(app, `old.${n}`, payloadOf(`old ${n}`, [200, 12_000, 70_000, 9500][n % 4] ?? 0))
+      await insert(app, `old.${n}`, payloadOf(`old ${n}`, [5000, 12_000, 70_000, 9500][n % 4] ?? 0))
     await insert(app, 'list', JSON.stringify([prose('one', 5000), { two: prose('two', 5000) }]))
   },
   writes: {

@@ -39,7 +39,8 @@ export const tenantFirst: Shape = {
   fill: async app => {
     // The same numbers for both.
     for (const tenant of [0, 1])
-      for (let id = 1; id <= 8; id++) await insert(app, tenant, id, id % 3, id % 4 === 0 ? 11_000 : 0)
+      for (let id = 1; id <= 8; id++)
+        await insert(app, tenant, id, id % 3, id % 4 === 0 ? 11_000 : id % 3 === 0 ? 4000 : 0)
   },
   writes: {
     'messages are written': async (app, round) => {

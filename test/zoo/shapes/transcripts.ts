@@ -31,7 +31,7 @@ export const transcripts: Shape = {
   fill: async app => {
     for (const tenant of [0, 1])
       for (let n = 0; n < 6; n++)
-        await insert(app, `old ${tenant} ${n}`, tenant, n === 5 ? null : ([400, 12_000, 60_000][n % 3] ?? 0))
+        await insert(app, `old ${tenant} ${n}`, tenant, n === 5 ? null : ([5000, 12_000, 60_000][n % 3] ?? 0))
   },
   writes: {
     'conversations are stored': async (app, round) => {
