@@ -10,12 +10,20 @@ import { hydrateMany } from '../../src/artifacts/hydrate.ts'
 import { readRows } from '../../src/artifacts/rows.ts'
 import { hydrateValues, readValues } from '../../src/artifacts/values.ts'
 import { asTenantId } from '../../src/ids.ts'
-import { ident } from '../../src/source/expressions.ts'
+import { createLighterClient } from '../../src/index.ts'
+import { fromSql, ident, tenantSql } from '../../src/source/expressions.ts'
+import { pointerSql } from '../../src/source/modes.ts'
 import { rowKey } from '../../src/source/row-key.ts'
 import { loadSources, type Source } from '../../src/source/sources.ts'
 import { lighterOk } from '../support/black-box.ts'
 import { blocksOf, readDoc } from '../support/doc-blocks.ts'
-import { createEnvironment, drained, startDaemon, type TestEnvironment } from '../support/environment.ts'
+import {
+  asJsonbText,
+  createEnvironment,
+  drained,
+  startDaemon,
+  type TestEnvironment,
+} from '../support/environment.ts'
 import { column, connect, value } from '../support/sql.ts'
 import type { Application, Shape } from './shape.ts'
 
@@ -350,8 +358,54 @@ export async function expectCommandReads(zoo: Zoo): Promise<void> {
       word.replace(/^<(\w+)>$/, (_, name: string) => row[name] ?? `no column ${name}`),
     )
     const printed = await lighterOk(zoo.environment, ['hydrate', table, ...args])
-    expect(printed.replace(/\n$/, ''), text).toBe(row.expected.replace(/\n$/, ''))
+    // JSON is printed as a line, text as it is.
+    const end = of.columnType === 'text' ? '' : '\n'
+    expect(printOf(Buffer.from(printed)), text).toBe(printOf(Buffer.from(row.expected + end)))
   }
+}
+
+/** The library reads every heavy row as its tenant, from what the application's own query returns. */
+export async function expectClientReads(zoo: Zoo): Promise<void> {
+  const { admin, store } = zoo.environment
+  for (const source of await zoo.sources()) {
+    const keys = await keysWhere(zoo, source, twinOf(source), isHeavySql(zoo, source))
+    const written = await contentsOf(zoo, source, twinOf(source))
+    const name = `m.${ident(source.jsonColumn)}`
+    const { rows } = await admin.query<{
+      key: string
+      tenant: string
+      value: unknown
+      pointer: string | null
+    }>(
+      `select ${source.keySql} as key, ${tenantSql(source)} as tenant,
+              ${source.columnType === 'bytea' ? name : `${name}::text`} as value, ${pointerSql(source)} as pointer
+         from ${fromSql(source)} where ${source.keySql} = any ($1)`,
+      [keys],
+    )
+    expect(rows.length).toBe(keys.length)
+    for (const [tenantId, ofTenant] of Map.groupBy(rows, row => row.tenant)) {
+      const client = createLighterClient({ pool: admin, store, tenantId })
+      const hydrated = await client.hydrateMany(ofTenant, {
+        column: 'value',
+        parse: text => text,
+        ...(source.mode === 'document'
+          ? { field: source.phase1Field ?? '', stringify: String }
+          : { kind: source.phase2Kind }),
+        ...(source.mode === 'whole' ? { pointerColumn: 'pointer' } : {}),
+      })
+      for (const { key, value: read } of hydrated) {
+        const bytes = typeof read === 'string' ? Buffer.from(read) : Buffer.from(read as Uint8Array)
+        const isDocument = source.mode === 'document'
+        const print = printOf(isDocument ? await jsonbBytes(zoo.environment, bytes.toString()) : bytes)
+        expect(print, `${source.tableSql}.${source.jsonColumn} ${key}`).toBe(written.get(key))
+      }
+    }
+  }
+}
+
+async function jsonbBytes(environment: TestEnvironment, text: string): Promise<Buffer | null> {
+  const canonical = await asJsonbText(environment, text)
+  return canonical === null ? null : Buffer.from(canonical)
 }
 
 /** All rows as texts, in order. Columns that attach has made are left out; `light`: those that it watches, too. */

@@ -7,6 +7,7 @@ import { column } from '../support/sql.ts'
 import {
   dumpOf,
   expectAsWritten,
+  expectClientReads,
   expectCommandReads,
   expectLightRowsUntouched,
   expectOnlyLightRowsInline,
@@ -52,6 +53,8 @@ describe.each(shapes)('$name', shape => {
   })
 
   test('each tenant has its own artifacts, and no other sees them', () => expectTenantsApart(zoo))
+
+  test('the library reads every row that has left', () => expectClientReads(zoo))
 
   test('the command of the page prints a row', () => expectCommandReads(zoo))
 
