@@ -15,7 +15,7 @@ import { fromSql, ident, tenantSql } from '../../src/source/expressions.ts'
 import { pointerSql } from '../../src/source/modes.ts'
 import { rowKey } from '../../src/source/row-key.ts'
 import { loadSources, type Source } from '../../src/source/sources.ts'
-import { lighterOk } from '../support/black-box.ts'
+import { lighter, lighterOk } from '../support/black-box.ts'
 import { blocksOf, readDoc } from '../support/doc-blocks.ts'
 import {
   asJsonbText,
@@ -339,8 +339,8 @@ export async function expectCommandReads(zoo: Zoo): Promise<void> {
     const words = [...text.trim().matchAll(/'([^']*)'|(\S+)/g)].map(
       ([, quoted, plain]) => quoted ?? plain ?? '',
     )
-    const [lighter, hydrate, table = '', ...others] = words
-    expect([lighter, hydrate]).toEqual(['lighter', 'hydrate'])
+    const [program, command, table = '', ...others] = words
+    expect([program, command]).toEqual(['lighter', 'hydrate'])
     const columnAt = others.indexOf('--column')
     const of = (await zoo.sources()).find(
       s =>
@@ -462,7 +462,10 @@ export function structureOf({ admin }: TestEnvironment): Promise<string> {
 /** All rows back in their tables, and nothing of ours left on them. */
 export async function expectUndone(zoo: Zoo, before: string): Promise<void> {
   const { environment } = zoo
-  await lighterOk(environment, ['restore', '--all'])
+  const { code, stdout } = await lighter(environment, ['restore', '--all'])
+  const named = /^not restored: .*/gm.exec(stdout)?.[0]
+  expect(named).toBe(zoo.shape.attack.named)
+  expect(code).toBe(named === undefined ? 0 : 1)
   expect(await dumpOf(zoo, 'public')).toEqual(await dumpOf(zoo, 'twin'))
   for (const source of await zoo.sources())
     expect(

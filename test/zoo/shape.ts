@@ -22,5 +22,10 @@ export interface Shape {
   fill: (app: Application) => Promise<void>
   /** Run in this order, twice: with time to offload after each, then all at once. `round` is 1 or 2. */
   writes: Record<string, (app: Application, round: number) => Promise<void>>
-  attack: { name: string; run: (zoo: Zoo, environment: TestEnvironment) => Promise<void> }
+  attack: {
+    name: string
+    run: (zoo: Zoo, environment: TestEnvironment) => Promise<void>
+    /** Rows that `lighter restore` then names: they have the id of an artifact of their tenant where nothing follows it. */
+    named?: string
+  }
 }

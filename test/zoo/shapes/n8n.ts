@@ -112,5 +112,7 @@ export const n8n: Shape = {
       for (const [i, text] of texts.entries())
         expect(await zoo.app.read('execution_data', 'data', String(9000 + i))).toBe(text)
     },
+    named:
+      'not restored: public.execution_data.data, 1 row(s): 9004: they hold pointers inside arrays or nested objects, where nothing follows them',
   },
 }
