@@ -10,6 +10,7 @@ import { createPool } from './db/pool.ts'
 import { requireTenantRole } from './db/tenant.ts'
 import { LighterError, messageOf, sqlState } from './errors.ts'
 import type { BatchResult } from './offload/batch-result.ts'
+import { noNamedTenants } from './offload/name-tenants.ts'
 import type { Signal } from './offload/signals.ts'
 import { createTurns } from './offload/turns.ts'
 import { missingStore } from './store/missing-store.ts'
@@ -140,6 +141,7 @@ export function createDaemon(options: DaemonOptions): Daemon {
       config: config.offload,
       uploadLimit: pLimit(config.offload.uploadConcurrency),
       turns: createTurns(config.offload.streamConcurrency),
+      namedTenants: noNamedTenants(),
       signal,
       observer: createObserver(metrics.offload, () => tracing),
       stopping: stopped.signal,

@@ -6,6 +6,7 @@
 import { fetchPayloads as fetchPayloadsNow, streamPayload as streamPayloadNow } from './artifacts/fetch.ts'
 import { hydrateMany as hydrateInputsNow } from './artifacts/hydrate.ts'
 import { readRows as readRowsNow } from './artifacts/rows.ts'
+import { hydrateValues as hydrateValuesNow, readValues as readValuesNow } from './artifacts/values.ts'
 import { lookupArtifacts as lookupArtifactsNow } from './catalogue/lookup.ts'
 import { loadConfig as loadConfigNow } from './config.ts'
 import { createDaemon as createDaemonNow } from './daemon.ts'
@@ -18,6 +19,7 @@ import { openStore as openStoreNow } from './store/object-store.ts'
 
 export type { FetchOptions } from './artifacts/fetch.ts'
 export type { HydrateContext, HydrateInput, HydrateResult } from './artifacts/hydrate.ts'
+export type { StoredValue, ValueResult } from './artifacts/values.ts'
 export type { Artifact } from './catalogue/lookup.ts'
 export type {
   ArtifactPage,
@@ -63,6 +65,7 @@ export const createDaemon = onLaterNode('createDaemon', createDaemonNow)
 export const createPool = onLaterNode('createPool', createPoolNow)
 export const fetchPayloads = onLaterNode('fetchPayloads', fetchPayloadsNow)
 export const hydrateInputs = onLaterNode('hydrateInputs', hydrateInputsNow)
+export const hydrateValues = onLaterNode('hydrateValues', hydrateValuesNow)
 export const loadConfig = onLaterNode('loadConfig', loadConfigNow)
 export const loadSources = onLaterNode('loadSources', loadSourcesNow)
 export const lookupArtifacts = onLaterNode('lookupArtifacts', lookupArtifactsNow)
@@ -70,6 +73,7 @@ export const migrate = onLaterNode('migrate', migrateNow)
 export const openStore = onLaterNode('openStore', openStoreNow)
 export const planMigration = onLaterNode('planMigration', planMigrationNow)
 export const readRows = onLaterNode('readRows', readRowsNow)
+export const readValues = onLaterNode('readValues', readValuesNow)
 export const streamPayload = onLaterNode('streamPayload', streamPayloadNow)
 
 /** The function itself; on a Node that is too old for it, one that throws {LighterError} `node_too_old`. */

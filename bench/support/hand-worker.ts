@@ -14,6 +14,7 @@ import { claimGroups, dueGroups, type Group } from '../../src/offload/claim-grou
 import type { PipelineContext } from '../../src/offload/context.ts'
 import { runLargeRow } from '../../src/offload/large-row.ts'
 import type { Lease } from '../../src/offload/lease.ts'
+import { noNamedTenants } from '../../src/offload/name-tenants.ts'
 import { runBatch } from '../../src/offload/pipeline.ts'
 import { createTurns } from '../../src/offload/turns.ts'
 import { type Source, waitsForOthers } from '../../src/source/sources.ts'
@@ -49,6 +50,7 @@ export function createHandWorker(options: HandWorkerOptions): HandWorker {
     config,
     uploadLimit: pLimit(4),
     turns: createTurns(1),
+    namedTenants: noNamedTenants(),
     signal: () => undefined,
     observer: createObserver(createOffloadMetrics([new Registry()], 0), () => null),
     stopping: new AbortController().signal,

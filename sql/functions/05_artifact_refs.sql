@@ -25,7 +25,7 @@ declare
          f.entity_type,
          f.entities[p.entity_place] as entity_id,
          f.r2_key,
-         'application/json'::text as content_type,
+         coalesce(f.content_type, 'application/json') as content_type,
          p.size::bigint as size_bytes,
          encode(substr(f.hashes, 32 * (p.place::integer - 1) + 1, 32), 'hex') as sha256,
          null::uuid as created_by,

@@ -54,7 +54,7 @@ begin
              format('Attach the table again, which adds a policy: lighter attach %s --column %s',
                     s.relation, quote_ident(s.json_column)))
       from lighter.sources s
-     cross join lateral (values (s.relation, true), (s.parent_relation, false)) t(relation, rewritten)
+     cross join lateral (select s.relation, true union select p.p, false from unnest(s.parent_relations) p(p)) t(relation, rewritten)
      where (of_sources is null or s.id = any (of_sources))
        and exists (select from pg_class c where c.oid = t.relation)
        and row_security_active(t.relation)

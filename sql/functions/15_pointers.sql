@@ -122,3 +122,52 @@ as $$
     from needed n join public.artifact_refs a on a.tenant_id = tenant and a.id = n.id and a.frame_id = lighter.frame_of(n.id);
 $$;
 comment on function lighter.payload_bytes(uuid, uuid[], boolean) is 'Length of all payloads of a tenant that these ids lead to, in bytes.';
+
+-- A column that holds values, not documents. A stub is exactly this text, so that nothing else is taken for one; whether
+-- it counts is told by the artifact. By its length first: of a long value nothing is opened.
+create or replace function lighter.stub_of(artifact uuid) returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return '{"artifact_ref": "' || artifact || '"}';
+comment on function lighter.stub_of(uuid) is 'What stays of a value in a column of mode stub: its text.';
+
+create or replace function lighter.stub_id(value text) returns uuid
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return case
+  when octet_length(value) = 56
+       and value collate "C" ~ '^\{"artifact_ref": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"\}$'
+  then substr(value, 19, 36)::uuid
+end;
+comment on function lighter.stub_id(text) is 'The id in a text that is exactly a stub, else null; never an error.';
+
+-- As src/artifacts/pointers-in-payload.ts does it of payloads. More may be found than is a pointer: that keeps an
+-- artifact longer than it need be. Names that are written with escapes may be any.
+create or replace function lighter.pointers_in_text(value text) returns uuid[]
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- A pattern is matched on a copy of four times the text's length, so a long text is searched in pieces.
+  piece_bytes constant integer := 8 * 1024 * 1024;
+  overlap constant integer := 1024;
+  has_escapes constant boolean := strpos(value collate "C", '\u') > 0;
+  pattern constant text := case when has_escapes then ':' else '_ref"\s*:' end
+    || '\s*"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"';
+  bytes bytea;
+begin
+  if value is null or not has_escapes and strpos(value collate "C", '_ref"') = 0 then
+    return case when value is not null then '{}'::uuid[] end;
+  end if;
+  if octet_length(value) <= piece_bytes then
+    return array(select distinct lighter.as_uuid(m[1]) from regexp_matches(value collate "C", pattern, 'g') m);
+  end if;
+  -- As bytes: the n-th character of a text is found by counting. What is no ASCII comes out as digits.
+  bytes := convert_to(value, 'UTF8');
+  return array(
+    select distinct lighter.as_uuid(m[1])
+      from generate_series(1, octet_length(bytes), piece_bytes) as pieces(first_byte)
+     cross join lateral regexp_matches(encode(substr(bytes, pieces.first_byte, piece_bytes + overlap), 'escape') collate "C", pattern, 'g') m);
+end
+$$;
+comment on function lighter.pointers_in_text(text) is 'Ids that pointers in a text of JSON may spell, at any depth, each once; null of null.';

@@ -61,14 +61,19 @@ comment on function lighter.has_before_trigger(regclass) is
 -- times as long as its binary form (control characters), so what is smaller than a sixth of the threshold is not over it.
 -- A value that was not written just now may be compressed, and its size tells nothing. Rows that are queued and have nothing
 -- to offload cost one look. Sizes come first: `?` opens the value.
-create or replace function lighter.build_heavy(source lighter.sources) returns void
-language plpgsql
+--
+-- The length of a text and of bytes is known without opening them, that of json is told by its copy.
+create or replace function lighter.heavy_body(source lighter.sources) returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  name constant text := format('lighter.heavy_%s', source.id);
-  heavy text := format('pg_catalog.pg_column_size(doc) operator(pg_catalog.>) %s or pg_catalog.pg_column_compression(doc) is not null',
-    lighter.effective_threshold(source) / 6);
+  threshold constant integer := lighter.effective_threshold(source);
+  heavy text := case source.column_type
+    when 'jsonb' then format('pg_catalog.pg_column_size(doc) operator(pg_catalog.>) %s or pg_catalog.pg_column_compression(doc) is not null', threshold / 6)
+    when 'json' then format('(pg_catalog.pg_column_size(doc) operator(pg_catalog.>) %1$s or pg_catalog.pg_column_compression(doc) is not null)'
+      ' and pg_catalog.octet_length(doc::pg_catalog.text) operator(pg_catalog.>) %1$s', threshold)
+    else format('pg_catalog.octet_length(doc) operator(pg_catalog.>) %s', threshold) end;
 begin
   if source.phase1_field is not null then
     heavy := format('%s or doc operator(pg_catalog.?) %L', heavy, source.phase1_field)
@@ -76,13 +81,26 @@ begin
            then format(' and pg_catalog.pg_column_size(doc operator(pg_catalog.->) %L) operator(pg_catalog.>=) %s', source.phase1_field, source.min_bytes)
            else '' end;
   end if;
-  execute format('create or replace function %s(doc jsonb) returns boolean language plpgsql stable parallel safe as %L',
-    name, format('begin return %s; end', heavy));
-  execute format('comment on function %s(jsonb) is %L', name,
+  return format('begin return %s; end', heavy);
+end
+$$;
+comment on function lighter.heavy_body(lighter.sources) is 'Text of the function that tells which rows of a source are queued, see lighter.build_heavy.';
+revoke all on function lighter.heavy_body(lighter.sources) from public;
+
+create or replace function lighter.build_heavy(source lighter.sources) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  signature constant text := format('lighter.heavy_%s(%s)', source.id, source.column_type);
+begin
+  execute format('create or replace function lighter.heavy_%s(doc %s) returns boolean language plpgsql stable parallel safe as %L',
+    source.id, source.column_type, lighter.heavy_body(source));
+  execute format('comment on function %s is %L', signature,
     format('Whether a row of %s may hold something to offload; made by lighter.attach.', source.relation));
   -- Whoever writes to the table calls it.
-  execute format('grant execute on function %s(jsonb) to public', name);
-  perform lighter.own_function(format('%s(jsonb)', name)::regprocedure);
+  execute format('grant execute on function %s to public', signature);
+  perform lighter.own_function(signature::regprocedure);
 end
 $$;
 comment on function lighter.build_heavy(lighter.sources) is 'Creates or replaces the function that tells which rows of a source are queued; locks nothing.';
@@ -110,15 +128,23 @@ set search_path = pg_catalog, pg_temp
 as $build$
 declare
   function_name text := format('lighter.enqueue_%s', source.id);
+  forms text[] := array(select k.form from lighter.key_parts_of(source) k);
+  -- A key that grew from integer to bigint goes on. A domain, or an enum, is known by itself only.
+  type_checks text[] := array(
+    select string_agg(format('pg_typeof(%1$s.%2$I)::oid = any (%3$L::oid[]) and %1$s.%2$I is not null', alias, k.column_name,
+             array(select k.type union select n::regtype::oid from unnest(lighter.same_key_types(lighter.type_name(k.type))) n where k.form in ('integer', 'text'))),
+             ' and ' order by k.place)
+      from unnest(array['new', 'n']) with ordinality a(alias, n) cross join lighter.key_parts_of(source) k
+     group by a.n order by a.n);
 begin
   -- Runs inside the application's transaction, as our owner, whatever role writes. It must neither fail nor wait, so it
   -- only appends.
   --
-  -- The key's column may have been renamed or given another type under us. Then the row stays inline, it is out of
+  -- A column of the key may have been renamed or given another type under us. Then the row stays inline, it is out of
   -- sight (see lighter.missing_parts), and the server's log says so once a transaction.
   --
   -- Nothing here may run code of the table's owner, since it runs with our rights: a cast from a type of the owner's
-  -- would. So the type is compared first, and the text comes from the type's output function, which is Postgres's own.
+  -- would. So the types are compared first, and the text is made as lighter.key_part_sql says.
   execute format('create or replace function %s() returns trigger language plpgsql security definer '
     'set search_path = pg_catalog, pg_temp as %L', function_name, format(
     $body$
@@ -126,32 +152,32 @@ begin
       key text;
     begin
       begin
-        if pg_typeof(new.%2$I)::oid = any (%3$L::oid[]) then
-          key := format('%%s', new.%2$I);
+        if %2$s then
+          key := %3$s;
         end if;
       exception
         when undefined_column then null;
         when datatype_mismatch then
           -- This session has planned the expression for the former type.
-          execute $look$ select case when pg_typeof(($1).%2$I)::oid = any (%3$L::oid[]) then format('%%s', ($1).%2$I) end $look$
+          execute $look$ select case when %4$s then %5$s end from (select ($1).*) n $look$
             into key using new;
       end;
       if key is null then
         if coalesce(current_setting('lighter.warned', true), '') = '' then
           perform set_config('lighter.warned', 'on', true);
-          raise warning 'pg-lighter: %% has no key column %% of type %% any more, its rows are not offloaded',
-              tg_relid::regclass, %2$L, %4$L
-            using hint = 'Give the column its name and type again, or detach the table and attach it again.';
+          raise warning 'pg-lighter: %% has no key (%%) of type %% any more, its rows are not offloaded',
+              tg_relid::regclass, %6$L, %7$L
+            using hint = 'Give the columns their names and types again, or detach the table and attach it again.';
         end if;
         return null;
       end if;
-      insert into lighter.inbox (source_id, row_id) values (%1$s, key);%5$s
+      insert into lighter.inbox (source_id, row_id) values (%1$s, key);%8$s
       return null;
     end
-    $body$, source.id, source.key_column,
-    -- A key that grew from integer to bigint goes on.
-    case source.key_type when 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end,
-    source.key_type,
+    $body$, source.id,
+    type_checks[1], lighter.row_key_sql('new', source.key_columns, forms),
+    type_checks[2], lighter.row_key_sql('n', source.key_columns, forms),
+    array_to_string(source.key_columns, ', '), array_to_string(source.key_types, ', '),
     -- What is to wait for others wakes nobody.
     case when not lighter.waits_for_others(source) then $wake$
       if clock_timestamp() < to_timestamp(pg_sequence_last_value('lighter.notify_until'::regclass) / 1000::double precision) then
@@ -171,10 +197,12 @@ create or replace function lighter.build_trigger(source lighter.sources) returns
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  former regprocedure;
 begin
   source := lighter.with_current_names(source);
   -- lighter.missing_parts tells of it; nothing can be watched.
-  if source.json_column is null or source.key_column is null then
+  if source.json_column is null or source.key_columns is null then
     return;
   end if;
   perform lighter.build_heavy(source);
@@ -182,8 +210,18 @@ begin
   execute format('create or replace trigger %I after insert or update %s on %s for each row when (lighter.%I(new.%I)) execute function %s()',
     format('lighter_enqueue_%s', source.id),
     -- What a BEFORE trigger does to a column does not count as an update of that column.
+    -- Not of the key's columns: Postgres would refuse to change their type then.
     case when not lighter.has_before_trigger(source.relation) then format('of %I', source.json_column) end,
     source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
+  -- Of a column that had another type before.
+  for former in
+    select p.oid::regprocedure from pg_proc p
+     where p.pronamespace = 'lighter'::regnamespace and p.proname = format('heavy_%s', source.id)
+       and p.oid <> format('lighter.heavy_%s(%s)', source.id, source.column_type)::regprocedure
+  loop
+    execute format('drop function %s', former);
+  end loop;
+  perform lighter.build_clear(source);
 end
 $$;
 comment on function lighter.build_trigger(lighter.sources) is 'Creates or replaces the trigger of a source and its functions; takes a SHARE ROW EXCLUSIVE lock on its table.';
@@ -274,7 +312,7 @@ begin
      where s.settle_for is null or s.max_wait is null order by s.id
   loop
     source := lighter.with_current_names(source);
-    if source.json_column is not null and source.key_column is not null then
+    if source.json_column is not null and source.key_columns is not null then
       perform lighter.build_enqueue(source);
       rebuilt := rebuilt + 1;
     end if;

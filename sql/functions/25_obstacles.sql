@@ -15,6 +15,24 @@ $$;
 comment on function lighter.new_obstacle(text, text, text, boolean) is 'An obstacle; not fatal: a warning.';
 revoke all on function lighter.new_obstacle(text, text, text, boolean) from public;
 
+-- From the column's own to the one that is made of no other; none where the type is no domain.
+create or replace function lighter.domains_of(target regclass, column_name name)
+returns table (type oid, is_not_null boolean, made_of oid)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive domains (type, is_not_null, made_of) as (
+    select t.oid, t.typnotnull, t.typbasetype
+      from pg_attribute a join pg_type t on t.oid = a.atttypid and t.typtype = 'd'
+     where a.attrelid = target and a.attname = column_name and a.attnum > 0 and not a.attisdropped
+    union all
+    select t.oid, t.typnotnull, t.typbasetype from domains d join pg_type t on t.oid = d.made_of and t.typtype = 'd'
+  )
+  select d.type, d.is_not_null, d.made_of from domains d;
+$$;
+comment on function lighter.domains_of(regclass, name) is 'The domains that a column''s type is made of.';
+revoke all on function lighter.domains_of(regclass, name) from public;
+
 create or replace function lighter.envelope_obstacle(source lighter.sources) returns lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -35,7 +53,7 @@ begin atomic
              string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid::regclass::text)),
            format('Take them out (alter table %s no inherit %s;), or partition the table instead.',
              min(i.inhrelid::regclass::text), r.relation))
-    from unnest(array[source.relation, source.parent_relation]) r(relation)
+    from unnest(array[source.relation] || source.parent_relations) r(relation)
     join pg_class c on c.oid = r.relation and c.relkind <> 'p'
     join pg_inherits i on i.inhparent = r.relation
    group by r.relation;
@@ -49,16 +67,16 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select lighter.new_obstacle('invalid_table_definition',
-           format('no valid unique index keeps %s.%s from being there twice', source.relation, source.key_column),
-           format('Create it again (alter table %s add primary key (%I);), or validate it: reindex, or attach the indexes of all partitions.',
-             source.relation, source.key_column))
+           format('no valid unique index keeps %s (%s) from being there twice%s', source.relation, array_to_string(source.key_columns, ', '),
+             coalesce((select format(': of %s, %s', k.index, k.problem) from lighter.key_candidates(source.relation) k
+                        where k.columns @> source.key_columns and k.columns <@ source.key_columns order by k.index::text limit 1), '')),
+           format('Create it again (alter table %s add primary key (%s);), or validate it: reindex, or attach the indexes of all partitions.',
+             source.relation, (select string_agg(quote_ident(c), ', ' order by n) from unnest(source.key_columns) with ordinality k(c, n))))
     from pg_class c
-   where c.oid = source.relation and source.key_column is not null
+   where c.oid = source.relation and source.key_columns is not null
      and not exists (
-       select from pg_index i
-         join pg_attribute a on a.attrelid = i.indrelid and a.attname = source.key_column
-        where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indisready and i.indpred is null
-          and i.indnkeyatts = 1 and i.indkey[0] = a.attnum);
+       select from lighter.key_candidates(source.relation) k
+        where k.problem is null and k.columns @> source.key_columns and k.columns <@ source.key_columns);
 end;
 comment on function lighter.key_obstacles(lighter.sources) is 'Said when nothing keeps the key of a source unique any more.';
 revoke all on function lighter.key_obstacles(lighter.sources) from public;
@@ -66,7 +84,7 @@ revoke all on function lighter.key_obstacles(lighter.sources) from public;
 -- True of an expression that looks at more of a document than stays in its row: `kept` are the keys that do. What
 -- stays true of any document that was offloaded (its type, whether it is null, whether it was changed) is no look
 -- inside. By the text that Postgres itself writes for an expression; in doubt it reads beyond.
-create or replace function lighter.reads_beyond(expression text, column_name name, kept text[]) returns boolean
+create or replace function lighter.reads_beyond(expression text, column_name name, kept text[], mode text default 'document') returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -82,8 +100,12 @@ begin
   end if;
   rest := regexp_replace(rest, '\mold\.' || escaped || ' (?:IS DISTINCT FROM|<>) new\.' || escaped, '', 'gi');
   rest := regexp_replace(rest, '\mold\.\* IS DISTINCT FROM new\.\*', '', 'gi');
-  rest := regexp_replace(rest, '\mjsonb_typeof\(' || a_column || '\)', '', 'g');
-  rest := regexp_replace(rest, a_column || ' IS (?:NOT )?NULL', '', 'g');
+  if mode = 'document' then
+    rest := regexp_replace(rest, '\mjsonb_typeof\(' || a_column || '\)', '', 'g');
+  end if;
+  if mode <> 'whole' then
+    rest := regexp_replace(rest, a_column || ' IS (?:NOT )?NULL', '', 'g');
+  end if;
   foreach key in array kept loop
     key := regexp_replace(replace(key, '''', ''''''), '[^[:alnum:]_]', '\\\&', 'g');
     rest := regexp_replace(rest, a_column || ' (?:->>?|\?) ''' || key || '''::text', '', 'g');
@@ -97,9 +119,9 @@ begin
   return rest ~ a_column or rest ~ '\.\*' or not expression ~ a_column and not expression ~ '\.\*';
 end
 $$;
-comment on function lighter.reads_beyond(text, name, text[]) is
+comment on function lighter.reads_beyond(text, name, text[], text) is
   'True of an expression that reads more of a column than the keys that stay in its row.';
-revoke all on function lighter.reads_beyond(text, name, text[]) from public;
+revoke all on function lighter.reads_beyond(text, name, text[], text) from public;
 
 -- Partitions may have indexes, constraints and policies of their own.
 create or replace function lighter.source_relations(source lighter.sources) returns setof oid
@@ -149,7 +171,7 @@ begin atomic
    cross join lateral (
            select case when exists (select from generate_series(0, i.indnkeyatts - 1) n where i.indkey[n] = col.attnum)
                        then quote_ident(source.json_column) end as direct) x
-   where x.direct is not null or i.indexprs is not null or i.indpred is not null
+   where x.direct is not null or (i.indexprs is not null or i.indpred is not null)
      and exists (select from depending d where d.classid = 'pg_class'::regclass and d.objid = i.indexrelid)
       or pg_get_expr(i.indexprs, i.indrelid) ~ '\.\*' or pg_get_expr(i.indpred, i.indrelid) ~ '\.\*'
   union all
@@ -167,6 +189,11 @@ begin atomic
    where exists (select from depending d where d.classid = 'pg_policy'::regclass and d.objid = p.oid)
       or p.polrelid in (select relid from tables)
          and concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) ~ '\.\*'
+  union all
+  select format('the check constraint %I of domain %s', con.conname, d.type::regtype), replace(pg_get_constraintdef(con.oid), 'VALUE', quote_ident(source.json_column)),
+         'is asked of what stays' as consequence
+    from lighter.domains_of(source.relation, source.json_column) d
+    join pg_constraint con on con.contypid = d.type and con.contype = 'c'
   union all
   -- One of inserts only sees documents as they are written.
   select format('the condition of trigger %I of %s', tg.tgname, tg.tgrelid::regclass),
@@ -199,12 +226,130 @@ begin atomic
              'Let it read keys that stay in the row only (envelope_keys), move what it reads into a column of its own, or pass allow_dependents => true (--allow-dependents).' end,
            not coalesce(source.allow_dependents, false))
     from lighter.dependents(source) d
-   where lighter.reads_beyond(d.expression, source.json_column, source.envelope_keys)
+   where lighter.reads_beyond(d.expression, source.json_column, source.envelope_keys, source.mode)
    order by d.what;
 end;
 comment on function lighter.dependent_obstacles(lighter.sources) is
   'What reads inside the column of a source more than stays in the row.';
 revoke all on function lighter.dependent_obstacles(lighter.sources) from public;
+
+-- What the mode asks of the columns.
+create or replace function lighter.mode_obstacles(source lighter.sources) returns setof lighter.obstacle
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  label constant text := format('%s.%I', source.relation, source.json_column);
+  pointer constant text := source.relation::text || '.' || quote_ident(source.pointer_column);
+  column_type constant text := lighter.column_type(source.relation, source.json_column);
+  pointer_type constant text := lighter.column_type(source.relation, source.pointer_column);
+  foreign_key text;
+begin
+  if source.mode not in ('document', 'stub', 'whole') then
+    return next lighter.new_obstacle('invalid_parameter_value', format('mode must be document, stub or whole, got "%s"', source.mode));
+    return;
+  end if;
+  -- That there is none, or none that can be watched, is an obstacle already.
+  if column_type is null then
+    return;
+  end if;
+  if source.mode = 'document' and source.column_type <> 'jsonb' then
+    return next lighter.new_obstacle('datatype_mismatch',
+      format('%s is of type %s, and mode document needs jsonb', label, column_type),
+      format('Leave mode out; or: alter table %s alter column %I type jsonb using %I::jsonb;', source.relation, source.json_column, source.json_column));
+  end if;
+  if source.mode = 'stub' and source.column_type = 'bytea' then
+    return next lighter.new_obstacle('feature_not_supported',
+      format('%s is of type bytea, where a stub is no value of the application''s', label),
+      'Attach it in mode whole: mode => ''whole'', create_pointer_column => true (--mode whole --create-pointer-column).');
+  end if;
+  if source.json_column = any (source.key_columns) or source.json_column in (source.parent_columns[1], source.entity_column)
+     or source.parent_relations = '{}' and source.json_column = source.tenant_column then
+    return next lighter.new_obstacle('invalid_parameter_value', format('%s tells the key, tenant or entity of a row, so it stays', label),
+      'Attach another column.');
+  end if;
+  select string_agg(format('%I of %s', c.conname, c.conrelid::regclass), ', ' order by c.conname) into foreign_key
+    from pg_constraint c
+    join pg_attribute a on a.attname = source.json_column and a.attrelid = source.relation
+   where c.contype = 'f'
+     and (c.conrelid = source.relation and a.attnum = any (c.conkey) or c.confrelid = source.relation and a.attnum = any (c.confkey));
+  if foreign_key is not null then
+    return next lighter.new_obstacle('feature_not_supported', format('%s is part of a foreign key: %s', label, foreign_key),
+      'Attach another column.');
+  end if;
+  if source.mode <> 'document' and source.guard <> 'off' then
+    return next lighter.new_obstacle('invalid_parameter_value', format('guard is for mode document: in mode %s nothing of the value stays in the row', source.mode),
+      'Leave guard out.');
+  end if;
+  if source.mode <> 'whole' then
+    return;
+  end if;
+
+  if (select bool_or(a.attnotnull) from lighter.source_relations(source) t(relid)
+        join pg_attribute a on a.attrelid = t.relid and a.attname = source.json_column) then
+    return next lighter.new_obstacle('not_null_violation', format('%s is not null, and mode whole makes it null', label),
+      format('alter table %s alter column %I drop not null;%s', source.relation, source.json_column,
+        case when source.column_type <> 'bytea' then ' or attach it in mode stub.' else '' end));
+  end if;
+  if exists (select from lighter.domains_of(source.relation, source.json_column) d where d.is_not_null) then
+    return next lighter.new_obstacle('not_null_violation', format('the domain of %s is not null, and mode whole makes it null', label),
+      'Drop the constraint of the domain, or attach the column in mode stub.');
+  end if;
+  if source.pointer_column is null then
+    return next lighter.new_obstacle('invalid_parameter_value', format('mode whole of %s needs a column for the artifacts'' ids', label),
+      'Pass create_pointer_column => true (--create-pointer-column), or pointer_column => a uuid column of the table (--pointer-column).');
+    return;
+  end if;
+  if pointer_type is null then
+    if not source.made_pointer_column then
+      return next lighter.new_obstacle('undefined_column', format('%s has no column "%s"', source.relation, source.pointer_column),
+        format('Pass create_pointer_column => true (--create-pointer-column), or: alter table %s add column %I uuid;', source.relation, source.pointer_column));
+    end if;
+    return;
+  end if;
+  if pointer_type <> 'uuid' then
+    return next lighter.new_obstacle('datatype_mismatch', format('the pointer column %s is of type %s, not uuid', pointer, pointer_type),
+      'Pass another pointer_column, or create_pointer_column => true with a new name.');
+  end if;
+  if source.pointer_column = any (source.key_columns) or source.pointer_column in (source.parent_columns[1], source.entity_column)
+     or source.parent_relations = '{}' and source.pointer_column = source.tenant_column
+     or exists (
+       select from lighter.sources o
+        where o.relation = source.relation and o.json_column <> source.json_column
+          and (source.pointer_column = any (o.key_columns) or source.pointer_column in (o.pointer_column, o.parent_columns[1], o.entity_column,
+                 case when o.parent_relations = '{}' then o.tenant_column end))) then
+    return next lighter.new_obstacle('object_in_use', format('the column %s has another use already', pointer),
+      'Pass another pointer_column.');
+    return;
+  end if;
+  return query select (found.o).* from (
+    select lighter.new_obstacle('not_null_violation', format('the pointer column %s.%I is not null', a.attrelid::regclass, a.attname),
+             format('alter table %s alter column %I drop not null;', a.attrelid::regclass, a.attname)) as o
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.attnotnull
+    union all
+    select lighter.new_obstacle('wrong_object_type', format('the pointer column %s.%I is generated', a.attrelid::regclass, a.attname),
+             'Pass another pointer_column.')
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.attgenerated <> ''
+    union all
+    select lighter.new_obstacle('feature_not_supported', format('the pointer column %s.%I has a default, and a new row needs none', a.attrelid::regclass, a.attname),
+             format('alter table %s alter column %I drop default;', a.attrelid::regclass, a.attname))
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column and a.atthasdef and a.attgenerated = ''
+    union all
+    -- An artifact of a pack has no row that a foreign key could refer to.
+    select lighter.new_obstacle('feature_not_supported', format('the pointer column %s is part of the foreign key %I of %s', pointer, c.conname, c.conrelid::regclass),
+             format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname))
+      from lighter.source_relations(source) t(relid)
+      join pg_attribute a on a.attrelid = t.relid and a.attname = source.pointer_column
+      join pg_constraint c on c.contype = 'f' and c.conparentid = 0
+       and (c.conrelid = t.relid and a.attnum = any (c.conkey) or c.confrelid = t.relid and a.attnum = any (c.confkey))) found;
+end
+$$;
+comment on function lighter.mode_obstacles(lighter.sources) is
+  'What the mode of a source asks of its columns and is not so.';
+revoke all on function lighter.mode_obstacles(lighter.sources) from public;
 
 -- Views and functions read like the application: they find pointers where values were, and nothing goes wrong by itself.
 create or replace function lighter.reader_obstacles(source lighter.sources) returns setof lighter.obstacle
@@ -247,9 +392,9 @@ as $$
            not coalesce(source.trust_owner, false))
     from (select c.oid::regclass as relation, c.relowner
             from pg_class c
-           where c.oid in (source.relation, source.parent_relation)
+           where c.oid = source.relation or c.oid = any (source.parent_relations)
               or c.oid in (select p.relid from pg_partition_tree(source.relation) p union all
-                           select p.relid from pg_partition_tree(source.parent_relation) p)) t
+                           select p.relid from unnest(source.parent_relations) r(relation) cross join lateral pg_partition_tree(r.relation) p)) t
     join pg_namespace n on n.nspname = 'lighter'
    where not lighter.is_trusted(t.relowner)
    order by t.relation::text;
@@ -305,6 +450,8 @@ begin atomic
   select o from lighter.inheritance_obstacles(source) o
   union all
   select o from lighter.key_obstacles(source) o
+  union all
+  select o from lighter.mode_obstacles(source) o
   union all
   select o from lighter.dependent_obstacles(source) o
   union all

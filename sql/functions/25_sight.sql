@@ -14,6 +14,14 @@ comment on function lighter.name_of_column(oid, smallint, name, boolean) is
   'Name that a column has now: found by its number, or by the name where numbers do not hold; null when it is gone.';
 revoke all on function lighter.name_of_column(oid, smallint, name, boolean) from public;
 
+-- The tables that the columns of parent_columns are of.
+create or replace function lighter.child_relations(source lighter.sources) returns regclass[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (array[source.relation] || source.parent_relations)[1 : cardinality(source.parent_relations)];
+comment on function lighter.child_relations(lighter.sources) is 'For each of parent_relations of a source the table that refers to it.';
+revoke all on function lighter.child_relations(lighter.sources) from public;
+
 -- A dump keeps names, and gives tables other oids and columns other numbers.
 create or replace function lighter.with_current_names(source lighter.sources) returns lighter.sources
 language plpgsql stable
@@ -21,20 +29,30 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   numbered constant boolean := coalesce(source.relation_oid = source.relation::oid, false);
-  tenant_relation constant oid := coalesce(source.parent_relation, source.relation);
+  tenant_relation constant oid := coalesce(source.parent_relations[cardinality(source.parent_relations)], source.relation);
 begin
   source.json_column := lighter.name_of_column(source.relation, source.json_attnum, source.json_column, numbered);
-  source.key_column := lighter.name_of_column(source.relation, source.key_attnum, source.key_column, numbered);
+  source.key_columns := (
+    select case when bool_and(c.name is not null) then array_agg(c.name order by k.n) end
+      from unnest(source.key_columns, source.key_attnums) with ordinality k(name, attnum, n)
+     cross join lateral (select lighter.name_of_column(source.relation, k.attnum, k.name, numbered) as name) c);
   source.tenant_column := lighter.name_of_column(tenant_relation, source.tenant_attnum, source.tenant_column, numbered);
-  source.parent_key_column :=
-    lighter.name_of_column(source.parent_relation, source.parent_key_attnum, source.parent_key_column, numbered);
-  source.parent_column := lighter.name_of_column(source.relation, source.parent_attnum, source.parent_column, numbered);
+  source.parent_key_columns := array(
+    select lighter.name_of_column(p.relation, p.attnum, p.name, numbered)
+      from unnest(source.parent_relations, source.parent_key_columns, source.parent_key_attnums) with ordinality p(relation, name, attnum, n) order by p.n);
+  source.parent_columns := array(
+    select lighter.name_of_column(p.relation, p.attnum, p.name, numbered)
+      from unnest(lighter.child_relations(source), source.parent_columns, source.parent_attnums) with ordinality p(relation, name, attnum, n) order by p.n);
   source.entity_column := lighter.name_of_column(source.relation, source.entity_attnum, source.entity_column, numbered);
+  source.pointer_column := lighter.name_of_column(source.relation, source.pointer_attnum, source.pointer_column, numbered);
   -- An integer key that became a bigint spells the same ids, and more of them.
-  source.key_type := coalesce((
-    select format_type(a.atttypid, null) from pg_attribute a
-     where a.attrelid = source.relation and a.attname = source.key_column and a.attnum > 0
-       and source.key_type in ('integer', 'bigint') and a.atttypid in ('integer'::regtype, 'bigint'::regtype)), source.key_type);
+  source.key_types := array(
+    select case when c.type_name = any (lighter.same_key_types(k.type_name)) then c.type_name else k.type_name end
+      from unnest(source.key_types, source.key_columns) with ordinality k(type_name, name, n)
+     cross join lateral (
+       select (select lighter.type_name(a.atttypid) from pg_attribute a
+                where a.attrelid = source.relation and a.attname = k.name and a.attnum > 0) as type_name) c
+     order by k.n);
   return source;
 end
 $$;
@@ -59,33 +77,42 @@ begin
      where target is null or s.relation = target order by s.id
   loop
     current := lighter.with_current_names(source);
-    tenant_relation := coalesce(source.parent_relation, source.relation);
+    tenant_relation := coalesce(source.parent_relations[cardinality(source.parent_relations)], source.relation);
     update lighter.sources s
-       set (relation_oid, relation_schema, relation_name, json_column, key_column, key_type, tenant_column,
-            parent_key_column, parent_column, entity_column, json_attnum, key_attnum, tenant_attnum,
-            parent_key_attnum, parent_attnum, entity_attnum)
+       set (relation_oid, relation_schema, relation_name, json_column, key_columns, key_types, tenant_column,
+            parent_key_columns, parent_columns, entity_column, json_attnum, key_attnums, tenant_attnum,
+            parent_key_attnums, parent_attnums, entity_attnum, pointer_column, pointer_attnum)
          = (select n.oid, n.nspname, n.relname,
-                   coalesce(current.json_column, s.json_column), coalesce(current.key_column, s.key_column), current.key_type,
-                   coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
-                   coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
-                   n.json_attnum, n.key_attnum, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum)
+                   coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns), current.key_types,
+                   coalesce(current.tenant_column, s.tenant_column), n.parent_key_columns,
+                   n.parent_columns, coalesce(current.entity_column, s.entity_column),
+                   n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnums, n.parent_attnums, n.entity_attnum,
+                   coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum)
       from (select c.oid, ns.nspname, c.relname,
                    coalesce(lighter.number_of_column(c.oid, current.json_column), source.json_attnum) as json_attnum,
-                   coalesce(lighter.number_of_column(c.oid, current.key_column), source.key_attnum) as key_attnum,
+                   coalesce((select array_agg(lighter.number_of_column(c.oid, k.name) order by k.n)
+                               from unnest(current.key_columns) with ordinality k(name, n)), source.key_attnums) as key_attnums,
                    coalesce(lighter.number_of_column(tenant_relation, current.tenant_column), source.tenant_attnum) as tenant_attnum,
-                   coalesce(lighter.number_of_column(source.parent_relation, current.parent_key_column), source.parent_key_attnum) as parent_key_attnum,
-                   coalesce(lighter.number_of_column(c.oid, current.parent_column), source.parent_attnum) as parent_attnum,
-                   coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum
+                   -- One that is gone keeps its name and number.
+                   array(select coalesce(p.now, p.was) from unnest(current.parent_key_columns, source.parent_key_columns) with ordinality p(now, was, n) order by p.n) as parent_key_columns,
+                   array(select coalesce(p.now, p.was) from unnest(current.parent_columns, source.parent_columns) with ordinality p(now, was, n) order by p.n) as parent_columns,
+                   array(select coalesce(lighter.number_of_column(p.relation, p.name), p.attnum)
+                           from unnest(source.parent_relations, current.parent_key_columns, source.parent_key_attnums) with ordinality p(relation, name, attnum, n) order by p.n) as parent_key_attnums,
+                   array(select coalesce(lighter.number_of_column(p.relation, p.name), p.attnum)
+                           from unnest(lighter.child_relations(source), current.parent_columns, source.parent_attnums) with ordinality p(relation, name, attnum, n) order by p.n) as parent_attnums,
+                   coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum,
+                   coalesce(lighter.number_of_column(c.oid, current.pointer_column), source.pointer_attnum) as pointer_attnum
               from pg_class c join pg_namespace ns on ns.oid = c.relnamespace where c.oid = source.relation) n
      where s.id = source.id
-       and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_column, s.key_type, s.tenant_column,
-            s.parent_key_column, s.parent_column, s.entity_column, s.json_attnum, s.key_attnum, s.tenant_attnum,
-            s.parent_key_attnum, s.parent_attnum, s.entity_attnum)
+       and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_columns, s.key_types, s.tenant_column,
+            s.parent_key_columns, s.parent_columns, s.entity_column, s.json_attnum, s.key_attnums, s.tenant_attnum,
+            s.parent_key_attnums, s.parent_attnums, s.entity_attnum, s.pointer_column, s.pointer_attnum)
          is distinct from
-           (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_column, s.key_column),
-            current.key_type, coalesce(current.tenant_column, s.tenant_column), coalesce(current.parent_key_column, s.parent_key_column),
-            coalesce(current.parent_column, s.parent_column), coalesce(current.entity_column, s.entity_column),
-            n.json_attnum, n.key_attnum, n.tenant_attnum, n.parent_key_attnum, n.parent_attnum, n.entity_attnum);
+           (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns),
+            current.key_types, coalesce(current.tenant_column, s.tenant_column), n.parent_key_columns,
+            n.parent_columns, coalesce(current.entity_column, s.entity_column),
+            n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnums, n.parent_attnums, n.entity_attnum,
+            coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum);
     get diagnostics changed = row_count;
     refreshed := refreshed + changed;
   end loop;
@@ -152,13 +179,13 @@ begin
      and not exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation);
   get diagnostics partitions = row_count;
   current := lighter.with_current_names(source);
-  if current.json_column is not null then
+  if current.json_column is not null and (source.mode <> 'whole' or current.pointer_column is not null) then
     return partitions;
   end if;
-  -- The table, or its column: nothing of the source is left.
+  -- The table, or one of its columns: nothing of the source is left.
   perform lighter.remove_source(source);
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field, rows_deleted)
-  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field, true);
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace, rows_deleted)
+  values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace, true);
   return partitions + 1;
 end
 $$;
@@ -176,9 +203,11 @@ begin
   if exists (select from pg_class where oid = source.relation) then
     execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
     execute format('drop trigger if exists %I on %s', format('lighter_guard_%s', source.id), source.relation);
+    execute format('drop trigger if exists %I on %s', format('lighter_clear_%s', source.id), source.relation);
   end if;
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
-  execute format('drop function if exists lighter.%I(jsonb)', format('heavy_%s', source.id));
+  execute format('drop function if exists lighter.%I(%s)', format('heavy_%s', source.id), source.column_type);
+  execute format('drop function if exists lighter.%I()', format('clear_%s', source.id));
   execute format('drop function if exists lighter.%I()', format('guard_%s', source.id));
   -- The leases first: what is just being returned from one is then waiting, and goes too. What is just being claimed its
   -- daemon finds out.

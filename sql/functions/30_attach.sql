@@ -29,6 +29,25 @@ comment on function lighter.foreign_keys(regclass) is
   'One-column foreign keys of a table.';
 revoke all on function lighter.foreign_keys(regclass) from public;
 
+-- To tables with a column of that name, the nearest first.
+create or replace function lighter.tenant_paths(target regclass, column_name name) returns table (path name[], relation regclass)
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive steps as (
+    select fk.parent as relation, array[fk.column_name] as path from lighter.foreign_keys(target) fk
+    union all
+    select fk.parent, s.path || fk.column_name
+      from steps s cross join lateral lighter.foreign_keys(s.relation) fk
+     where cardinality(s.path) < 4
+  )
+  select s.path, s.relation from steps s
+   where exists (select from pg_attribute a where a.attrelid = s.relation and a.attname = tenant_paths.column_name and a.attnum > 0 and not a.attisdropped)
+   order by cardinality(s.path), s.path limit 10;
+end;
+comment on function lighter.tenant_paths(regclass, name) is 'Foreign keys, one after the other, that lead to tables with a column of that name.';
+revoke all on function lighter.tenant_paths(regclass, name) from public;
+
 create or replace function lighter.column_type(target regclass, column_name name) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -39,6 +58,21 @@ return (
 comment on function lighter.column_type(regclass, name) is
   'Type of a column; null when there is none of that name.';
 revoke all on function lighter.column_type(regclass, name) from public;
+
+create or replace function lighter.column_kind(target regclass, column_name name) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+return (
+  select case k.name when 'character varying' then 'text' else k.name end
+    from (select coalesce(
+             (select format_type(d.made_of, null) from lighter.domains_of(target, column_name) d
+               where (select t.typtype from pg_type t where t.oid = d.made_of) <> 'd'),
+             lighter.column_type(target, column_name)) as name) k
+   where k.name in ('jsonb', 'json', 'text', 'character varying', 'bytea')
+);
+comment on function lighter.column_kind(regclass, name) is
+  'What a column''s type counts as: jsonb, json, text or bytea, also through domains; null of any other.';
+revoke all on function lighter.column_kind(regclass, name) from public;
 
 -- What was said, over what the source has already, over what is the default. Null means "not said", everywhere.
 create or replace function lighter.attach_options(existing lighter.sources, said jsonb) returns jsonb
@@ -58,11 +92,73 @@ return jsonb_build_object(
   || case when existing.id is null then '{}' else
        -- A field or entity that the source does not have was decided too.
        jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
-  || case when said ? 'tenant_column' and not said ? 'parent_column' then '{"parent_column": ""}' else '{}'::jsonb end
+  || jsonb_build_object('tenant_path', case when said ? 'tenant_column' then '[]' else to_jsonb(existing.parent_columns) end)
+  -- What is said of the one takes back the other; and a boolean is said where a tenant is recorded.
+  || jsonb_build_object('single_tenant', existing.single_tenant is not null and not said ?| array['tenant_column', 'tenant_path'])
+  || case when said ? 'tenant_column' or said ? 'tenant_path' then '{"tenant_namespace": null}' else '{}'::jsonb end
   || jsonb_strip_nulls(said);
 comment on function lighter.attach_options(lighter.sources, jsonb) is
   'The options of attach that hold: what was said, else what the source has, else the default.';
 revoke all on function lighter.attach_options(lighter.sources, jsonb) from public;
+
+-- The key of a table's rows: the columns that were said, else those that it has already, else the primary key, else the
+-- narrowest unique index that fits. No row: there is none.
+create or replace function lighter.choose_key(target regclass, said text[], existing name[])
+returns table (key_columns name[], key_types text[])
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  -- What it has stays in its order: queue and pins name rows by that.
+  select case when c.is_known then existing else k.columns end,
+         case when c.is_known then array(select k.types[array_position(k.columns, e.name)] from unnest(existing) with ordinality e(name, n) order by e.n)
+              else k.types end
+    from lighter.key_candidates(target) k
+   cross join lateral (select coalesce(k.columns @> existing and k.columns <@ existing, false) as is_known) c
+   where k.problem is null
+     and (cardinality(said) = 0 or k.columns::text[] @> said and k.columns::text[] <@ said)
+   order by c.is_known desc, k.is_primary desc, cardinality(k.columns), k.width, k.index::text
+   limit 1;
+end;
+comment on function lighter.choose_key(regclass, text[], name[]) is
+  'Columns of the key that lighter.attach takes, of those that were said, or of any.';
+revoke all on function lighter.choose_key(regclass, text[], name[]) from public;
+
+create or replace function lighter.choice_obstacles(source lighter.sources, said text[]) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with indexes as (
+    select k.* from lighter.key_candidates(source.relation) k
+     where cardinality(said) = 0 or k.columns::text[] @> said and k.columns::text[] <@ said
+  ),
+  found as (
+    select (select string_agg(format('%s (%s) cannot be it: %s', k.index, array_to_string(k.columns, ', '), k.problem), '; '
+                     order by k.is_primary desc, k.index::text)
+              from indexes k where k.problem is not null) as problems,
+           (select k.columns from indexes k where k.problem like '%deferrable%' order by k.is_primary desc, k.index::text limit 1) as deferrable,
+           (select string_agg(quote_ident(c), ', ' order by n) from unnest(said) with ordinality x(c, n)) as wanted
+  )
+  select lighter.new_obstacle('invalid_table_definition',
+           case when cardinality(said) > 0
+                then format('no unique index of %s over the columns %s can be its key', source.relation, f.wanted)
+                else format('%s has no key: neither a primary key nor a unique index tells its rows apart', source.relation) end
+             || coalesce('. ' || f.problems, ''),
+           case when f.deferrable is not null then format('create unique index concurrently on %s (%s); (not deferrable).', source.relation,
+                  (select string_agg(quote_ident(c), ', ' order by n) from unnest(f.deferrable) with ordinality x(c, n)))
+                when cardinality(said) > 0 then format('alter table %s add unique (%s); with columns that are not null.', source.relation, f.wanted)
+                else format('alter table %s add column lighter_key uuid not null default gen_random_uuid() unique;', source.relation) end
+             || ' A key has columns of the types uuid, smallint, integer, bigint, text, varchar, date, timestamp, timestamptz, an enum, or domains of those.')
+    from found f where source.key_columns is null
+  union all
+  select lighter.new_obstacle('object_in_use',
+           format('the rows of %s are known by (%s) for column %s, and would be by (%s) for this one', source.relation,
+             array_to_string(other.key_columns, ', '), other.json_column, array_to_string(source.key_columns, ', ')),
+           format('Pass no key_columns; or first: select lighter.detach(%L, %L);', source.relation, other.json_column))
+    from (select (lighter.with_current_names(o)).* from lighter.sources o where o.relation = source.relation) other
+   where source.key_columns is not null and other.json_column <> source.json_column and other.key_columns <> source.key_columns;
+end;
+comment on function lighter.choice_obstacles(lighter.sources, text[]) is 'Said when a table has no key by which its rows can be told apart, with what is wrong with each of its unique indexes.';
+revoke all on function lighter.choice_obstacles(lighter.sources, text[]) from public;
 
 -- What attach would write, found from its arguments and the catalogue, and all that stands in the way of it. One
 -- obstacle does not keep the next from being found: whoever attaches mends them all at once.
@@ -82,11 +178,14 @@ declare
   options jsonb;
   relation record;
   schema_owner name;
-  keys name[];
   parents record;
-  parent_column name;
+  path name[] := '{}';
+  step record;
+  position integer;
   column_type text;
+  column_kind text;
   tenant_table regclass;
+  is_single boolean;
 begin
   if target is null or json_column is null then
     raise exception 'table and column must be given' using errcode = 'null_value_not_allowed';
@@ -120,42 +219,54 @@ begin
       format('grant trigger on %s to %I;', target, schema_owner));
   end if;
 
-  -- Not from pg_index: that lists the columns of INCLUDE too.
-  select array_agg(a.attname) into keys
-    from pg_constraint c
-    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-   where c.conrelid = target and c.contype = 'p';
-  if keys is null then
-    obstacles := obstacles || lighter.new_obstacle('invalid_table_definition', format('%s has no primary key', target),
-      'Add a primary key of one uuid, bigint or integer column.');
-  elsif cardinality(keys) > 1 then
-    obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
-      format('the primary key of %s has %s columns, one is needed', target, cardinality(keys)));
-  else
-    s.key_column := keys[1];
-    s.key_type := lighter.column_type(target, s.key_column);
-    if s.key_type not in ('uuid', 'bigint', 'integer') then
-      obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
-        format('the primary key %s.%s is of type %s, not uuid, bigint or integer', target, s.key_column, s.key_type));
-    end if;
-  end if;
+  select c.key_columns, c.key_types into s.key_columns, s.key_types
+    from lighter.choose_key(target, array(select jsonb_array_elements_text(said -> 'key_columns')),
+           coalesce((lighter.with_current_names(existing)).key_columns,
+             -- Pins and commands name a row of a table, whichever of its columns they mean.
+             (select (lighter.with_current_names(o)).key_columns from lighter.sources o where o.relation = target and existing.id is null order by o.id limit 1))) c;
+  obstacles := obstacles || array(select o from lighter.choice_obstacles(s, array(select jsonb_array_elements_text(said -> 'key_columns'))) o);
 
   column_type := lighter.column_type(target, json_column);
+  column_kind := lighter.column_kind(target, json_column);
+  s.column_type := coalesce(column_kind, existing.column_type, 'jsonb');
+  s.mode := coalesce(options ->> 'mode',
+    case when said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then 'whole'
+         else case s.column_type when 'jsonb' then 'document' when 'bytea' then 'whole' else 'stub' end end);
+  s.made_pointer_column := false;
+  if s.mode = 'whole' then
+    s.pointer_column := coalesce(options ->> 'pointer_column',
+      case when (said ->> 'create_pointer_column')::boolean then left(json_column, 50) || '_artifact_id' end);
+    s.made_pointer_column := coalesce(existing.pointer_column = s.pointer_column and existing.made_pointer_column, false)
+      or coalesce((said ->> 'create_pointer_column')::boolean, false) and lighter.column_type(target, s.pointer_column) is null;
+  elsif said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value', format('a pointer column is for mode whole, not %s', s.mode),
+      'Leave pointer_column and create_pointer_column out, or pass mode => ''whole''.');
+  end if;
   if column_type is null then
     obstacles := obstacles || lighter.new_obstacle('undefined_column', format('%s has no column "%s"', target, json_column));
-  elsif column_type <> 'jsonb' then
+  elsif column_kind is null then
     obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
-      format('%s.%s is of type %s, not jsonb', target, json_column, column_type),
-      format('alter table %s alter column %I type jsonb using %I::jsonb;', target, json_column, json_column));
+      format('%s.%s is of type %s, not jsonb, json, text or bytea', target, json_column, column_type),
+      format('alter table %s alter column %I type text using %I::text;', target, json_column, json_column));
   elsif (select attgenerated <> '' from pg_attribute a where a.attrelid = target and a.attname = json_column) then
     obstacles := obstacles || lighter.new_obstacle('wrong_object_type',
       format('%s.%s is generated, so nothing can be taken off it', target, json_column), 'Attach the column that it is generated from.');
   end if;
 
   -- The tenant: a column of the table, else of the one parent that has it.
-  s.tenant_column := coalesce(options ->> 'tenant_column', 'tenant_id');
-  parent_column := nullif(options ->> 'parent_column', '');
-  if parent_column is null and lighter.column_type(target, s.tenant_column) is null then
+  is_single := (options ->> 'single_tenant')::boolean;
+  if is_single then
+    s.single_tenant := lighter.single_tenant();
+    if said ?| array['tenant_column', 'tenant_path', 'tenant_namespace'] then
+      obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+        'single_tenant says that all rows have one tenant, and tenant_column, tenant_path or tenant_namespace where to find theirs',
+        'Pass single_tenant => true alone, or leave it out.');
+    end if;
+  else
+    s.tenant_column := coalesce(options ->> 'tenant_column', 'tenant_id');
+    path := array(select jsonb_array_elements_text(nullif(options -> 'tenant_path', 'null')));
+  end if;
+  if not is_single and path = '{}' and lighter.column_type(target, s.tenant_column) is null then
     select count(*) as found, min(fk.column_name::text)::name as column_name,
            string_agg(format('%s (over %s)', fk.parent, fk.column_name), ', ') as names
       into parents
@@ -164,36 +275,63 @@ begin
     if parents.found = 0 then
       obstacles := obstacles || lighter.new_obstacle('undefined_column',
         format('cannot tell the tenant of a row of %s: neither it nor a table it refers to has a column "%s"', target, s.tenant_column),
-        'Pass tenant_column => ..., or parent_column => the column that refers to the table with the tenant.');
+        coalesce((select format('Pass tenant_path => %L, which leads to %s.%I', t.path, t.relation, s.tenant_column) from lighter.tenant_paths(target, s.tenant_column) t limit 1)
+          || ', or tenant_column => another column; or', 'Pass tenant_column => another column, or tenant_path => the foreign keys that lead to the table with the tenant; or')
+          || ' single_tenant => true, if all rows have one.');
     elsif parents.found > 1 then
       obstacles := obstacles || lighter.new_obstacle('ambiguous_column',
         format('the tenant of a row of %s can be found in several tables: %s', target, parents.names),
-        'Pass parent_column => the column to follow.');
+        format('Pass tenant_path => the column to follow, such as %L.', array[parents.column_name]));
     else
-      parent_column := parents.column_name;
+      path := array[parents.column_name];
     end if;
   end if;
-  if parent_column is not null then
-    -- A column may refer to several tables: the one with the tenant is meant.
-    select fk.parent, fk.parent_key into s.parent_relation, s.parent_key_column
-      from lighter.foreign_keys(target) fk
-     where fk.column_name = parent_column
-     order by lighter.column_type(fk.parent, s.tenant_column) = 'uuid' desc nulls last
+  s.parent_relations := '{}';
+  s.parent_key_columns := '{}';
+  s.parent_columns := '{}';
+  tenant_table := target;
+  for position in 1 .. cardinality(path) loop
+    -- A column may refer to several tables: the one where the path goes on is meant.
+    select fk.parent, fk.parent_key into step
+      from lighter.foreign_keys(tenant_table) fk
+     where fk.column_name = path[position]
+     order by lighter.column_type(fk.parent, coalesce(path[position + 1], s.tenant_column)) is not null desc,
+              lighter.column_type(fk.parent, s.tenant_column) = 'uuid' desc nulls last
      limit 1;
-    if s.parent_relation is null then
+    if step.parent is null then
       obstacles := obstacles || lighter.new_obstacle('undefined_object',
-        format('%s.%s is not a foreign key of one column', target, parent_column),
-        'parent_column must refer to the table that has the tenant.');
-    else
-      s.parent_column := parent_column;
+        format('%s.%s is not a foreign key of one column', tenant_table, path[position]),
+        'tenant_path must lead to the table that has the tenant.'
+          || coalesce((select format(' Such as: tenant_path => %L', t.path) from lighter.tenant_paths(target, s.tenant_column) t limit 1), ''));
+      tenant_table := null;
+      exit;
     end if;
-  end if;
-  tenant_table := case when parent_column is null then target else s.parent_relation end;
+    s.parent_columns := s.parent_columns || path[position];
+    s.parent_relations := s.parent_relations || step.parent;
+    s.parent_key_columns := s.parent_key_columns || step.parent_key;
+    tenant_table := step.parent;
+  end loop;
   column_type := lighter.column_type(tenant_table, s.tenant_column);
   -- One that was not found is an obstacle already.
-  if column_type <> 'uuid' or column_type is null and s.parent_relation is not null then
+  if column_type in ('text', 'character varying', 'smallint', 'integer', 'bigint') then
+    s.tenant_namespace := coalesce((options ->> 'tenant_namespace')::uuid,
+      -- Attached again, its rows have the tenants that they had.
+      (select f.tenant_namespace from lighter.former_sources f where f.relation = target and f.json_column = describe_source.json_column order by f.id desc limit 1),
+      lighter.tenant_of('00000000-0000-0000-0000-000000000000', lighter.tenant_origin(tenant_table, s.tenant_column)));
+    if not (select coalesce((select o.collisdeterministic from pg_collation o where o.oid = a.attcollation), true)
+              from pg_attribute a where a.attrelid = tenant_table and a.attname = s.tenant_column) then
+      obstacles := obstacles || lighter.new_obstacle('feature_not_supported',
+        format('the tenant column %s.%I has a nondeterministic collation, so one tenant could have several names', tenant_table, s.tenant_column),
+        format('alter table %s alter column %I type %s collate "C";', tenant_table, s.tenant_column, column_type));
+    end if;
+  elsif column_type <> 'uuid' or column_type is null and s.parent_relations <> '{}' and tenant_table is not null then
     obstacles := obstacles || lighter.new_obstacle('datatype_mismatch',
-      format('the tenant column %s.%s is %s, not uuid', tenant_table, s.tenant_column, coalesce('of type ' || column_type, 'missing')));
+      format('the tenant column %s.%s is %s, not uuid, text, varchar, smallint, integer or bigint', tenant_table, s.tenant_column, coalesce('of type ' || column_type, 'missing')),
+      'Pass tenant_column => another column, or single_tenant => true, if all rows have one tenant.');
+  elsif said ? 'tenant_namespace' then
+    obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+      format('tenant_namespace is for tenants that have names, and %s.%s is of type %s', tenant_table, s.tenant_column, coalesce(column_type, 'none')),
+      'Leave tenant_namespace out.');
   end if;
 
   -- The entity: what was passed, else the parent, else the first table referred to by a uuid.
@@ -203,8 +341,8 @@ begin
     select fk.column_name, regexp_replace(c.relname, 's$', '') into s.entity_column, s.entity_type
       from lighter.foreign_keys(target) fk
       join pg_class c on c.oid = fk.parent
-     where fk.column_name <> s.tenant_column
-       and (s.parent_column is null or fk.column_name = s.parent_column)
+     where fk.column_name is distinct from s.tenant_column
+       and (s.parent_columns = '{}' or fk.column_name = s.parent_columns[1])
        and lighter.column_type(target, fk.column_name) = 'uuid'
      limit 1;
   end if;
@@ -218,6 +356,18 @@ begin
 
   s.phase1_kind := options ->> 'phase1_kind';
   s.phase2_kind := options ->> 'phase2_kind';
+  if s.mode <> 'document' then
+    -- There is one phase, and its artifact is the value.
+    if existing.id is null and not said ? 'phase2_kind' then
+      s.phase2_kind := 'column_value';
+    end if;
+    if coalesce(said ->> 'phase1_field', '') <> '' or coalesce(jsonb_array_length(said -> 'envelope_keys'), 0) > 0 then
+      obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
+        format('phase1_field and envelope_keys are for mode document: in mode %s the value leaves as a whole', s.mode),
+        'Leave them out, or pass mode => ''document''.');
+    end if;
+    options := options || '{"phase1_field": "", "envelope_keys": [], "min_bytes": 0}';
+  end if;
   if not (s.phase1_kind ~ '^[a-z][a-z0-9_]{0,62}$' and s.phase2_kind ~ '^[a-z][a-z0-9_]{0,62}$') then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value',
       format('a kind is snake_case, at most 63 characters: %s, %s', s.phase1_kind, s.phase2_kind));
@@ -284,7 +434,17 @@ returns setof lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
-  with former as (
+  -- In another mode, or under another pointer column, their pointers would not be seen, and be taken for gone. That
+  -- holds of what came off the column when it was attached before, too.
+  with attached as (
+    select existing.id as id, existing.mode as mode, existing.pointer_column as pointer_column where existing.id is not null
+    union all
+    select f.id, f.mode, lighter.name_of_column(f.relation, f.pointer_attnum, f.pointer_column, f.relation_oid = f.relation::oid)
+      from lighter.former_sources f
+     where f.relation = wanted.relation and not f.rows_deleted
+       and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid) = wanted.json_column
+  ),
+  former as (
     select existing.id as id where existing.id is not null
     union all
     select f.id from lighter.former_sources f where f.relation = wanted.relation and f.json_column = wanted.json_column and existing.id is not null
@@ -305,41 +465,59 @@ begin atomic
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded for the tenant in %s.%s: by %s.%s they could belong to another', wanted.relation,
-             coalesce(existing.parent_relation, existing.relation), existing.tenant_column,
-             coalesce(wanted.parent_relation, wanted.relation), wanted.tenant_column), hint)
+             coalesce(existing.parent_relations[cardinality(existing.parent_relations)], existing.relation), coalesce(existing.tenant_column, 'single_tenant'),
+             coalesce(wanted.parent_relations[cardinality(wanted.parent_relations)], wanted.relation), coalesce(wanted.tenant_column, 'single_tenant')), hint)
     from taken cross join remedy
-   where anything and existing.id is not null and wanted.tenant_column is not null
+   where anything and existing.id is not null and num_nonnulls(wanted.tenant_column, wanted.single_tenant) > 0
      and (existing.tenant_column is distinct from wanted.tenant_column
-          or existing.parent_relation is distinct from wanted.parent_relation
-          or existing.parent_column is distinct from wanted.parent_column
-          or existing.parent_key_column is distinct from wanted.parent_key_column)
+          or existing.tenant_namespace is distinct from wanted.tenant_namespace
+          or existing.single_tenant is distinct from wanted.single_tenant
+          or existing.parent_relations is distinct from wanted.parent_relations
+          or existing.parent_columns is distinct from wanted.parent_columns
+          or existing.parent_key_columns is distinct from wanted.parent_key_columns)
   union all
   select lighter.new_obstacle('object_in_use',
            format('rows of %s are offloaded under the key %s (%s): under %s (%s) they would not be found', wanted.relation,
-             existing.key_column, existing.key_type, wanted.key_column, wanted.key_type), hint)
+             array_to_string(existing.key_columns, ', '), array_to_string(existing.key_types, ', '),
+             array_to_string(wanted.key_columns, ', '), array_to_string(wanted.key_types, ', ')), hint)
     from taken cross join remedy
    -- A key of another name with the values that it had is the same key.
-   where anything and existing.id is not null and (existing.key_type = 'uuid') <> (wanted.key_type = 'uuid');
+   where anything and existing.id is not null and wanted.key_columns is not null
+     and (cardinality(existing.key_types) <> cardinality(wanted.key_types)
+          or exists (select from unnest(existing.key_types, wanted.key_types) t(old, new) where t.new <> all (lighter.same_key_types(t.old))))
+  union all
+  (select lighter.new_obstacle('object_in_use',
+            format('rows of %s.%I are offloaded in mode %s%s: in mode %s%s they could not be read', wanted.relation, wanted.json_column,
+              was.mode, ' with pointer column ' || was.pointer_column, wanted.mode, ' with pointer column ' || wanted.pointer_column),
+            format('Attach it as it was (mode => %L%s), restore its rows (lighter restore --all --table %s), and an hour later: lighter sweep release.',
+              was.mode, ', pointer_column => ' || quote_literal(was.pointer_column), wanted.relation))
+     from attached was
+    where (was.mode, was.pointer_column) is distinct from (wanted.mode, wanted.pointer_column)
+      and exists (select from public.artifact_refs a where a.source_id = was.id and a.deleted_at is null and a.released_at is null)
+    order by was.id
+    limit 1);
 end;
 comment on function lighter.change_obstacles(lighter.sources, lighter.sources) is
   'Changes of an attached column that its offloaded rows do not allow.';
 revoke all on function lighter.change_obstacles(lighter.sources, lighter.sources) from public;
 
 create or replace function lighter.attach_said(
-  tenant_column name, parent_column name, entity_type text, entity_column name, phase1_field text, phase1_kind text,
+  tenant_column name, tenant_path name[], entity_type text, entity_column name, phase1_field text, phase1_kind text,
   phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
-  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text
+  ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[],
+  tenant_namespace uuid, single_tenant boolean, mode text, pointer_column name, create_pointer_column boolean
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
-return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'parent_column', parent_column,
+return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'tenant_path', tenant_path,
   'entity_type', entity_type, 'entity_column', entity_column, 'phase1_field', phase1_field, 'phase1_kind', phase1_kind,
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
   'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
-  'guard', guard));
-comment on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) is
+  'guard', guard, 'key_columns', key_columns, 'tenant_namespace', tenant_namespace, 'single_tenant', single_tenant, 'mode', mode,
+  'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column));
+comment on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
+revoke all on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
 
 -- An option of attach as people read it: of one that follows lighter.settings, what holds.
 create or replace function lighter.option_text(name text, value text) returns text
@@ -372,6 +550,15 @@ comment on function lighter.option_text(text, text) is
   'An option of lighter.attach for people: durations in words, and what holds where the option follows lighter.settings.';
 revoke all on function lighter.option_text(text, text) from public;
 
+create or replace function lighter.source_options(source lighter.sources) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+return to_jsonb(source) || jsonb_build_object('key_columns', array_to_string(source.key_columns, ', '), 'key_types', array_to_string(source.key_types, ', '),
+  'parent_relations', nullif(array_to_string(source.parent_relations, ', '), ''), 'parent_columns', nullif(array_to_string(source.parent_columns, ', '), ''),
+  'parent_key_columns', nullif(array_to_string(source.parent_key_columns, ', '), ''));
+comment on function lighter.source_options(lighter.sources) is 'What is recorded of a source, with the lists in it as people read them.';
+revoke all on function lighter.source_options(lighter.sources) from public;
+
 -- What attach answers about a description, a line each: decided, changed, warning, obstacle.
 create or replace function lighter.attach_report(wanted lighter.sources, existing lighter.sources, obstacles lighter.obstacle[])
 returns table (what text, name text, found text, hint text)
@@ -380,11 +567,11 @@ set search_path = pg_catalog, pg_temp
 begin atomic
   with options as (
     select w.key, w.value, e.value as was, place
-      from unnest(array['key_column', 'key_type', 'tenant_column', 'parent_relation', 'parent_column', 'parent_key_column',
+     from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'single_tenant', 'tenant_column', 'tenant_namespace', 'parent_relations', 'parent_columns', 'parent_key_columns',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
              'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
-      join jsonb_each_text(to_jsonb(wanted)) w on w.key = n.name
-      join jsonb_each_text(to_jsonb(existing)) e on e.key = n.name
+      join jsonb_each_text(lighter.source_options(wanted)) w on w.key = n.name
+      join jsonb_each_text(lighter.source_options(existing)) e on e.key = n.name
      where wanted.relation is not null
   ),
   lines as (
@@ -406,7 +593,7 @@ create or replace function lighter.check_attach(
   target regclass,
   json_column name default 'metadata',
   tenant_column name default null,
-  parent_column name default null,
+  tenant_path name[] default null,
   entity_type text default null,
   entity_column name default null,
   phase1_field text default null,
@@ -421,20 +608,26 @@ create or replace function lighter.check_attach(
   skip_triggers boolean default null,
   allow_dependents boolean default null,
   trust_owner boolean default null,
-  guard text default null
+  guard text default null,
+  key_columns name[] default null,
+  tenant_namespace uuid default null,
+  single_tenant boolean default null,
+  mode text default null,
+  pointer_column name default null,
+  create_pointer_column boolean default null
 ) returns table (what text, name text, found text, hint text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
   select r.*
-    from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
+    from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, tenant_path, entity_type, entity_column,
            phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
-           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard)) d
+           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) is
+comment on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -470,7 +663,7 @@ create or replace function lighter.attach(
   target regclass,
   json_column name default 'metadata',
   tenant_column name default null,
-  parent_column name default null,
+  tenant_path name[] default null,
   entity_type text default null,
   entity_column name default null,
   phase1_field text default null,
@@ -486,6 +679,12 @@ create or replace function lighter.attach(
   allow_dependents boolean default null,
   trust_owner boolean default null,
   guard text default null,
+  key_columns name[] default null,
+  tenant_namespace uuid default null,
+  single_tenant boolean default null,
+  mode text default null,
+  pointer_column name default null,
+  create_pointer_column boolean default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -500,20 +699,25 @@ begin
   perform set_config('lock_timeout', lock_timeout_ms::text, true);
   perform lighter.lock_attachments();
   perform lighter.refresh_sources(target);
-  described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, parent_column, entity_type, entity_column,
+  described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, tenant_path, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
-    skip_triggers, allow_dependents, trust_owner, guard));
+    skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
 
+  if wanted.made_pointer_column and lighter.column_type(target, wanted.pointer_column) is null then
+    execute format('alter table %s add column %I uuid', target, wanted.pointer_column);
+  end if;
   if source_id is null then
-    insert into lighter.sources (relation, json_column, key_column, key_type, tenant_column, parent_relation,
-        parent_key_column, parent_column, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
+    insert into lighter.sources (relation, json_column, mode, column_type, pointer_column, made_pointer_column, key_columns, key_types,
+        tenant_column, tenant_namespace, single_tenant, parent_relations,
+        parent_key_columns, parent_columns, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
         envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
         trust_owner, guard)
-      select wanted.relation, wanted.json_column, wanted.key_column, wanted.key_type, wanted.tenant_column,
-        wanted.parent_relation, wanted.parent_key_column, wanted.parent_column, wanted.entity_type,
+      select wanted.relation, wanted.json_column, wanted.mode, wanted.column_type, wanted.pointer_column, wanted.made_pointer_column, wanted.key_columns, wanted.key_types,
+             wanted.tenant_column, wanted.tenant_namespace, wanted.single_tenant,
+        wanted.parent_relations, wanted.parent_key_columns, wanted.parent_columns, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
         wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
         wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard
@@ -527,10 +731,13 @@ begin
                   from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed'), 'its settings stay');
     -- Not touched when nothing changes: plans that are under way would be void.
     update lighter.sources s
-       set key_column = wanted.key_column, key_type = wanted.key_type, tenant_column = wanted.tenant_column,
-           parent_relation = wanted.parent_relation, parent_key_column = wanted.parent_key_column,
-           parent_column = wanted.parent_column, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
-           key_attnum = null, tenant_attnum = null, parent_key_attnum = null, parent_attnum = null, entity_attnum = null,
+       set mode = wanted.mode, column_type = wanted.column_type, pointer_column = wanted.pointer_column,
+           made_pointer_column = wanted.made_pointer_column, pointer_attnum = null,
+           key_columns = wanted.key_columns, key_types = wanted.key_types, tenant_column = wanted.tenant_column,
+           tenant_namespace = wanted.tenant_namespace, single_tenant = wanted.single_tenant,
+           parent_relations = wanted.parent_relations, parent_key_columns = wanted.parent_key_columns,
+           parent_columns = wanted.parent_columns, entity_type = wanted.entity_type, entity_column = wanted.entity_column,
+           key_attnums = null, tenant_attnum = null, parent_key_attnums = null, parent_attnums = null, entity_attnum = null,
            phase1_field = wanted.phase1_field, phase1_kind = wanted.phase1_kind, phase2_kind = wanted.phase2_kind,
            envelope_keys = wanted.envelope_keys, threshold_bytes = wanted.threshold_bytes,
            min_bytes = wanted.min_bytes, settle_for = wanted.settle_for, max_wait = wanted.max_wait,
@@ -540,6 +747,11 @@ begin
      where s.id = source_id
        and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
+  if wanted.single_tenant is not null then
+    insert into lighter.tenants (tenant_id, namespace, external_id)
+      values (wanted.single_tenant, '00000000-0000-0000-0000-000000000000', 'single')
+      on conflict do nothing;
+  end if;
   perform lighter.refresh_sources(target);
   select * into wanted from lighter.sources s where s.id = source_id;
 
@@ -547,12 +759,16 @@ begin
   perform lighter.build_trigger(wanted);
   perform lighter.build_guard(wanted);
   perform lighter.grant_source(wanted);
+  -- It has another mode, or another pointer column, than before.
+  if (described.existing).made_pointer_column and wanted.pointer_column is distinct from (described.existing).pointer_column then
+    perform lighter.drop_pointer_column(described.existing);
+  end if;
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, integer) is
-  'Starts watching a table''s jsonb column; returns the source''s id. The caller must own the table. Finds the primary key (one uuid, bigint or integer column) and the tenant: a uuid column of the table (tenant_column, default tenant_id) or of a table it refers to (parent_column). Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name, text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, integer) from public;
+comment on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) is
+  'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a column of the table (tenant_column, default tenant_id) or of a table it refers to, over one foreign key or several (tenant_path), of type uuid, or with names (text, varchar, smallint, integer, bigint), which become uuids by lighter.tenant_of in a namespace of the column they come from, or in tenant_namespace; or, with single_tenant, one tenant for all rows. Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
+revoke all on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -563,25 +779,37 @@ declare
   target regclass;
   command text;
 begin
-  foreach target in array array_remove(array[source.relation, source.parent_relation], null) loop
+  foreach target in array array[source.relation] || source.parent_relations loop
     execute format('grant usage on schema %I to lighter_daemon',
       (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = target));
   end loop;
-  execute format('grant select (%s), update (%I) on %s to lighter_daemon',
+  -- An enum is named where its rows are looked up.
+  for command in
+    select distinct format('grant usage on schema %I to lighter_daemon', n.nspname)
+      from lighter.key_parts_of(source) k join pg_type t on t.oid = k.base join pg_namespace n on n.oid = t.typnamespace where k.form = 'enum'
+  loop
+    execute command;
+  end loop;
+  execute format('grant select (%s), update (%s) on %s to lighter_daemon',
     (select string_agg(distinct quote_ident(c), ', ')
-       from unnest(array_remove(array[source.key_column, source.json_column, source.entity_column,
-              source.parent_column, case when source.parent_relation is null then source.tenant_column end,
+       from unnest(array_remove(source.key_columns || array[source.json_column, source.pointer_column, source.entity_column,
+              source.parent_columns[1], case when source.parent_relations = '{}' then source.tenant_column end,
               -- by which a backfill tells how old a row is
               case when lighter.column_type(source.relation, 'created_at') in
                 ('timestamp with time zone', 'timestamp without time zone', 'date') then 'created_at'::name end,
               -- which version of which row it is
               'xmin'::name, 'ctid'::name, 'tableoid'::name], null)) c),
-    source.json_column, source.relation);
-  if source.parent_relation is not null then
-    execute format('grant select (%I, %I) on %s to lighter_daemon',
-      source.parent_key_column, source.tenant_column, source.parent_relation);
-  end if;
-  foreach target in array array_remove(array[source.relation, source.parent_relation], null) loop
+    concat_ws(', ', quote_ident(source.json_column), quote_ident(source.pointer_column)), source.relation);
+  for command in
+    select format('grant select (%s) on %s to lighter_daemon',
+             (select string_agg(distinct quote_ident(c), ', ')
+                from unnest(array_remove(array[source.parent_key_columns[p.n], source.parent_columns[p.n + 1],
+                       case when p.n = cardinality(source.parent_relations) then source.tenant_column end], null)) c), p.relation)
+      from unnest(source.parent_relations) with ordinality p(relation, n)
+  loop
+    execute command;
+  end loop;
+  foreach target in array array[source.relation] || source.parent_relations loop
     -- Also where row-level security is off, and the policy does nothing: were it enabled later, the daemon would
     -- see no row any more, and take them all for deleted.
     command := (select polcmd from pg_policy where polrelid = target and polname = 'lighter_daemon');
@@ -601,6 +829,40 @@ $$;
 comment on function lighter.grant_source(lighter.sources) is
   'Gives lighter_daemon the rights and the policy that it needs on the table of a source.';
 revoke all on function lighter.grant_source(lighter.sources) from public;
+
+-- No snapshot that is older than the lock on the table, and no policy, may hide an id from us.
+create or replace function lighter.drop_pointer_column(source lighter.sources) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  is_used boolean := true;
+begin
+  if not source.made_pointer_column or lighter.column_type(source.relation, source.pointer_column) is distinct from 'uuid' then
+    return false;
+  end if;
+  if current_setting('transaction_isolation') = 'read committed' and not row_security_active(source.relation) then
+    execute format('lock table %s in access exclusive mode', source.relation);
+    execute format('select exists (select from %s m where m.%I is not null)', source.relation, source.pointer_column) into is_used;
+  end if;
+  if is_used then
+    raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen', source.relation, source.pointer_column;
+    return false;
+  end if;
+  begin
+    execute format('alter table %s drop column %I', source.relation, source.pointer_column);
+  exception when dependent_objects_still_exist then
+    raise notice '%.% stays: other objects depend on it', source.relation, source.pointer_column;
+    return false;
+  end;
+  -- What came off it is in no row any more, and another attach makes another column.
+  update lighter.former_sources f set rows_deleted = true where f.id = source.id;
+  return true;
+end
+$$;
+comment on function lighter.drop_pointer_column(lighter.sources) is
+  'Drops the pointer column that attach made, when no row has an id in it; returns whether it did.';
+revoke all on function lighter.drop_pointer_column(lighter.sources) from public;
 
 create or replace function lighter.detach(
   target regclass,
@@ -629,34 +891,34 @@ begin
   perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, phase1_field)
-  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.phase1_field
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.
-  foreach touched in array array_remove(array[source.relation, source.parent_relation], null) loop
+  foreach touched in array array[source.relation] || source.parent_relations loop
     touched_schema := (select relnamespace::regnamespace from pg_class where oid = touched);
     continue when touched_schema is null;
     execute format('drop policy if exists lighter_daemon on %s', touched);
     execute format('revoke all on %s from lighter_daemon', touched);
     -- Schema public holds artifact_refs.
     if touched_schema <> 'public'::regnamespace and not exists (
-      select from lighter.sources s join pg_class c on c.oid in (s.relation, s.parent_relation)
+      select from lighter.sources s join pg_class c on c.oid = any (array[s.relation] || s.parent_relations)
        where c.relnamespace = touched_schema) then
       execute format('revoke usage on schema %s from lighter_daemon', touched_schema);
     end if;
   end loop;
   for other in
     select s.* from lighter.sources s join pg_class c on c.oid = s.relation
-     where s.relation in (source.relation, source.parent_relation)
-        or s.parent_relation in (source.relation, source.parent_relation)
+     where (array[s.relation] || s.parent_relations) && (array[source.relation] || source.parent_relations)
      order by s.id
   loop
     perform lighter.grant_source(other);
   end loop;
+  perform lighter.drop_pointer_column(source);
   return true;
 end
 $$;
 comment on function lighter.detach(regclass, name, integer) is
-  'Stops watching a table''s jsonb column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers; their artifacts are released again once the column is attached again. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
+  'Stops watching a table''s column: drops trigger, jobs, policy and grants. Rows already offloaded keep their pointers; their artifacts are released again once the column is attached again. Returns false, with a notice, when it was not attached. Takes an ACCESS EXCLUSIVE lock on the table, waiting lock_timeout_ms at most.';
 revoke all on function lighter.detach(regclass, name, integer) from public;

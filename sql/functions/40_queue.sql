@@ -13,7 +13,7 @@ begin
       using errcode = 'undefined_object', hint = 'See select relation, json_column from lighter.sources;';
   end if;
   -- As the trigger writes them: a claim compares keys as text, and one that is no key would fail its whole batch.
-  execute format('select array_agg(distinct k::%s::text) from unnest($1) k', source.key_type) into keys using row_ids;
+  keys := array(select distinct lighter.canonical_key(source.id, k) from unnest(row_ids) k where k is not null);
   insert into lighter.inbox (source_id, row_id)
     select source.id, k from unnest(keys) k where k is not null;
   get diagnostics queued = row_count;

@@ -254,6 +254,7 @@ create table lighter.frames (
   content_encoding text,
   source_id integer not null,
   field text,
+  content_type text,
   entity_type text,
   sizes integer[] not null,
   places integer[] not null,
@@ -300,6 +301,7 @@ comment on column lighter.frames.byte_length is 'Length of the frame in the pack
 comment on column lighter.frames.content_encoding is 'How the frame is compressed: zstd, gzip, or null when it is not.';
 comment on column lighter.frames.source_id is 'lighter.sources.id of the rows they came from.';
 comment on column lighter.frames.field is 'The field they were taken from; null: each is the whole metadata.';
+comment on column lighter.frames.content_type is 'Media type of its payloads; null: application/json.';
 comment on column lighter.frames.entity_type is 'What their entities are, such as conversation.';
 comment on column lighter.frames.sizes is 'Length of each payload, in bytes.';
 comment on column lighter.frames.places is 'Where each payload begins in the decompressed frame, in bytes; -1: its bytes are not in the pack any more.';

@@ -10,14 +10,20 @@ create table lighter.sources (
   id integer generated always as identity primary key,
   relation regclass not null,
   json_column name not null,
-  key_column name not null,
-  key_type text not null check (key_type in ('uuid', 'bigint', 'integer')),
-  tenant_column name not null,
-  parent_relation regclass,
-  parent_key_column name,
-  parent_column name,
+  key_columns name[] not null check (cardinality(key_columns) > 0),
+  key_types text[] not null check (cardinality(key_types) = cardinality(key_columns)),
+  tenant_column name,
+  tenant_namespace uuid,
+  single_tenant uuid,
+  parent_relations regclass[] not null default '{}',
+  parent_key_columns name[] not null default '{}',
+  parent_columns name[] not null default '{}',
   entity_type text,
   entity_column name,
+  mode text not null default 'document' check (mode in ('document', 'stub', 'whole')),
+  column_type text not null default 'jsonb' check (column_type in ('jsonb', 'json', 'text', 'bytea')),
+  pointer_column name,
+  made_pointer_column boolean not null default false,
   phase1_field text,
   phase1_kind text not null,
   phase2_kind text not null,
@@ -37,28 +43,41 @@ create table lighter.sources (
   relation_schema name,
   relation_name name,
   json_attnum smallint,
-  key_attnum smallint,
+  key_attnums smallint[],
   tenant_attnum smallint,
-  parent_key_attnum smallint,
-  parent_attnum smallint,
+  parent_key_attnums smallint[],
+  parent_attnums smallint[],
   entity_attnum smallint,
-  unique (relation, json_column)
+  pointer_attnum smallint,
+  check ((mode = 'whole') = (pointer_column is not null)),
+  unique (relation, json_column),
+  constraint sources_parents check (cardinality(parent_relations) = cardinality(parent_columns) and cardinality(parent_relations) = cardinality(parent_key_columns)),
+  constraint sources_tenant check (num_nonnulls(tenant_column, single_tenant) = 1 and num_nonnulls(tenant_namespace, single_tenant) <= 1)
 );
-comment on table lighter.sources is 'Tables and jsonb columns that are watched; written by lighter.attach and lighter.detach.';
+comment on table lighter.sources is 'Tables and columns that are watched; written by lighter.attach and lighter.detach.';
 comment on column lighter.sources.relation_oid is
   'For which table the numbers of columns below hold; another one than relation: this database was restored from a dump, and its columns are known by their names.';
 comment on column lighter.sources.relation_schema is 'Schema of the table when it was attached, or attached again.';
 comment on column lighter.sources.relation_name is 'Name of the table when it was attached, or attached again. Another table of this name may hold its rows now.';
 comment on column lighter.sources.json_attnum is 'Number of json_column: a column that is renamed is still the same one.';
-comment on column lighter.sources.key_attnum is 'Number of key_column.';
+comment on column lighter.sources.key_attnums is 'Numbers of key_columns.';
 comment on column lighter.sources.tenant_attnum is 'Number of tenant_column.';
-comment on column lighter.sources.parent_key_attnum is 'Number of parent_key_column.';
-comment on column lighter.sources.parent_attnum is 'Number of parent_column.';
+comment on column lighter.sources.parent_key_attnums is 'Numbers of parent_key_columns.';
+comment on column lighter.sources.parent_attnums is 'Numbers of parent_columns.';
 comment on column lighter.sources.entity_attnum is 'Number of entity_column.';
-comment on column lighter.sources.key_column is 'The single-column primary key.';
-comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of parent_relation where that is set.';
-comment on column lighter.sources.parent_relation is 'Table over which the tenant is found; null when the table has the tenant itself.';
-comment on column lighter.sources.parent_column is 'Column of the table that refers to parent_relation (parent_key_column).';
+comment on column lighter.sources.key_columns is 'Columns of the primary key, or of another unique index, in its order: a row is known by them.';
+comment on column lighter.sources.key_types is 'Types of key_columns.';
+comment on column lighter.sources.pointer_attnum is 'Number of pointer_column.';
+comment on column lighter.sources.mode is
+  'What stays in the row. document: a jsonb document with pointers in it. stub: a small pointer in the place of the value. whole: null, and the artifact''s id in pointer_column.';
+comment on column lighter.sources.column_type is 'Type of json_column: jsonb, json, text (also varchar) or bytea. Of a domain the type that it is made of.';
+comment on column lighter.sources.pointer_column is 'Mode whole: the uuid column with the artifact''s id.';
+comment on column lighter.sources.made_pointer_column is 'lighter.attach made pointer_column, and lighter.detach drops it once no row has an id there.';
+comment on column lighter.sources.tenant_column is 'Holds the tenant: of the table itself, or of the last of parent_relations.';
+comment on column lighter.sources.tenant_namespace is 'Set: the tenant column holds names, not uuids, and a row''s tenant is lighter.tenant_of(tenant_namespace, the name).';
+comment on column lighter.sources.single_tenant is 'Tenant of all rows, where the operator said that there is one; then there is no tenant_column.';
+comment on column lighter.sources.parent_relations is 'Tables over which the tenant is found, one after the other; none when the table has the tenant itself.';
+comment on column lighter.sources.parent_columns is 'For each of parent_relations the column that refers to it, of the table before it.';
 comment on column lighter.sources.entity_column is 'Column whose value becomes artifact_refs.entity_id.';
 comment on column lighter.sources.phase1_field is 'Field that is offloaded whatever its size; null: no phase 1.';
 comment on column lighter.sources.envelope_keys is 'Keys that stay in the row after phase 2, when their values are small.';
@@ -94,17 +113,25 @@ create table lighter.former_sources (
   json_column name not null,
   json_attnum smallint,
   relation_oid oid,
+  mode text not null default 'document',
+  pointer_column name,
+  pointer_attnum smallint,
   phase1_field text,
+  tenant_namespace uuid,
   rows_deleted boolean not null default false,
   detached_at timestamptz not null default now()
 );
 comment on table lighter.former_sources is
   'Sources that were detached, so that the artifacts of their rows are released again once the same column is attached. Written by lighter.detach.';
 comment on column lighter.former_sources.id is 'lighter.sources.id as it was; artifact_refs.source_id of what came off it.';
+comment on column lighter.former_sources.tenant_namespace is 'As in lighter.sources: attached again, its tenants are the same.';
 comment on column lighter.former_sources.json_attnum is 'Number of json_column in the table relation_oid.';
 comment on column lighter.former_sources.relation_oid is 'For which table json_attnum holds.';
 comment on column lighter.former_sources.rows_deleted is
   'Somebody said so, by lighter.forget_missing: what came off its rows is released, unless another row points to it.';
+comment on column lighter.former_sources.mode is 'Its lighter.sources.mode. Only a source of the same mode finds the pointers in its rows.';
+comment on column lighter.former_sources.pointer_column is 'Mode whole: the column with the artifacts'' ids.';
+comment on column lighter.former_sources.pointer_attnum is 'Number of pointer_column in the table relation_oid.';
 comment on column lighter.former_sources.phase1_field is 'Rows may still hold the pointer of this name.';
 
 -- What a release sweep has come across: rows that point to another tenant's artifacts.

@@ -1,9 +1,15 @@
 create table lighter.tenants (
   tenant_id uuid primary key,
   plan text not null default 'standard' check (plan in ('standard', 'premium')),
-  legal_hold boolean not null default false
+  legal_hold boolean not null default false,
+  namespace uuid,
+  external_id text,
+  constraint tenants_name check (num_nonnulls(namespace, external_id) in (0, 2))
 );
-comment on table lighter.tenants is 'What retention must know of a tenant; a tenant without a row is on the standard plan.';
+create index tenants_external_id on lighter.tenants using hash (external_id) where external_id is not null;
+comment on table lighter.tenants is 'What is known of a tenant: its plan, a legal hold, its name. A tenant without a row is on the standard plan.';
+comment on column lighter.tenants.namespace is 'lighter.sources.tenant_namespace of what names it.';
+comment on column lighter.tenants.external_id is 'What the application calls it, where that is no uuid: tenant_id is lighter.tenant_of(namespace, external_id). Written by the daemon.';
 
 create table lighter.retention_policies (
   id integer generated always as identity primary key,

@@ -88,7 +88,8 @@ create or replace view lighter.storage_by_tenant as
          s.object_bytes,
          s.deleted_artifacts,
          s.deleted_bytes,
-         coalesce(t.legal_hold, false) as legal_hold
+         coalesce(t.legal_hold, false) as legal_hold,
+         t.external_id
     from (select tenant_id, coalesce(sum(artifacts), 0)::bigint as artifacts, least(coalesce(sum(payload_bytes), 0), 9223372036854775807)::bigint as payload_bytes,
                  coalesce(sum(objects), 0)::bigint as objects, least(coalesce(sum(object_bytes), 0), 9223372036854775807)::bigint as object_bytes,
                  coalesce(sum(deleted_artifacts), 0)::bigint as deleted_artifacts, least(coalesce(sum(deleted_bytes), 0), 9223372036854775807)::bigint as deleted_bytes

@@ -10,21 +10,58 @@ create or replace view lighter.missing_parts as
   ),
   -- Every column that was chosen at attach, and the one that it is now.
   chosen as (
-    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid
+    select k.id, k.label, w.part, w.name, w.relation, w.types, a.attname, a.atttypid,
+           case when w.part = 'column' then base.type else a.atttypid end as base_type
       from known k
      cross join lateral (values
-       ('column', k.relation::oid, k.json_column, k.json_attnum, array['jsonb'::regtype::oid]),
-       ('key column', k.relation::oid, k.key_column, k.key_attnum,
-        case when k.key_type = 'uuid' then array['uuid'::regtype::oid] else array['bigint'::regtype::oid, 'integer'::regtype::oid] end),
-       ('tenant column', coalesce(k.parent_relation, k.relation)::oid, k.tenant_column, k.tenant_attnum, array['uuid'::regtype::oid]),
-       ('parent key column', k.parent_relation::oid, k.parent_key_column, k.parent_key_attnum, null),
-       ('parent column', k.relation::oid, k.parent_column, k.parent_attnum, null),
+       ('column', k.relation::oid, k.json_column, k.json_attnum,
+        case k.column_type when 'text' then array['text'::regtype::oid, 'varchar'::regtype::oid] else array[k.column_type::regtype::oid] end),
+       ('pointer column', k.relation::oid, k.pointer_column, k.pointer_attnum, array['uuid'::regtype::oid]),
+       ('tenant column', coalesce(k.parent_relations[cardinality(k.parent_relations)], k.relation)::oid, k.tenant_column, k.tenant_attnum,
+        case when k.tenant_namespace is null then array['uuid'::regtype::oid]
+             else array['text'::regtype::oid, 'character varying'::regtype::oid, 'smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid] end),
        ('entity column', k.relation::oid, k.entity_column, k.entity_attnum, array['uuid'::regtype::oid])
      ) w(part, relation, name, attnum, types)
       left join pg_attribute a
         on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
        and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+      -- Of a domain the type that it is made of.
+      left join lateral (
+        with recursive made_of (type, level) as (
+          select a.atttypid, 0
+          union all
+          select t.typbasetype, m.level + 1 from made_of m join pg_type t on t.oid = m.type where t.typtype = 'd'
+        )
+        select m.type from made_of m order by m.level desc limit 1) base on true
      where k.there and w.name is not null
+    union all
+    select k.id, k.label, w.part, w.name, w.relation::oid as relation, null::oid[] as types, a.attname, a.atttypid, a.atttypid
+      from known k
+     cross join lateral (
+       select 'parent key column'::text as part, p.relation, p.name, p.attnum
+         from unnest(k.parent_relations, k.parent_key_columns, k.parent_key_attnums) p(relation, name, attnum)
+       union all
+       select 'parent column'::text as part, p.relation, p.name, p.attnum
+         from unnest((array[k.relation] || k.parent_relations)[1 : cardinality(k.parent_relations)], k.parent_columns, k.parent_attnums) p(relation, name, attnum)
+     ) w(part, relation, name, attnum)
+      left join pg_attribute a
+        on a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped
+       and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+     where k.there
+    union all
+    select k.id, k.label, 'key column'::text as part, w.name, k.relation::oid as relation,
+           case when w.type in ('smallint', 'integer', 'bigint') then array['smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid]
+                when w.type in ('text', 'character varying') then array['text'::regtype::oid, 'character varying'::regtype::oid]
+                else array(select t.oid from pg_type t join pg_namespace n on n.oid = t.typnamespace
+                            where case when t.typnamespace = 'pg_catalog'::regnamespace then format_type(t.oid, null) = w.type
+                                       else format('%I.%I', n.nspname, t.typname) = w.type end) end as types,
+           a.attname, a.atttypid, a.atttypid
+      from known k
+     cross join lateral unnest(k.key_columns, k.key_types, k.key_attnums) w(name, type, attnum)
+      left join pg_attribute a
+        on a.attrelid = k.relation and a.attnum > 0 and not a.attisdropped
+       and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+     where k.there
   )
   select k.id as source_id, k.label as source, 'table' as part, k.label as name, 'the table does not exist any more' as reason,
          true as stops_offload,
@@ -36,7 +73,7 @@ create or replace view lighter.missing_parts as
   select distinct k.id, k.label, 'table', r.relation::text, 'lighter_daemon may not use its schema', true,
          format('grant usage on schema %I to lighter_daemon;', n.nspname)
     from known k
-   cross join lateral (values (k.relation), (k.parent_relation)) r(relation)
+   cross join lateral unnest(array[k.relation] || k.parent_relations) r(relation)
     join pg_class c on c.oid = r.relation
     join pg_namespace n on n.oid = c.relnamespace
    where not has_schema_privilege('lighter_daemon', n.oid, 'usage')
@@ -53,11 +90,11 @@ create or replace view lighter.missing_parts as
   select c.id, c.label, c.part, c.name,
          case when c.attname is null then 'the column does not exist any more'
               else format('the column is of type %s now', format_type(c.atttypid, null)) end, true,
-         case when c.part = 'column' and c.attname is null
+         case when c.part in ('column', 'pointer column') and c.attname is null
               then format('If its values were deleted on purpose: select lighter.forget_missing(%s);', c.id)
               else 'Change it back, or detach the table and attach it again: payloads from before then stay until they expire.' end
     from chosen c
-   where c.attname is null or c.atttypid <> all (c.types)
+   where c.attname is null or c.base_type <> all (c.types)
   union all
   select k.id, k.label, 'column', k.json_column::text,
          format('a column of the name that %s had when it was attached is not attached', a.attname), false,

@@ -42,12 +42,11 @@ begin
 
         ('lighter.sources lighter.erasures lighter.backfills lighter.sweep_runs lighter.retention_policies lighter.storage_changes lighter.latency_changes', 'id', 'The key.'),
         ('lighter.sources', 'relation', 'The table.'),
-        ('lighter.sources', 'json_column', 'The jsonb column that is watched.'),
-        ('lighter.sources', 'key_type', 'Type of the primary key.'),
-        ('lighter.sources', 'parent_key_column', 'Column of parent_relation that parent_column refers to.'),
+        ('lighter.sources', 'json_column', 'The column that is watched.'),
+        ('lighter.sources', 'parent_key_columns', 'Columns of parent_relations that parent_columns refer to.'),
         ('lighter.sources', 'entity_type', 'What artifacts of this source belong to: artifact_refs.entity_type.'),
         ('lighter.sources', 'phase1_kind', 'Kind of the artifacts of that field.'),
-        ('lighter.sources', 'phase2_kind', 'Kind of the artifacts that hold the whole metadata.'),
+        ('lighter.sources', 'phase2_kind', 'Kind of the artifacts that hold the whole metadata, or, in the modes stub and whole, the value.'),
         ('lighter.sources', 'attached_at', 'When it was attached.'),
 
         ('lighter.source_partitions lighter.missing_parts', 'source_id', 'lighter.sources.id.'),
@@ -58,7 +57,7 @@ begin
         ('lighter.missing_parts', 'stops_offload', 'True: rows of the source are not offloaded either; they queue and stay inline.'),
         ('lighter.missing_parts', 'advice', 'What to do.'),
         ('lighter.former_sources', 'relation', 'The table.'),
-        ('lighter.former_sources', 'json_column', 'The jsonb column that was watched.'),
+        ('lighter.former_sources', 'json_column', 'The column that was watched.'),
         ('lighter.former_sources', 'detached_at', 'When it was detached.'),
         ('lighter.moved_row_records lighter.moved_rows', 'source_id', 'lighter.sources.id.'),
         ('lighter.moved_row_records lighter.moved_rows', 'row_id', 'Primary key of the row, as text.'),
@@ -105,6 +104,7 @@ begin
         ('lighter.objects', 'created_at', 'When it was registered, before its first byte was sent.'),
         ('lighter.objects', 'stored_at', 'When it was committed; null: it is not.'),
 
+        ('lighter.storage_by_tenant', 'external_id', 'What the application calls it, where that is no uuid.'),
         ('lighter.tenants lighter.storage_by_tenant', 'plan', 'standard or premium: which retention policies hold.'),
         ('lighter.tenants lighter.storage_by_tenant', 'legal_hold', 'Nothing of the tenant may be deleted or expire.'),
         ('lighter.legal_holds lighter.erasures lighter.damaged_artifacts', 'entity_id', 'The id of the entity.'),

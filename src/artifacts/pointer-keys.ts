@@ -7,3 +7,5 @@ export const elementCountKey = 'artifact_metadata_count'
 export const elementFromKey = 'artifact_metadata_from'
 export const fieldRefKey = (field: string) => `${field}_ref`
 export const fieldCountKey = (field: string) => `${field}_count`
+/** The one member of a stub, which stands in the place of a value. */
+export const stubKey = 'artifact_ref'

@@ -1,8 +1,10 @@
 // Existing rows that are to be offloaded, page by page in the order of the primary key.
 import type { Queryable } from '../db/pool.ts'
 import { bytesWithoutNumbersSql, hasLongNumbersSql } from '../offload/long-numbers.ts'
+import { heavyBytesSql } from '../offload/value-size.ts'
 import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isAfterSql, keyColumnsSql, keyNames, rowKeySql, selectKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 export interface BackfillFilter {
@@ -67,7 +69,50 @@ export async function findHeavy(
 }
 
 function pageSql(source: Source, ageColumn: string | null, measured: boolean): string {
-  const key = `m.${ident(source.keyColumn)}`
+  return `
+    with page as materialized (
+      select ${selectKeySql(source)}, ${rowKeySql(source)} as row_id, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
+             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old
+        from ${fromSql(source)}
+       where $1::text is null or ${isAfterSql(source, '$1::text')}
+       order by ${keyColumnsSql(source).join(', ')}
+       -- with ties: a key may not be unique any more
+       fetch first ($2) rows with ties
+    ),
+    candidates as (
+      select ${keyNames(source, 'p').join(', ')}, p.row_id, p.tenant_id, p.stored
+        from page p
+       where p.stored is not null and p.is_old and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
+         and not ${isPinnedSql(source, 'p.row_id', 'p.tenant_id')}
+         and not exists (select from lighter.waiting w where w.source_id = ${source.id} and w.row_id = p.row_id)
+         and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.row_id)
+      offset 0
+    ),
+    ${
+      source.mode === 'document'
+        ? heavyDocumentsSql(source, measured)
+        : `heavy as (
+      select w.*
+        from (select ${keyNames(source, 'c').join(', ')}, c.row_id, c.tenant_id, ${heavyBytesSql(source, 'c.stored')} as bytes from candidates c offset 0) w
+       where w.bytes is not null
+    )`
+    }
+    select "rowId", "tenantId", bytes, seen, "isActive"
+      from (
+        select ${keyNames(source, 'h').join(', ')}, h.row_id as "rowId", h.tenant_id as "tenantId", h.bytes, null::int as seen, true as "isActive" from heavy h
+        union all
+        select ${source.key.map(() => 'null').join(', ')}, (select p.row_id from page p order by ${keyNames(
+          source,
+          'p',
+        )
+          .map(name => `${name} desc`)
+          .join(', ')} limit 1), null, null,
+               (select count(*)::int from page),
+               exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)) found
+     order by ${keyNames(source, 'found').join(', ')}`
+}
+
+function heavyDocumentsSql(source: Source, measured: boolean): string {
   // As stored, compressed or not, a value is no longer than its binary form, and one with eight times the threshold in
   // binary form is over it in text (see plan.ts). That costs no look at the value itself. The other way round a
   // short form tells nothing: the number 1e100000 takes a few bytes. (If numbers alone make it so, the plan leaves the row
@@ -78,27 +123,8 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
   const fieldBytes = `case when o.long then pg_column_size(o.field) else octet_length(o.field::text) end`
   const isBlocked = `coalesce(${isFieldBlockedSql(source, 'o.doc', 'o.field')}, false)`
   const isHeavy = `case when o.long then ${bytesWithoutNumbersSql('o.doc')} else octet_length(o.doc::text) end > ${source.thresholdBytes}`
-  return `
-    with page as materialized (
-      select ${key} as key, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
-             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old
-        from ${fromSql(source)}
-       where $1::text is null or ${key} > $1::text::${source.keyType}
-       order by ${key}
-       -- with ties: a key may not be unique any more
-       fetch first ($2) rows with ties
-    ),
-    candidates as (
-      select p.key, p.key::text as row_id, p.tenant_id, p.stored
-        from page p
-       where p.stored is not null and p.is_old and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
-         and not ${isPinnedSql(source, 'p.key::text', 'p.tenant_id')}
-         and not exists (select from lighter.waiting w where w.source_id = ${source.id} and w.row_id = p.key::text)
-         and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.key::text)
-      offset 0
-    ),
-    opened as (
-      select c.key, c.row_id, c.tenant_id, ${surely} as surely, pg_column_size(c.stored) as stored_bytes,
+  return `opened as (
+      select ${keyNames(source, 'c').join(', ')}, c.row_id, c.tenant_id, ${surely} as surely, pg_column_size(c.stored) as stored_bytes,
              case when ${measured ? 'true' : `not ${surely}`} then ${documentSql('c.stored')} end as doc
         from candidates c
       offset 0
@@ -107,17 +133,9 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
       select o.*, ${fieldSql(source, 'o.doc', 'o.tenant_id')} as field, coalesce(${hasLongNumbersSql('o.doc')}, false) as long from opened o offset 0
     ),
     heavy as (
-      select o.key, o.row_id, o.tenant_id,
+      select ${keyNames(source, 'o').join(', ')}, o.row_id, o.tenant_id,
              ${measured ? `case when ${isBlocked} or ${isHeavy} then ${bytes} else ${fieldBytes} end` : 'null::int'} as bytes
         from fields o
        where case when o.field is not null then true when o.doc is null then o.surely else ${isBlocked} or ${isHeavy} end
-    )
-    select "rowId", "tenantId", bytes, seen, "isActive"
-      from (
-        select h.key, h.row_id as "rowId", h.tenant_id as "tenantId", h.bytes, null::int as seen, true as "isActive" from heavy h
-        union all
-        select null, (select p.key::text from page p order by p.key desc limit 1), null, null,
-               (select count(*)::int from page),
-               exists (select from lighter.sources s where s.id = ${source.id} and not s.paused)) found
-     order by key`
+    )`
 }

@@ -35,6 +35,11 @@ export const frameColumns: Columns<CommittedFrame> = {
   content_encoding: ['text', ({ frame }) => frame.contentEncoding],
   source_id: ['int', ({ frame }) => originOf(frame).sourceId],
   field: ['text', ({ frame }) => originOf(frame).field],
+  // Of nearly all, and then nothing is stored.
+  content_type: [
+    'text',
+    ({ frame }) => (frame.contentType === 'application/json' ? null : frame.contentType),
+  ],
   entity_type: ['text', ({ frame }) => originOf(frame).entityType],
   sizes: ['text', ({ frame }) => arrayText(frame.payloads.map(p => p.sizeBytes))],
   places: ['text', ({ frame }) => arrayText(frame.payloads.map(p => p.place))],

@@ -17,7 +17,9 @@ export interface Artifact {
   frameOffset: number | null
   contentEncoding: string | null
   deletedAt: Date | null
-  /** It came off a row: its text is Postgres's own, and is JSON. What others have stored may only be called so. */
+  /** lighter.sources.id of the column that it came off. */
+  sourceId: number | null
+  /** It came off a row: what it is called it is. What others have stored as JSON may only be called so. */
   fromRow: boolean
 }
 
@@ -36,7 +38,7 @@ export async function lookupArtifacts(
       select a.id, a.tenant_id as "tenantId", kind, r2_key as key, content_type as "contentType",
              size_bytes::float8 as "sizeBytes", sha256, byte_offset::float8 as "byteOffset",
              byte_length::float8 as "byteLength", frame_offset::float8 as "frameOffset",
-             content_encoding as "contentEncoding", deleted_at as "deletedAt", source_id is not null as "fromRow"
+             content_encoding as "contentEncoding", deleted_at as "deletedAt", source_id as "sourceId", source_id is not null as "fromRow"
         from lighter.artifacts_get($1, $2::uuid[]) a`,
     values: [tenantId, ids],
   })

@@ -78,6 +78,7 @@ export async function findArtifact(
       frameOffset,
       contentEncoding,
       deletedAt,
+      sourceId,
       fromRow: sourceId !== null,
     },
     deletedReason,

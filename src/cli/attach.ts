@@ -9,8 +9,14 @@ import { print, printJson } from './output.ts'
 
 interface AttachOptions {
   column: string
+  mode?: string
+  pointerColumn?: string
+  createPointerColumn?: boolean
+  keyColumns?: string
+  singleTenant?: boolean
   tenantColumn?: string
-  parentColumn?: string
+  tenantNamespace?: string
+  tenantPath?: string
   entityType?: string
   entityColumn?: string
   field?: string
@@ -42,13 +48,34 @@ export function addAttach(program: Command): void {
   program
     .command('attach')
     .argument('<table>', 'such as public.conversation_messages')
-    .description('watch a table: heavy JSON of its jsonb column is offloaded from now on')
-    .option('--column <name>', 'the jsonb column', 'metadata')
+    .description('watch a table: heavy values of its column are offloaded from now on')
+    .option('--column <name>', 'the column: jsonb, json, text or bytea', 'metadata')
+    .addOption(
+      new Option(
+        '--mode <mode>',
+        'what stays in the row: a document with pointers in it (jsonb), a stub in the place of the value (json, text, jsonb), or null, with the id in a pointer column (default: by type document, stub, or whole for bytea)',
+      ).choices(['document', 'stub', 'whole']),
+    )
+    .option('--pointer-column <name>', "mode whole: uuid column for the artifacts' ids")
+    .option('--create-pointer-column', 'mode whole: make that column; default name: <column>_artifact_id')
+    .option(
+      '--key-columns <a,b>',
+      'columns of the unique index that tells rows apart (default: the primary key, else the narrowest that fits)',
+    )
     .option(
       '--tenant-column <name>',
-      'uuid column with the tenant (default: tenant_id, here or in a table referred to)',
+      'column with the tenant, a uuid, text or whole number (default: tenant_id, here or in a table referred to)',
     )
-    .option('--parent-column <name>', 'column that refers to the table with the tenant')
+    .option(
+      '--tenant-namespace <uuid>',
+      'names of tenants mean the same as in other tables with this one (default: by the column they come from)',
+    )
+    .option('--single-tenant', 'all rows have one tenant')
+    .option('--no-single-tenant', 'each row has its own (default)')
+    .option(
+      '--tenant-path <a,b>',
+      'columns that refer to the table with the tenant, one table after the other',
+    )
     .option('--entity-type <name>', 'what artifacts belong to, such as conversation')
     .option('--entity-column <name>', 'uuid column with its id; empty: none')
     .option(
@@ -56,7 +83,7 @@ export function addAttach(program: Command): void {
       'field that is offloaded whatever its size; empty: none (default: tool_interactions)',
     )
     .option('--field-kind <kind>', 'kind of its artifacts')
-    .option('--kind <kind>', 'kind of artifacts that hold the whole metadata')
+    .option('--kind <kind>', 'kind of artifacts that hold the whole metadata, or value')
     .option('--envelope-keys <a,b,c>', 'keys that stay in the row; empty: none')
     .option('--threshold <bytes>', 'phase 2 threshold of this table; 0: the one of all tables', wholeNumber)
     .option('--min-bytes <bytes>', 'a smaller field stays in its row; default: 0', bytesOrDefault(0))
@@ -116,8 +143,14 @@ async function attach(
   await requireCurrentSchema(client)
   const given: [string, unknown, string][] = [
     ['json_column', options.column, 'name'],
+    ['mode', options.mode, 'text'],
+    ['pointer_column', options.pointerColumn, 'name'],
+    ['create_pointer_column', options.createPointerColumn, 'boolean'],
     ['tenant_column', options.tenantColumn, 'name'],
-    ['parent_column', options.parentColumn, 'name'],
+    ['tenant_path', options.tenantPath?.split(',').filter(name => name !== ''), 'name[]'],
+    ['key_columns', options.keyColumns?.split(',').filter(name => name !== ''), 'name[]'],
+    ['tenant_namespace', options.tenantNamespace, 'uuid'],
+    ['single_tenant', options.singleTenant, 'boolean'],
     ['entity_type', options.entityType, 'text'],
     ['entity_column', options.entityColumn, 'name'],
     ['phase1_field', options.field, 'text'],
@@ -196,7 +229,7 @@ export function addDetach(program: Command): void {
     .command('detach')
     .argument('<table>', 'such as public.conversation_messages')
     .description('stop watching a table; rows already offloaded keep their pointers')
-    .option('--column <name>', 'the jsonb column', 'metadata')
+    .option('--column <name>', 'the column', 'metadata')
     .option('--json', 'print one JSON object')
     .action(async (table: string, options: { column: string; json?: boolean }) => {
       const detached = await withAdminClient(async client => {

@@ -10,9 +10,10 @@ import { estimateRows } from '../offload/table-size.ts'
 import type { Source } from '../source/sources.ts'
 import { takeSweepLock } from '../sweeps/lock.ts'
 import { findSources } from './find-source.ts'
-import { positiveNumber, uuid, wholeNumber } from './options.ts'
+import { positiveNumber, wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
 import { createProgress, type Progress } from './progress.ts'
+import { withTenant } from './tenant-argument.ts'
 import { createTimeLeft } from './time-left.ts'
 
 interface BackfillOptions {
@@ -35,7 +36,7 @@ export function addBackfill(program: Command): void {
     .description('enqueue existing rows that are heavy; goes on where it was stopped')
     .option('--table <table>', 'only rows of one table')
     .option('--column <name>', 'of one column of the table')
-    .option('--tenant <uuid>', 'only rows of one tenant', uuid)
+    .option('--tenant <tenant>', 'only rows of one tenant: its uuid, or its name')
     .option('--older-than <age>', 'only rows of before: 7d, 12h, 2026-01-01')
     .option('--age-column <name>', 'column that tells how old a row is (default: created_at)')
     .option('--rate <rows/s>', 'rows enqueued a second at most', positiveNumber)
@@ -44,14 +45,15 @@ export function addBackfill(program: Command): void {
     .option('--restart', 'begin at the first row again')
     .option('--dry-run', 'count rows and bytes that would go, by tenant, and enqueue none')
     .option('--json', 'print one JSON object')
-    .action(async (options: BackfillOptions) => {
+    .action(async (given: BackfillOptions) => {
       const pool = createPool(loadDatabaseUrl(process.env), 2, () => undefined)
       const stop = new AbortController()
       process.once('SIGINT', () => stop.abort())
       process.once('SIGTERM', () => stop.abort())
-      const progress = createProgress(options.json === true)
+      const progress = createProgress(given.json === true)
       try {
         await requireCurrentSchema(pool)
+        const options = await withTenant(pool, given)
         const sources = await findSources(pool, options.table, options.column)
         // Before anything is done: of several tables the last may lack the column.
         const filters = new Map<Source, BackfillFilter>()

@@ -14,12 +14,13 @@ import { uuid } from './options.ts'
 import { formatBytes, formatCount, print, printJson } from './output.ts'
 import { createProgress } from './progress.ts'
 import { describe } from './sweep.ts'
+import { withTenant } from './tenant-argument.ts'
 
 export function addErase(program: Command): void {
   program
     .command('erase')
     .description('remove everything stored for a tenant, or for one of its entities, for good')
-    .requiredOption('--tenant <id>', 'the tenant', uuid)
+    .requiredOption('--tenant <tenant>', 'the tenant: its uuid, or its name')
     .option('--entity <type:id>', 'only what belongs to this entity, such as conversation:<uuid>', entity)
     .option('--yes', 'really do it, without being asked')
     .option('--dry-run', 'say what would go and do nothing')
@@ -36,7 +37,6 @@ export function addErase(program: Command): void {
         dryRun?: boolean
         json?: boolean
       }) => {
-        const scope: EraseScope = { tenantId: asTenantId(options.tenant), entity: options.entity ?? null }
         const config = loadConfig(process.env)
         const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
         const store = openStore(config.store)
@@ -46,6 +46,8 @@ export function addErase(program: Command): void {
         const progress = createProgress(options.json === true)
         try {
           await requireCurrentSchema(pool)
+          const { tenant } = await withTenant(pool, options)
+          const scope: EraseScope = { tenantId: asTenantId(tenant), entity: options.entity ?? null }
           await refuseIfOnHold(pool, scope)
           const survey = await surveyErasure(pool, store.prefix, scope)
           const header = { tenant: scope.tenantId, entity: scope.entity }

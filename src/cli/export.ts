@@ -7,10 +7,10 @@ import { openTarget } from '../export/target.ts'
 import { asTenantId } from '../ids.ts'
 import { openStore } from '../store/object-store.ts'
 import { takeSweepLock } from '../sweeps/lock.ts'
-import { uuid } from './options.ts'
 import { formatBytes, formatCount, print, printJson } from './output.ts'
 import { createProgress } from './progress.ts'
 import { describe } from './sweep.ts'
+import { withTenant } from './tenant-argument.ts'
 
 const maxFileBytes = 256 * 1024 * 1024
 
@@ -18,7 +18,7 @@ export function addExport(program: Command): void {
   program
     .command('export')
     .description("write a tenant's artifacts to plain files: JSON lines and a manifest")
-    .requiredOption('--tenant <id>', 'the tenant', uuid)
+    .requiredOption('--tenant <tenant>', 'the tenant: its uuid, or its name')
     .requiredOption('--to <where>', 'a directory, or s3://bucket/prefix at the endpoint of R2_…')
     .option('--json', 'print one JSON object')
     .addHelpText(
@@ -36,6 +36,7 @@ export function addExport(program: Command): void {
       const progress = createProgress(options.json === true)
       try {
         await requireCurrentSchema(pool)
+        const { tenant } = await withTenant(pool, options)
         // Two at once would write the same files.
         const { lock, holder } = await takeSweepLock(config.listenDatabaseUrl, `export ${target.name}`)
         if (lock === null) {
@@ -56,7 +57,7 @@ export function addExport(program: Command): void {
               signal: stop.signal,
               onProgress: counts => progress.update(describe(counts)),
             },
-            asTenantId(options.tenant),
+            asTenantId(tenant),
           )
           progress.end()
           const outcome = manifest.finished_at === null ? 'stopped' : 'done'
@@ -69,8 +70,7 @@ export function addExport(program: Command): void {
             gone: manifest.gone,
           }
           const asOf = manifest.list?.as_of ?? null
-          if (options.json)
-            printJson({ tenant: options.tenant, to: target.name, outcome, as_of: asOf, counts })
+          if (options.json) printJson({ tenant, to: target.name, outcome, as_of: asOf, counts })
           else {
             print(
               `${formatCount(counts.artifacts)} artifact(s), ${formatBytes(counts.payload_bytes)}, in ${formatCount(counts.files + counts.blobs)} file(s) at ${target.name}`,

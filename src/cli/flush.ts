@@ -9,9 +9,9 @@ import { isAnyDaemonWorking, readDaemons } from '../reports/daemons.ts'
 import { countQueued, type Queued, type QueuedSource } from '../reports/queued.ts'
 import { loadSources } from '../source/sources.ts'
 import { findSources } from './find-source.ts'
-import { uuid } from './options.ts'
 import { formatCount, print, printJson } from './output.ts'
 import { createProgress } from './progress.ts'
+import { withTenant } from './tenant-argument.ts'
 
 /** How often the queue is looked at, and how much of the time that may take. */
 const lookMs = 250
@@ -37,7 +37,7 @@ export function addFlush(program: Command): void {
     .command('flush')
     .description('let rows that settle or wait leave now, and wait until they have left')
     .option('--table <table>', 'only rows of one table')
-    .option('--tenant <uuid>', 'only rows of one tenant', uuid)
+    .option('--tenant <tenant>', 'only rows of one tenant: its uuid, or its name')
     .option('--no-wait', 'ask for it, and do not wait')
     .option('--json', 'print one JSON object')
     .addHelpText(
@@ -53,7 +53,7 @@ Exit status: 1 when no daemon runs, or when rows are left that do not leave by t
       process.once('SIGTERM', () => stop.abort())
       try {
         await requireCurrentSchema(pool)
-        const flushed = await flush(pool, options, stop.signal)
+        const flushed = await flush(pool, await withTenant(pool, options), stop.signal)
         if (options.json) printJson(toJson(flushed))
         else print(render(flushed))
         if (flushed.outcome !== 'asked' && total(flushed.rest) + flushed.rest.deadLetters > 0)

@@ -7,23 +7,26 @@ import { asTenantId } from '../ids.ts'
 import { countArtifacts, estimateRows } from '../offload/table-size.ts'
 import { estimateRestore } from '../restore/estimate.ts'
 import { findOffloaded } from '../restore/find.ts'
-import { canonicalRowId, holdScope, listHeld, type RestoreScope, releaseScope } from '../restore/hold.ts'
+import { holdScope, listHeld, type RestoreScope, releaseScope } from '../restore/hold.ts'
 import { findLeftOut, findLostRows, type LeftOut } from '../restore/left-out.ts'
 import { type RestoreCounts, type RestoreFailure, restoreSource } from '../restore/restore.ts'
 import type { Source } from '../source/sources.ts'
 import { openStore } from '../store/object-store.ts'
 import { type SweepLock, takeSweepLock } from '../sweeps/lock.ts'
 import { findSources } from './find-source.ts'
-import { positiveNumber, uuid } from './options.ts'
+import { positiveNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
 import { createProgress } from './progress.ts'
+import { keyOption, readKey, shellWord } from './row-argument.ts'
+import { withTenant } from './tenant-argument.ts'
 import { createTimeLeft, type TimeLeft } from './time-left.ts'
 
 interface ScopeOptions {
   table?: string
   column?: string
   tenant?: string
-  row?: string
+  row?: string[]
+  key?: string
   message?: string
   all?: boolean
 }
@@ -42,10 +45,16 @@ function addScopeOptions(command: Command): Command {
   return command
     .option('--table <table>', 'rows of one table')
     .option('--column <name>', 'of one column of the table')
-    .option('--tenant <uuid>', 'rows of one tenant', uuid)
-    .addOption(new Option('--row <id>', 'one row').conflicts(['tenant', 'message']))
+    .option('--tenant <tenant>', 'rows of one tenant: its uuid, or its name')
+    .addOption(
+      new Option('--row <key...>', 'one row: a value for each column of its key').conflicts([
+        'tenant',
+        'message',
+      ]),
+    )
+    .addOption(keyOption().conflicts(['tenant', 'message', 'row']))
     .addOption(new Option('--message <id>', 'the same as --row').conflicts('tenant'))
-    .addOption(new Option('--all', 'everything').conflicts(['tenant', 'row', 'message']))
+    .addOption(new Option('--all', 'everything').conflicts(['tenant', 'row', 'key', 'message']))
 }
 
 export function addRestore(program: Command): void {
@@ -194,7 +203,7 @@ export function addUnpin(program: Command): void {
 
 function heldText(scope: RestoreScope): string {
   if (scope.rowId !== null)
-    return `the row is pinned: it stays inline until lighter unpin --row ${scope.rowId}`
+    return `the row is pinned: it stays inline until lighter unpin --row ${shellWord(scope.rowId)}`
   if (scope.tenantId !== null)
     return `the tenant is pinned: all it writes stays inline until lighter unpin --tenant ${scope.tenantId}`
   return 'offloading is paused: new rows queue and stay inline until lighter unpin --all, or lighter detach'
@@ -210,22 +219,25 @@ function stopOnSignal(): AbortSignal {
 const nameOf = (source: Source) => `${source.tableSql}.${source.jsonColumn}`
 
 function isScoped(options: ScopeOptions): boolean {
-  return [options.table, options.tenant, options.row, options.message, options.all].some(o => o !== undefined)
+  return [options.table, options.tenant, options.row, options.key, options.message, options.all].some(
+    o => o !== undefined,
+  )
 }
 
 /** @throws {LighterError} `scope_missing`; {RowError} for what is not attached, ambiguous or no id */
 async function readScope(
   pool: ReturnType<typeof createPool>,
-  options: ScopeOptions,
+  given: ScopeOptions,
 ): Promise<{ sources: Source[]; scope: RestoreScope }> {
-  if (!isScoped(options)) {
+  if (!isScoped(given)) {
     throw new LighterError('scope_missing', 'what is to be restored was not said', {
-      hint: 'Pass --row <id>, --tenant <uuid>, --table <table> or --all.',
+      hint: 'Pass --row <id>, --tenant <tenant>, --table <table> or --all.',
     })
   }
+  const options = await withTenant(pool, given)
   const sources = await findSources(pool, options.table, options.column)
-  const row = options.row ?? options.message
-  if (row === undefined)
+  const row = options.row ?? (options.message === undefined ? [] : [options.message])
+  if (row.length === 0 && options.key === undefined)
     return {
       sources,
       scope: { tenantId: options.tenant === undefined ? null : asTenantId(options.tenant), rowId: null },
@@ -237,7 +249,7 @@ async function readScope(
       hint: `Pass --table, one of: ${[...tables].join(', ')}`,
     })
   }
-  return { sources, scope: { tenantId: null, rowId: await canonicalRowId(pool, first, row) } }
+  return { sources, scope: { tenantId: null, rowId: await readKey(pool, first, row, options.key) } }
 }
 
 /** Else a misspelt id would be pinned. */
@@ -251,7 +263,7 @@ async function requireRow(
   const { seen } = await findOffloaded(pool, source, scope, null, 1)
   if (seen === 0)
     throw new RowError('row_not_found', `${source.tableSql} has no row ${scope.rowId}`, {
-      hint: 'Check the id, and --table.',
+      hint: 'Check the key, and --table.',
     })
 }
 

@@ -5,8 +5,9 @@ import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool } from '../db/pool.ts'
 import { LighterError } from '../errors.ts'
 import { withAdminClient } from './admin-client.ts'
-import { uuid, wholeNumber } from './options.ts'
+import { wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
+import { withTenant } from './tenant-argument.ts'
 
 export function addRetention(program: Command): void {
   const retention = program.command('retention').description('what is kept for how long')
@@ -16,18 +17,14 @@ export function addRetention(program: Command): void {
   retention
     .command('explain')
     .description('which policy holds for a tenant, and why')
-    .requiredOption('--tenant <id>', 'the tenant')
+    .requiredOption('--tenant <tenant>', 'the tenant: its uuid, or its name')
     .requiredOption('--kind <kind>', 'the kind of artifact')
     .option('--json', 'print one JSON object')
-    .action(async (options: { tenant: string; kind: string; json?: boolean }) => {
-      if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(options.tenant)) {
-        throw new LighterError('invalid_tenant', `--tenant ${options.tenant} is not a uuid`, {
-          hint: 'Tenants with artifacts: select tenant_id from lighter.storage_by_tenant;',
-        })
-      }
+    .action(async (given: { tenant: string; kind: string; json?: boolean }) => {
       const pool = createPool(loadDatabaseUrl(process.env), 1, () => undefined)
       try {
         await requireCurrentSchema(pool)
+        const options = await withTenant(pool, given)
         const { rows } = await pool.query<{
           plan: string
           hold: boolean
@@ -88,7 +85,7 @@ function addSet(retention: Command): void {
     .command('set')
     .description('set how long artifacts are kept; whoever sets nothing keeps everything')
     .addOption(planOption())
-    .option('--tenant <id>', 'of one tenant', uuid)
+    .option('--tenant <tenant>', 'of one tenant: its uuid, or its name')
     .option('--kind <kind>', 'of one kind')
     .addOption(
       new Option('--days <n>', 'days after they were stored').argParser(wholeNumber).conflicts('forever'),
@@ -108,11 +105,12 @@ function addSet(retention: Command): void {
       }
       const { policy, due } = await withAdminClient(async client => {
         await requireCurrentSchema(client)
+        const { tenant } = await withTenant(client, options)
         const { rows } = await client.query<{ policy: string }>(
           `insert into lighter.retention_policies (plan, tenant_id, kind, keep_days) values ($1, $2, $3, $4)
                on conflict (plan, tenant_id, kind) do update set keep_days = excluded.keep_days
            returning ${describeSql}`,
-          [options.plan ?? null, options.tenant ?? null, options.kind ?? null, options.days ?? null],
+          [options.plan ?? null, tenant ?? null, options.kind ?? null, options.days ?? null],
         )
         return { policy: rows[0]?.policy ?? '', due: await whatIsDue(client) }
       })
@@ -132,17 +130,18 @@ function addUnset(retention: Command): void {
     .command('unset')
     .description('remove a policy; what holds then is the next less specific one, or for ever')
     .addOption(planOption())
-    .option('--tenant <id>', 'of one tenant', uuid)
+    .option('--tenant <tenant>', 'of one tenant: its uuid, or its name')
     .option('--kind <kind>', 'of one kind')
     .option('--json', 'print one JSON object')
     .action(async (options: PolicyOptions) => {
       const removed = await withAdminClient(async client => {
         await requireCurrentSchema(client)
+        const { tenant } = await withTenant(client, options)
         const { rows } = await client.query<{ policy: string }>(
           `delete from lighter.retention_policies
             where plan is not distinct from $1 and tenant_id is not distinct from $2::uuid and kind is not distinct from $3
           returning ${describeSql}`,
-          [options.plan ?? null, options.tenant ?? null, options.kind ?? null],
+          [options.plan ?? null, tenant ?? null, options.kind ?? null],
         )
         return rows[0]?.policy ?? null
       })

@@ -3,6 +3,7 @@ import { loadDatabaseUrl } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
+import { rowKey } from '../source/row-key.ts'
 import { print, printJson } from './output.ts'
 
 export function addRetry(program: Command): void {
@@ -10,10 +11,12 @@ export function addRetry(program: Command): void {
     .command('retry')
     .description('bring dead letters back into the queue')
     .option('--table <table>', 'only those of one table')
-    .option('--row <id>', 'only the one of one row')
+    .option('--row <key...>', 'only the one of one row: a value for each column of its key')
     .option('--dry-run', 'list them with their errors and change nothing')
     .option('--json', 'print one JSON object')
-    .action(async (options: { table?: string; row?: string; dryRun?: boolean; json?: boolean }) => {
+    .action(async (options: { table?: string; row?: string[]; dryRun?: boolean; json?: boolean }) => {
+      const [first, ...others] = options.row ?? []
+      const row = first === undefined ? null : rowKey([first, ...others])
       const pool = createPool(loadDatabaseUrl(process.env), 2, () => undefined)
       try {
         await requireCurrentSchema(pool)
@@ -30,7 +33,7 @@ export function addRetry(program: Command): void {
                join lighter.sources s on s.id = f.source_id
               where ($1::text is null or s.relation = $1::text::regclass) and ($2::text is null or f.row_id = $2)
               order by f.failed_at desc limit 1000`,
-            [options.table ?? null, options.row ?? null],
+            [options.table ?? null, row],
           )
           if (options.json) printJson({ failed: rows })
           else if (rows.length === 0) print('no dead letters')
@@ -43,7 +46,7 @@ export function addRetry(program: Command): void {
         }
         const { rows } = await pool.query<{ retried: string }>(
           'select lighter.retry($1::text::regclass, $2) as retried',
-          [options.table ?? null, options.row ?? null],
+          [options.table ?? null, row],
         )
         const retried = Number(rows[0]?.retried ?? 0)
         if (options.json) printJson({ retried })

@@ -7,11 +7,11 @@ import { isAnyDaemonWorking } from '../reports/daemons.ts'
 import { type QueueHealth, readSections, sections } from '../reports/read.ts'
 import { formatDeparture } from '../reports/render.ts'
 import { readRowStatus } from '../reports/row-status.ts'
-import { canonicalRowId } from '../restore/hold.ts'
 import { findSource, findSources } from './find-source.ts'
 import { formatBytes, formatCount, print, printJson, renderTable } from './output.ts'
+import { type KeyOption, keyOption, readKey } from './row-argument.ts'
 
-interface StatusOptions {
+interface StatusOptions extends KeyOption {
   column?: string
   json?: boolean
 }
@@ -20,16 +20,18 @@ export function addStatus(program: Command): void {
   program
     .command('status')
     .argument('[table]', 'such as public.conversation_messages')
-    .argument('[id]', 'primary key of a row')
+    .argument('[key...]', 'key of a row: a value for each column of it')
     .description('where a row is on its way out of its table; without arguments: the queue of each table')
     .option('--column <name>', 'needed when several columns of the table are attached')
+    .addOption(keyOption())
     .option('--json', 'print one JSON object')
-    .action(async (table: string | undefined, id: string | undefined, options: StatusOptions) => {
+    .action(async (table: string | undefined, key: string[], options: StatusOptions) => {
       const pool = createPool(loadDatabaseUrl(process.env), 2, () => undefined)
       try {
         await requireCurrentSchema(pool)
-        if (table === undefined || id === undefined) await printQueues(pool, table, options)
-        else await printRow(pool, table, id, options)
+        if (table === undefined || (key.length === 0 && options.key === undefined))
+          await printQueues(pool, table, options)
+        else await printRow(pool, table, key, options)
       } finally {
         await pool.end()
       }
@@ -37,12 +39,13 @@ export function addStatus(program: Command): void {
 }
 
 /** @throws {RowError} `not_attached`, `table_ambiguous`, `row_id_malformed`, `row_not_found` */
-async function printRow(db: Queryable, table: string, id: string, options: StatusOptions): Promise<void> {
+async function printRow(db: Queryable, table: string, key: string[], options: StatusOptions): Promise<void> {
   const source = await findSource(db, table, options.column)
-  const status = await readRowStatus(db, source, await canonicalRowId(db, source, id))
+  const rowId = await readKey(db, source, key, options.key)
+  const status = await readRowStatus(db, source, rowId)
   if (status === null)
-    throw new RowError('row_not_found', `${source.tableSql} has no row ${id}`, {
-      hint: 'Check the id, and the table.',
+    throw new RowError('row_not_found', `${source.tableSql} has no row ${rowId}`, {
+      hint: 'Check the key, and the table.',
     })
   if (options.json) {
     printJson({ table: source.tableSql, column: source.jsonColumn, ...status })

@@ -7,10 +7,11 @@ import { openStore } from '../store/object-store.ts'
 import { sweeps } from '../sweeps/all.ts'
 import type { Counts } from '../sweeps/context.ts'
 import { runSweep } from '../sweeps/run.ts'
-import { uuid, wholeNumber } from './options.ts'
+import { wholeNumber } from './options.ts'
 import { formatBytes, formatCount, print, printJson } from './output.ts'
 import { createProgress } from './progress.ts'
 import { chooseSweep, type SweepOptions } from './sweep-choice.ts'
+import { withTenant } from './tenant-argument.ts'
 
 export function addSweep(program: Command): void {
   program
@@ -20,7 +21,7 @@ export function addSweep(program: Command): void {
     .option('--dry-run', 'find out what would be done and do none of it')
     .option('--json', 'print one JSON object')
     .option('--all', 'verify: every artifact, not a sample; an interrupted pass goes on where it was')
-    .option('--tenant <id>', "verify --all: only this tenant's", uuid)
+    .option('--tenant <tenant>', "verify --all: only this tenant's: its uuid, or its name")
     .option('--restart', 'verify --all: begin anew')
     .option('--full', 'rollup: count everything anew, and correct what differs')
     .option('--deep', 'orphans: list the bucket and compare it with the account of it')
@@ -35,7 +36,8 @@ export function addSweep(program: Command): void {
       '\nExit status: 1 when verify finds a payload damaged or unread, or orphans --deep an object missing; 2 when another process runs this sweep.',
     )
     .action(async (name: string, options: SweepOptions & { dryRun?: boolean; json?: boolean }) => {
-      const choice = chooseSweep(name, options)
+      // Before anything is opened, whether the options fit.
+      chooseSweep(name, options)
       const config = loadConfig(process.env)
       const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
       const store = openStore(config.store)
@@ -45,6 +47,7 @@ export function addSweep(program: Command): void {
       const progress = createProgress(options.json === true)
       try {
         await requireCurrentSchema(pool)
+        const choice = chooseSweep(name, await withTenant(pool, options))
         const { outcome, counts, holder } = await runSweep({
           name: choice.name,
           sweep: choice.sweep,

@@ -17,7 +17,7 @@ export interface LighterClient {
    */
   hydrate<R extends object>(row: R, options?: HydrateOptions): Promise<R>
   /**
-   * Many rows, in their order; only those with pointers are sent, 200 at once.
+   * Many rows, in their order; only those with pointers are sent, 200 at once, or with `kind` one by one.
    * @throws {HydrateError} when a row can't be hydrated and there is no `onError`; it holds all the others
    */
   hydrateMany<R extends object>(rows: readonly R[], options?: HydrateManyOptions<R>): Promise<R[]>
@@ -54,6 +54,13 @@ export interface CallOptions {
 export interface HydrateOptions extends CallOptions {
   /** Property of the row with the metadata: an object, JSON text, or null. Default `metadata`. */
   column?: string | undefined
+  /**
+   * For a column of mode stub or whole: the kind of its artifacts (`lighter attach --kind`). JSON comes back parsed, or as
+   * text where the row has text, text as a string, bytes as a Uint8Array. An artifact of another kind is not read.
+   */
+  kind?: string | undefined
+  /** Mode whole: property of the row with the artifact's id. It stays in the row. */
+  pointerColumn?: string | undefined
   /** Field of the metadata that phase 1 offloads. Default `tool_interactions`. */
   field?: string | undefined
   /**

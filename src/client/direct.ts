@@ -23,6 +23,7 @@ import { artifactOf, payloadOf } from './payload.ts'
 import { rangeOf, streamOf } from './payload-stream.ts'
 import { putBodyOf } from './put-body.ts'
 import { hydrateRow, hydrateRows } from './rows.ts'
+import { hydrateValueRow, hydrateValueRows } from './values.ts'
 
 export interface DirectClientOptions {
   /** Its login is a member of `lighter_tenant`: `grant lighter_tenant to <login>`. It stays the caller's to end. */
@@ -63,9 +64,15 @@ export function createDirectClient(options: DirectClientOptions): LighterClient 
     return results.map(result => result.error ?? result.metadata ?? 'null')
   }
 
-  return {
-    hydrate: (row, hydrateOptions) => hydrateRow(hydrateTexts, row, hydrateOptions),
-    hydrateMany: (rows, hydrateOptions) => hydrateRows(hydrateTexts, rows, hydrateOptions),
+  const client: LighterClient = {
+    hydrate: (row, hydrateOptions) =>
+      hydrateOptions?.kind === undefined
+        ? hydrateRow(hydrateTexts, row, hydrateOptions)
+        : hydrateValueRow(client.get, row, hydrateOptions),
+    hydrateMany: (rows, hydrateOptions) =>
+      hydrateOptions?.kind === undefined
+        ? hydrateRows(hydrateTexts, rows, hydrateOptions)
+        : hydrateValueRows(client.get, rows, hydrateOptions),
 
     put: async artifact => {
       requireKind(artifact.kind, options.kinds ?? [])
@@ -170,6 +177,7 @@ export function createDirectClient(options: DirectClientOptions): LighterClient 
         return { url, expiresAt: new Date(Date.now() + expiresInSeconds * 1000) }
       }),
   }
+  return client
 }
 
 /** @param end undefined: to the last byte */

@@ -8,6 +8,7 @@ import { counted, rangeOf, requireIntact, streamOf, verified } from './payload-s
 import { putBodyOf } from './put-body.ts'
 import { type Answer, type ApiRequest, type Connection, download, exchange, open } from './request.ts'
 import { hydrateRow, hydrateRows } from './rows.ts'
+import { hydrateValueRow, hydrateValueRows } from './values.ts'
 
 export interface HttpClientOptions {
   /** Where the API is, such as https://artifacts.example.com. */
@@ -46,9 +47,15 @@ export function createHttpClient(options: HttpClientOptions): LighterClient {
   const hydrateTexts = (texts: string[], field: string, signal: AbortSignal | undefined) =>
     hydrateOverHttp(connection, texts, field, signal)
 
-  return {
-    hydrate: (row, hydrateOptions) => hydrateRow(hydrateTexts, row, hydrateOptions),
-    hydrateMany: (rows, hydrateOptions) => hydrateRows(hydrateTexts, rows, hydrateOptions),
+  const client: LighterClient = {
+    hydrate: (row, hydrateOptions) =>
+      hydrateOptions?.kind === undefined
+        ? hydrateRow(hydrateTexts, row, hydrateOptions)
+        : hydrateValueRow(client.get, row, hydrateOptions),
+    hydrateMany: (rows, hydrateOptions) =>
+      hydrateOptions?.kind === undefined
+        ? hydrateRows(hydrateTexts, rows, hydrateOptions)
+        : hydrateValueRows(client.get, rows, hydrateOptions),
 
     put: async artifact => {
       const { kind, entityType, entityId, signal } = artifact
@@ -161,6 +168,7 @@ export function createHttpClient(options: HttpClientOptions): LighterClient {
       return { url: answer.url, expiresAt: new Date(answer.expires_at) }
     },
   }
+  return client
 }
 
 /** Null: it does not say, or not of the payload as it is. */

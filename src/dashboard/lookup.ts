@@ -2,11 +2,14 @@
 
 import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
-import { metadataRefKey } from '../artifacts/pointer-keys.ts'
+import { metadataRefKey, stubKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { RowError } from '../errors.ts'
 import { type RowStatus, readRowStatus } from '../reports/row-status.ts'
+import { canonicalRowId } from '../source/canonical-key.ts'
 import { documentSql, fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
-import { keyTypes } from '../source/key-types.ts'
+import { readPointersSql } from '../source/modes.ts'
+import { describeKey, isRowSql, rowKeySql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
 export interface ArtifactFacts {
@@ -87,6 +90,20 @@ const artifactJson = `
     'damaged_at', a.damaged_at, 'damage', a.damage,
     'retention', (select p.policy from lighter.retention_policy_of(a.tenant_id, a.kind) p))`
 
+const documentPointersSql = `
+          select n.name, lighter.as_uuid(f.metadata -> n.name) as artifact_id
+            from found f cross join unnest($2::text[]) n(name)
+           where lighter.as_uuid(f.metadata -> n.name) is not null
+          union all
+          (select ${literal(`${metadataRefKey} of elements`)}, e.id
+             from found f cross join unnest(lighter.array_pointers(f.metadata)) e(id)
+            order by e.id
+            limit ${mostElementPointers})`
+
+/** Under which its pointers are shown: of a column that holds values the one. */
+const pointerNamesOf = ({ mode, pointerNames, pointerColumn }: Source) =>
+  mode === 'document' ? pointerNames : [pointerColumn ?? stubKey]
+
 const artifactFrom = 'public.artifact_refs a left join lighter.sources s on s.id = a.source_id'
 
 /** @param tenantId null: whoever's it is. @throws {ApiError} 404 */
@@ -110,26 +127,27 @@ export async function lookUpArtifact(
 /** @throws {ApiError} 400 no key of that table; 404 no such source, or no such row */
 export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string): Promise<RowFacts> {
   const source = await findSource(pool, sourceId)
-  requireKey(source, rowId)
+  const key = await requireKey(pool, source, rowId)
   const found = await inLookup(pool, async db => {
     const { rows } = await db.query<{ row: Omit<RowFacts, 'status'> }>({
       // The metadata itself stays in the database: of it only its length and its pointers are told.
       text: `
         with found as materialized (
-          select m.${ident(source.keyColumn)}::text as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
-                 pg_column_size(m.${ident(source.jsonColumn)}) as bytes, ${documentSql(`m.${ident(source.jsonColumn)}`)} as metadata
+          select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
+                 pg_column_size(m.${ident(source.jsonColumn)}) as bytes, ${
+                   source.mode === 'document'
+                     ? `${documentSql(`m.${ident(source.jsonColumn)}`)} as metadata`
+                     : `${readPointersSql(source)} as ids`
+                 }
             from ${fromSql(source)}
-           where m.${ident(source.keyColumn)} = $1::${source.keyType}
+           where ${isRowSql(source, '$1::text')}
         ),
         pointers as (
-          select n.name, lighter.as_uuid(f.metadata -> n.name) as artifact_id
-            from found f cross join unnest($2::text[]) n(name)
-           where lighter.as_uuid(f.metadata -> n.name) is not null
-          union all
-          (select ${literal(`${metadataRefKey} of elements`)}, e.id
-             from found f cross join unnest(lighter.array_pointers(f.metadata)) e(id)
-            order by e.id
-            limit ${mostElementPointers})
+          ${
+            source.mode === 'document'
+              ? documentPointersSql
+              : 'select ($2::text[])[1] as name, i.id as artifact_id from found f cross join unnest(f.ids) i(id)'
+          }
         )
         select json_build_object(
                  'source_id', $3::integer, 'source', $4::text, 'column', $5::text, 'row_id', f.row_id, 'tenant_id', f.tenant_id,
@@ -149,7 +167,7 @@ export async function lookUpRow(pool: pg.Pool, sourceId: number, rowId: string):
                                             'last_error', left(d.last_error, ${shownErrorCharacters}))
                      from lighter.failed_jobs d where d.source_id = $3 and d.row_id = f.row_id)) as row
           from found f`,
-      values: [rowId, source.pointerNames, source.id, source.tableSql, source.jsonColumn],
+      values: [key, pointerNamesOf(source), source.id, source.tableSql, source.jsonColumn],
     })
     const row = rows[0]?.row
     const status = row === undefined ? null : await readRowStatus(db, source, row.row_id)
@@ -168,13 +186,16 @@ export async function findSource(db: Queryable, sourceId: number): Promise<Sourc
   return source
 }
 
-/** Before Postgres says it in words of its own. @throws {ApiError} 400 */
-export function requireKey(source: Source, rowId: string): void {
-  const { form, label } = keyTypes[source.keyType]
-  if (form.test(rowId)) return
-  throw new ApiError(400, 'invalid_request', `the primary key of ${source.tableSql} is a ${label}`, {
-    field: 'row_id',
-  })
+/** The key as the queue spells it. @throws {ApiError} 400 */
+export async function requireKey(db: Queryable, source: Source, rowId: string): Promise<string> {
+  try {
+    return await canonicalRowId(db, source, rowId)
+  } catch (error) {
+    if (!(error instanceof RowError)) throw error
+    throw new ApiError(400, 'invalid_request', `the key of ${source.tableSql} is: ${describeKey(source)}`, {
+      field: 'row_id',
+    })
+  }
 }
 
 function inLookup<T>(pool: pg.Pool, work: (db: Queryable) => Promise<T>): Promise<T> {

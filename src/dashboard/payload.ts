@@ -7,6 +7,7 @@ import { hydrate } from '../artifacts/hydrate.ts'
 import { requestLimits } from '../artifacts/hydrate-limits.ts'
 import { streamRange, type VerifiedObjects } from '../artifacts/range.ts'
 import { readRows } from '../artifacts/rows.ts'
+import { hydrateValue, readValues } from '../artifacts/values.ts'
 import type { Artifact } from '../catalogue/lookup.ts'
 import { findArtifact } from '../catalogue/record.ts'
 import { tenantDatabase } from '../db/tenant.ts'
@@ -58,25 +59,30 @@ export async function showArtifact(
 
 /** The row's metadata as the application wrote it. @throws {ApiError} 404 */
 export async function showRow(context: ApiContext, source: Source, rowId: string): Promise<ShownPayload> {
-  const row = (await readRows(context.pool, source, [rowId])).values().next().value
-  if (row === undefined)
-    throw new ApiError(404, 'row_not_found', `${source.tableSql} has no such row with a tenant`, {
-      field: 'row_id',
-    })
   const { hydrateLimitBytes, fetchConcurrency } = context.config
-  const text = await hydrate(
-    {
-      db: tenantDatabase(context.pool, asTenantId(row.tenantId)),
-      store: context.store,
-      concurrency: fetchConcurrency,
-      limits: requestLimits(hydrateLimitBytes),
-      pause: () => context.pause(row.tenantId),
-    },
-    row,
-  )
-  const bytes = Buffer.from(text ?? 'null')
+  const contextOf = ({ tenantId }: { tenantId: TenantId }) => ({
+    db: tenantDatabase(context.pool, asTenantId(tenantId)),
+    store: context.store,
+    concurrency: fetchConcurrency,
+    limits: requestLimits(hydrateLimitBytes),
+    pause: () => context.pause(tenantId),
+  })
+  if (source.mode !== 'document') {
+    const stored = (await readValues(context.pool, source, [rowId])).values().next().value
+    if (stored === undefined) throw noSuchRow(source)
+    const value = await hydrateValue(contextOf(stored), source, stored)
+    return show(value ?? Buffer.from('null'), value?.length ?? null)
+  }
+  const row = (await readRows(context.pool, source, [rowId])).values().next().value
+  if (row === undefined) throw noSuchRow(source)
+  const bytes = Buffer.from((await hydrate(contextOf(row), row)) ?? 'null')
   return show(bytes, bytes.length)
 }
+
+const noSuchRow = (source: Source) =>
+  new ApiError(404, 'row_not_found', `${source.tableSql} has no such row with a tenant`, {
+    field: 'row_id',
+  })
 
 function show(payload: Buffer, bytes: number | null): ShownPayload {
   const shown = payload.subarray(0, shownBytes)

@@ -48,7 +48,9 @@ const uuid = z
   .string()
   .regex(/^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$/, 'must be a uuid')
   .transform(value => value.toLowerCase())
-const rowKey = { source_id: z.coerce.number().int().min(1), row_id: z.string().trim().min(1).max(100) }
+/** A key of texts is as long as an index entry lets it be, and its escapes are longer. */
+const mostKeyCharacters = 20_000
+const rowKey = { source_id: z.coerce.number().int().min(1), row_id: z.string().max(mostKeyCharacters) }
 const artifactKey = { tenant_id: uuid, id: uuid }
 
 export async function dashboardRoutes(
@@ -203,9 +205,9 @@ export async function dashboardRoutes(
       requirePayloads(request, body)
       if ('row_id' in body) {
         const source = await findSource(context.pool, body.source_id)
-        requireKey(source, body.row_id)
+        const key = await requireKey(context.pool, source, body.row_id)
         await heldUntilAnswered(reply, context.gates.hydrations.enter(noTenant))
-        return { status: 'ok', payload: await showRow(context, source, body.row_id) }
+        return { status: 'ok', payload: await showRow(context, source, key) }
       }
       const tenantId: TenantId = asTenantId(body.tenant_id)
       const artifact = await requireArtifact(context, tenantId, body.id)

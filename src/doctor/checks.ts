@@ -185,11 +185,13 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
       cross join lateral lighter.with_current_names(stored) s
       cross join lateral (values
              (s.relation, s.json_column, 'select'), (s.relation, s.json_column, 'update'),
+             (s.relation, s.pointer_column, 'select'), (s.relation, s.pointer_column, 'update'),
              (s.relation, 'xmin', 'select'), (s.relation, 'ctid', 'select'), (s.relation, 'tableoid', 'select'),
-             (s.relation, s.key_column, 'select'), (s.relation, s.entity_column, 'select'),
-             (s.relation, s.parent_column, 'select'),
-             (coalesce(s.parent_relation, s.relation), s.tenant_column, 'select'),
-             (s.parent_relation, s.parent_key_column, 'select')) as c(relation, column_name, privilege)
+             (s.relation, s.entity_column, 'select'),
+             (coalesce(s.parent_relations[cardinality(s.parent_relations)], s.relation), s.tenant_column, 'select')
+             union all select p.relation, p.name, 'select' from unnest(s.parent_relations, s.parent_key_columns) p(relation, name)
+             union all select p.relation, p.name, 'select' from unnest(lighter.child_relations(s), s.parent_columns) p(relation, name)
+             union all select s.relation, k.name, 'select' from unnest(s.key_columns) k(name)) as c(relation, column_name, privilege)
      -- one that is gone is told of with its source
      where case when exists (select from pg_attribute a where a.attrelid = c.relation and a.attname = c.column_name)
                 then not has_column_privilege(c.relation, c.column_name, c.privilege) else false end`)
@@ -209,7 +211,9 @@ interface SourceRow {
   column: string
   triggerName: string
   trigger: string | null
-  heavy: string | null
+  isHeavyRight: boolean
+  columnType: string
+  clears: string | null
   mayAsk: boolean
   enabled: string | null
   threshold: number
@@ -229,7 +233,9 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
   const { rows } = await client.query<SourceRow>(`
     select s.id, s.relation::text as table, s.json_column as column,
            'lighter_enqueue_' || s.id as "triggerName", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
-           h.prosrc as heavy, coalesce(has_function_privilege('public', h.oid, 'execute'), false) as "mayAsk",
+           coalesce(h.prosrc = lighter.heavy_body(s), false) as "isHeavyRight", s.column_type as "columnType",
+           case when s.mode = 'whole' then coalesce((select g.tgenabled::text from pg_trigger g where g.tgrelid = s.relation and g.tgname = 'lighter_clear_' || s.id), 'gone') end as clears,
+           coalesce(has_function_privilege('public', h.oid, 'execute'), false) as "mayAsk",
            lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as "ownThreshold",
            s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as "maySkip",
            (select string_agg(o.tgname, ', ' order by o.tgname) from pg_trigger o
@@ -298,14 +304,21 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
   if (row.enabled === 'D' || row.enabled === 'R') {
     return fail(name, 'its trigger is disabled', `alter table ${table} enable trigger ${row.triggerName};`)
   }
-  if (row.heavy?.includes(` ${Math.floor(row.threshold / 6)} or `) !== true) {
+  if (!row.isHeavyRight) {
     return fail(name, `its trigger does not have the threshold ${row.threshold}`, attach)
   }
   if (!row.mayAsk) {
     return fail(
       name,
       `who writes to it may not call lighter.heavy_${row.id}, and fails`,
-      `grant execute on function lighter.heavy_${row.id}(jsonb) to public;`,
+      `grant execute on function lighter.heavy_${row.id}(${row.columnType}) to public;`,
+    )
+  }
+  if (row.clears === 'gone' || row.clears === 'D' || row.clears === 'R') {
+    return fail(
+      name,
+      `its trigger that clears the pointer column is ${row.clears === 'gone' ? 'gone' : 'disabled'}: after a value is written, a null may bring back the one before`,
+      row.clears === 'gone' ? attach : `alter table ${table} enable trigger lighter_clear_${row.id};`,
     )
   }
   if (row.guard !== 'off' && (row.guardEnabled === null || row.guardEnabled === 'D')) {

@@ -3,7 +3,9 @@
 import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
 import type { RestoreScope } from '../restore/hold.ts'
-import { fromSql, ident, inPlaceIdsSql, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { pointersInPlaceSql, pointersOfRowSql } from '../source/modes.ts'
+import { isRowSql, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 /** Of each table so many pages are read: all of a table of 8 MB, else chosen at random. */
@@ -45,7 +47,7 @@ export async function findLostPointers(
   { tenantId, rowId }: RestoreScope,
   limit: number,
 ): Promise<LostPointers> {
-  const ofRow = `m.${ident(source.keyColumn)} = $3::${source.keyType}`
+  const ofRow = isRowSql(source, '$3::text')
   const rowIds = await find(db, source, { sampleSql: '', whereSql: rowId === null ? 'true' : ofRow }, [
     limit,
     tenantId,
@@ -60,17 +62,16 @@ async function find(
   { sampleSql, whereSql }: { sampleSql: string; whereSql: string },
   values: unknown[],
 ): Promise<string[]> {
-  const document = `m.${ident(source.jsonColumn)}`
   const tenant = tenantSql(source)
   const { rows } = await db.query<{ rowId: string }>({
     text: `
-      select m.${ident(source.keyColumn)}::text as "rowId"
+      select ${rowKeySql(source)} as "rowId"
         from ${fromSql(source, sampleSql)}
        where ${whereSql} and ($2::uuid is null or ${tenant} = $2)
          and exists (
-           select from unnest(${pointersInSql(source, document)}) pointer(id)
+           select from unnest(${pointersOfRowSql(source)}) pointer(id)
              join public.artifact_refs a on a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(pointer.id) and a.id = pointer.id and a.purged_at is null
-            where not pointer.id = any (coalesce(${inPlaceIdsSql(source, document)}, '{}')))
+            where not pointer.id = any (coalesce(${pointersInPlaceSql(source)}, '{}')))
        limit $1`,
     values,
   })

@@ -2,8 +2,9 @@
 
 import type { Queryable } from '../db/pool.ts'
 import { samplePercent } from '../offload/table-size.ts'
-import { fromSql, ident, literal, pointersInSql, tenantSql } from '../source/expressions.ts'
-import { keyTypes } from '../source/key-types.ts'
+import { fromSql, literal, tenantSql } from '../source/expressions.ts'
+import { pointersOfRowSql } from '../source/modes.ts'
+import { mayBeRowSql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 
 interface MovedRow {
@@ -49,8 +50,6 @@ export async function findMovedRows(db: Queryable): Promise<MovedRows> {
 }
 
 function findSql(source: Source): string {
-  // Whoever else writes artifact_refs may have written any row_id.
-  const key = keyTypes[source.keyType].fromTextSql('c.row_id')
   return `
     with sampled as materialized (
       select a.row_id, a.tenant_id as artifact_tenant_id, a.id as artifact_id
@@ -72,9 +71,10 @@ function findSql(source: Source): string {
     moved as (
       select distinct on (c.row_id) c.row_id, ${tenantSql(source)} as tenant_id, c.artifact_tenant_id
         from candidates c
-        join ${fromSql(source)} on m.${ident(source.keyColumn)} = ${key}
+        -- Whoever else writes artifact_refs may have written any row_id.
+        join ${fromSql(source)} on ${mayBeRowSql(source, 'c.row_id')}
        where ${tenantSql(source)} is distinct from c.artifact_tenant_id
-         and c.artifact_id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
+         and c.artifact_id = any (${pointersOfRowSql(source)})
          and not exists (select from public.artifact_refs o where o.tenant_id = ${tenantSql(source)} and o.frame_id = lighter.frame_of(c.artifact_id) and o.id = c.artifact_id)
        order by c.row_id
        limit ${mostRows}

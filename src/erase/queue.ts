@@ -1,5 +1,6 @@
 // Queued rows and dead letters of the scope. They name rows only; whose those are the application's tables tell.
 import { fromSql, ident, literal, rowsSql, tenantSql } from '../source/expressions.ts'
+import { isRowSql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import type { Counts, SweepContext } from '../sweeps/context.ts'
 import type { EraseScope } from './scope.ts'
@@ -71,14 +72,14 @@ function isMineSql(scope: EraseScope, source: Source, rowId: string): string {
       ? ''
       : `and m.${ident(source.entityColumn)} = ${literal(scope.entity.id)}`
   return `exists (select from ${fromSql(source)}
-                   where m.${ident(source.keyColumn)} = ${rowId}::${source.keyType} and ${tenantSql(source)} = $2 ${entity})`
+                   where ${isRowSql(source, rowId)} and ${tenantSql(source)} = $2 ${entity})`
 }
 
 /** A row that is gone has no tenant any more, but the one that it had is on record where it waited for others. */
 function wasMineSql(source: Source, table: string): string {
   if (table !== waitingTable) return ''
   return ` or page.tenant_id = $2 and not exists (
-    select from ${rowsSql(source)} m where m.${ident(source.keyColumn)} = page.row_id::${source.keyType})`
+    select from ${rowsSql(source)} m where ${isRowSql(source, 'page.row_id')})`
 }
 
 /** Rows of others that were in such a lease are worked on anew. @returns rows of the scope that were in one */

@@ -1,6 +1,7 @@
 // What an erasure would take, and what it leaves unreadable.
 import type { Queryable } from '../db/pool.ts'
-import { fromSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { fromSql, tenantSql } from '../source/expressions.ts'
+import { pointersOfRowSql } from '../source/modes.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import { isTenantKeySql } from '../store/keys.ts'
 import { type EraseScope, inScope } from './scope.ts'
@@ -75,7 +76,7 @@ async function countPointing(db: Queryable, source: Source, scope: EraseScope): 
         from ${fromSql(source)}
        where ${tenantSql(source)} = $1
          and exists (
-           select from unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
+           select from unnest(${pointersOfRowSql(source)}) ptr(id)
              join public.artifact_refs a on a.frame_id = lighter.frame_of(ptr.id) and a.id = ptr.id
             where ${where.sql})`,
     values: where.values,

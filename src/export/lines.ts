@@ -56,6 +56,7 @@ interface Row {
   byte_length: number | null
   frame_offset: number | null
   content_encoding: string | null
+  source_id: number | null
   from_row: boolean
 }
 
@@ -91,7 +92,7 @@ async function readRows(
             a.size_bytes::float8 as size_bytes, a.sha256, a.created_by,
             to_char(a.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as created_at,
             a.byte_offset::float8 as byte_offset, a.byte_length::float8 as byte_length,
-            a.frame_offset::float8 as frame_offset, a.content_encoding, a.source_id is not null as from_row
+            a.frame_offset::float8 as frame_offset, a.content_encoding, a.source_id, a.source_id is not null as from_row
        from public.artifact_refs a
       where a.tenant_id = $1 and a.frame_id = any ($3::uuid[]) and a.id = any ($2::uuid[]) and a.deleted_at is null`,
     [tenantId, ids, [...new Set(ids.map(frameOf))]],
@@ -234,6 +235,7 @@ function artifactOf(row: Row): Artifact {
     frameOffset: row.frame_offset,
     contentEncoding: row.content_encoding,
     deletedAt: null,
+    sourceId: row.source_id,
     fromRow: row.from_row,
   }
 }

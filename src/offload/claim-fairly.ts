@@ -2,7 +2,8 @@
 // neither one tenant's million jobs nor those of a long outage keep the next row waiting.
 import type { Queryable } from '../db/pool.ts'
 import { isDatabaseOutage } from '../errors.ts'
-import { fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { fromSql, tenantSql } from '../source/expressions.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import { claimEntries } from './claim.ts'
 import { jobKey, type Lease } from './lease.ts'
@@ -94,9 +95,9 @@ async function tenantsOf(db: Queryable, source: Source, rowIds: string[]) {
   const { rows } = await db.query<{ rowId: string; tenantId: string | null }>({
     text: `
       select k.row_id as "rowId", ${tenantSql(source)}::text as "tenantId"
-        from unnest($1::text[]) k(row_id)
-        join ${fromSql(source)} on m.${ident(source.keyColumn)} = k.row_id::${source.keyType}`,
-    values: [rowIds],
+        from unnest($1::text[]${partParameters(source, 2)}) k(row_id${partList(source)})
+        join ${fromSql(source)} on ${isKeyedRowSql(source, 'k')}`,
+    values: [rowIds, ...partArrays(source, rowIds)],
   })
   return rows
 }

@@ -2,7 +2,6 @@
 import type pg from 'pg'
 import { committedFrames, frameColumns } from '../catalogue/frames.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
-import { arrayText } from '../db/array-text.ts'
 import { type Columns, namesOf, type Parameters, parameters } from '../db/parameters.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { RowError, StoreError } from '../errors.ts'
@@ -21,7 +20,17 @@ import {
   serverStartSql,
   tenantSql,
 } from '../source/expressions.ts'
+import { valueModeOf } from '../source/modes.ts'
 import { enterCommitGateSql, isPinnedSql } from '../source/pins.ts'
+import { rowKeyParts } from '../source/row-key.ts'
+import {
+  hasKeySql,
+  isKeyedRowSql,
+  keyNames,
+  partList,
+  partNames,
+  selectKeySql,
+} from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import { type Job, jobKey } from './lease.ts'
 import type { Latency } from './observer.ts'
@@ -146,6 +155,16 @@ const readColumns: Columns<PlannedRow> = {
   has_rest: ['bool', row => row.payloads.some(payload => payload.phase === 2)],
 }
 
+/** Parts of a key of several columns. */
+function keyPartColumns(source: Source): Columns<PlannedRow> {
+  return Object.fromEntries(
+    partNames(source).map((name, i): [string, Columns<PlannedRow>[string]] => [
+      name,
+      ['text', row => rowKeyParts(row.job.rowId, source.key.length)?.[i] ?? null],
+    ]),
+  )
+}
+
 function targetText({ target, job }: PlannedRow): string {
   if (target === null) throw new Error(`what row ${job.rowId} is to hold was not made`)
   if (target.includes(separator)) throw new Error(`what row ${job.rowId} is to hold is no JSON text`)
@@ -162,21 +181,21 @@ function targetText({ target, job }: PlannedRow): string {
  * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
  */
 function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: PlannedRow[]): string {
-  const key = ident(source.keyColumn)
   const column = ident(source.jsonColumn)
+  const mode = valueModeOf(source)
   const ids = `string_to_array(r.pointer_ids, ',')::uuid[]`
   // As one text: node-postgres, and arrays in text form, would quote each document.
   const targets = `string_to_array(${p.one(ordered.flatMap(row => (row.outcome === 'offload' ? [targetText(row)] : [])).join(separator))}::text, E'\\x1f')`
   return `
     with read as (
       select r.*, r.has_field or r.has_rest as goes
-        from ${p.unnest(ordered, readColumns, targets)} as r(${namesOf(readColumns)}, target)
+        from ${p.unnest(ordered, { ...readColumns, ...keyPartColumns(source) }, targets)} as r(${namesOf(readColumns)}${partList(source)}, target)
        where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, p.one(source.version))})
     ),
     locked as (
-      select m.${key} as key, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target
+      select ${selectKeySql(source)}, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target
         from read r
-        join ${fromSql(source)} on m.${key} = r.row_id::${source.keyType}
+        join ${fromSql(source)} on ${isKeyedRowSql(source, 'r')}
          and m.xmin = r.xmin and m.ctid = r.place and m.tableoid = r.tbl and ${fileOfSql('m')} = r.file and ${serverStartSql} = r.server
        where not r.goes or (
                r.target is not null and ${tenantSql(source)} = r.tenant_id and not ${isPinnedSql(source, 'r.row_id', tenantSql(source))}
@@ -184,16 +203,21 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
          for no key update of m skip locked
     ),
     targets as (
-      select l.key, l.place, l.tbl, l.row_id, l.has_field, l.has_rest, l.target::jsonb as target from locked l where l.goes
+      select ${keyNames(source, 'l').join(', ')}, l.place, l.tbl, l.row_id, l.has_field, l.has_rest,
+             l.target::${mode === null ? 'jsonb' : 'uuid'} as target from locked l where l.goes
     ),
     rewritten as (
       update ${rowsSql(source)} m
-         set ${column} = t.target
+         set ${mode === null ? `${column} = t.target` : mode.offloadSql(source, 't.target')}
         from targets t
-       where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
+       where ${hasKeySql(source, 't')} and m.ctid = t.place and m.tableoid = t.tbl
       -- what a trigger of the table made of it
-      returning t.row_id, m.${column} = t.target
-                or m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')} as intact
+      returning t.row_id, ${
+        mode === null
+          ? `m.${column} = t.target
+                or m.${column} @> ${pointersSql(source, 't.target')} and ${isLightSql(source, `m.${column}`, 't')}`
+          : mode.isOffloadedSql(source, 't.target')
+      } as intact
     )
     select row_id as "rowId", coalesce(intact, false) as intact from rewritten
     union all
@@ -203,9 +227,9 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
     union all
     -- gone when it was planned, and not back since; hidden is not gone
     select g.row_id, true
-      from unnest(${p.one(arrayText(gone.map(row => row.job.rowId)))}::text[]) g(row_id)
+      from ${p.unnest(gone, { row_id: ['text', row => row.job.rowId], ...keyPartColumns(source) })} g(row_id${partList(source)})
      where ${seesAllRowsOfSql(source.id)}
-       and not exists (select from ${rowsSql(source)} m where m.${key} = g.row_id::${source.keyType})`
+       and not exists (select from ${rowsSql(source)} m where ${isKeyedRowSql(source, 'g')})`
 }
 
 /**
@@ -296,9 +320,9 @@ async function recordOutcome(
           from ${p.unnest(loose, looseColumns)} as a(${namesOf(looseColumns)})
       ),
       frames as (
-        insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field,
+        insert into lighter.frames as old (tenant_id, id, kind, r2_key, byte_offset, byte_length, content_encoding, source_id, field, content_type,
             entity_type, sizes, places, hashes, row_uuids, row_texts, entities, entity_places, refers_from, refers_to, voids)
-        select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field,
+        select f.tenant_id, f.id, f.kind, f.r2_key, f.byte_offset, f.byte_length, f.content_encoding, f.source_id, f.field, f.content_type,
                f.entity_type, f.sizes::int[], f.places::int[], f.hashes::bytea, f.row_uuids::uuid[], f.row_texts::text[],
                f.entities::uuid[], f.entity_places::int2[], f.refers_from::int2[], f.refers_to::uuid[], f.voids::int2[]
           from ${p.unnest(frames, frameColumns)} as f(${namesOf(frameColumns)})

@@ -3,6 +3,7 @@ import type { LimitFunction } from 'p-limit'
 import type pg from 'pg'
 import type { OffloadConfig } from '../config.ts'
 import type { ObjectStore } from '../store/object-store.ts'
+import type { NamedTenants } from './name-tenants.ts'
 import type { Observer } from './observer.ts'
 import type { Signal } from './signals.ts'
 import type { Turns } from './turns.ts'
@@ -17,6 +18,8 @@ export interface PipelineContext {
   uploadLimit: LimitFunction
   /** Large rows, shared by all batches. */
   turns: Turns
+  /** Tenants whose names are on record. */
+  namedTenants: NamedTenants
   signal: Signal
   observer: Observer
   /** Aborted when the daemon is to stop: what has not begun goes back into the queue. */

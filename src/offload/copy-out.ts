@@ -1,4 +1,4 @@
-// One long text value out of Postgres, piece by piece.
+// One long value out of Postgres, piece by piece.
 import type { Readable } from 'node:stream'
 import type pg from 'pg'
 import { to as copyTo } from 'pg-copy-streams'
@@ -12,17 +12,17 @@ const silenceTimeoutMs = 120_000
 const headerBytes = signature.length + 8
 
 /**
- * Streams the single text value that `selectSql` yields, as its exact bytes in UTF-8.
+ * Streams the single value that `selectSql` yields, as its exact bytes; of a text in UTF-8.
  *
  * Binary COPY, since its length prefix gives the bytes with no unescaping.
  * (Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".)
  *
  * The connection is in use until the stream is read to its end; if it is not, the caller must destroy the
  * connection, on which the rest of the value would still arrive.
- * @param selectSql yields at most one row of one text column; COPY takes no bind parameters
+ * @param selectSql yields at most one row of one text or bytea column; COPY takes no bind parameters
  * @throws {RowError} `row_changed` when it yields no row
  */
-export async function* copyOutText(client: pg.ClientBase, selectSql: string): AsyncGenerator<Buffer> {
+export async function* copyOut(client: pg.ClientBase, selectSql: string): AsyncGenerator<Buffer> {
   const copy: Readable = client.query(copyTo(`copy (${selectSql}) to stdout (format binary)`))
   let pending: Buffer = Buffer.alloc(0)
   let remaining: number | null = null

@@ -20,6 +20,7 @@ import {
   tenantSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters } from '../source/rows-by-key.ts'
 import { type Source, waitsForOthers } from '../source/sources.ts'
 import type { PipelineContext } from './context.ts'
 import type { Job, Lease, Waited } from './lease.ts'
@@ -28,6 +29,7 @@ import { narrowDown } from './narrow-down.ts'
 import type { PlannedRow } from './plan.ts'
 import { returnJobs, wait } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
+import { heavyBytesSql } from './value-size.ts'
 
 /** Bytes in a row for a byte of text, where Postgres has compressed it and it is not opened: see lighter.prices.inline_ratio. */
 const compressedShare = 0.42
@@ -149,6 +151,10 @@ async function lookAtRows(
       Math.max(source.maxWaitMs, source.settleMs),
       config.streamThresholdBytes,
       config.batchBytes,
+      ...partArrays(
+        source,
+        jobs.map(job => job.rowId),
+      ),
     ],
   })
   const later = new Set(rows.filter(row => row.isLater).map(row => row.ord))
@@ -188,11 +194,10 @@ async function lookAtRows(
 export function lookSql(source: Source): string {
   const raw = `(case when pg_column_compression(r.stored) is null then pg_column_size(r.stored)
                      else least(pg_column_size(r.stored) / ${compressedShare}, 2147483647)::int end)`
-  const rest = source.phase1Field === null ? 's.doc' : `s.doc - ${literal(source.phase1Field)}`
   return `
     with claimed as (
-      select c.row_id, to_timestamp(c.ms / 1000) as enqueued_at, c.ord
-        from unnest($1::text[], $2::float8[]) with ordinality as c(row_id, ms, ord)
+      select c.*, to_timestamp(c.ms / 1000) as enqueued_at
+        from unnest($1::text[], $2::float8[]${partParameters(source, 6)}) with ordinality as c(row_id, ms${partList(source)}, ord)
        where ${seesAllRowsOfSql(source.id)}
     ),
     found as (
@@ -203,14 +208,38 @@ export function lookSql(source: Source): string {
          select m.xmin::text as row_xmin, ${tenantSql(source)} as tenant_id, ${entitySql(source)} as entity_id,
                 m.${ident(source.jsonColumn)} as stored
            from ${fromSql(source)}
-          where m.${ident(source.keyColumn)} = c.row_id::${source.keyType}
+          where ${isKeyedRowSql(source, 'c')}
          offset 0) r
     ),
     counted as (
       select f.*, coalesce(sum(case when f.raw < $4 then f.raw end) over (rows between unbounded preceding and 1 preceding), 0) >= $5 as later
         from found f
     ),
-    opened as (
+    ${source.mode === 'document' ? weighDocumentsSql(source) : weighValuesSql(source)}
+    select w.ord::int as ord, w.tenant_id as "tenantId", w.row_xmin as xmin, w.entity_id as "entityId",
+           case when w.rest_goes and w.rest_bytes >= coalesce(w.field_bytes, 0) then 2 else 1 end as phase,
+           coalesce(w.field_bytes, 0) + case when w.rest_goes then w.rest_bytes else 0 end as bytes,
+           w.enqueued_at + $3 * interval '1 ms' <= clock_timestamp() as "isOverdue",
+           exists (select from lighter.flushes f
+                    where f.source_id = ${source.id} and (f.tenant_id is null or f.tenant_id = w.tenant_id)
+                      and f.flushed_at >= w.enqueued_at) as "isFlushed", w.later as "isLater"
+      from weighed w`
+}
+
+/** A value leaves as a whole, and is of one phase. That it is heavy is known without opening it, but of JSON. */
+function weighValuesSql(source: Source): string {
+  return `weighed as (
+      select s.*, s.rest_bytes is not null as rest_goes
+        from (select f.*, null::int as field_bytes,
+                     case when f.pinned or f.later then null when f.raw >= $4 then f.raw
+                          else ${heavyBytesSql(source, 'f.stored')} end as rest_bytes
+                from counted f) s offset 0
+    )`
+}
+
+function weighDocumentsSql(source: Source): string {
+  const rest = source.phase1Field === null ? 's.doc' : `s.doc - ${literal(source.phase1Field)}`
+  return `opened as (
       select f.*, case when not f.pinned and not f.later and f.raw < $4 then ${documentSql('f.stored')} end as doc
         from counted f offset 0
     ),
@@ -233,15 +262,7 @@ export function lookSql(source: Source): string {
                        else octet_length((${rest})::text) > ${source.thresholdBytes}
                   end as rest_goes
         from sized s offset 0
-    )
-    select w.ord::int as ord, w.tenant_id as "tenantId", w.row_xmin as xmin, w.entity_id as "entityId",
-           case when w.rest_goes and w.rest_bytes >= coalesce(w.field_bytes, 0) then 2 else 1 end as phase,
-           coalesce(w.field_bytes, 0) + case when w.rest_goes then w.rest_bytes else 0 end as bytes,
-           w.enqueued_at + $3 * interval '1 ms' <= clock_timestamp() as "isOverdue",
-           exists (select from lighter.flushes f
-                    where f.source_id = ${source.id} and (f.tenant_id is null or f.tenant_id = w.tenant_id)
-                      and f.flushed_at >= w.enqueued_at) as "isFlushed", w.later as "isLater"
-      from weighed w`
+    )`
 }
 
 /** What came off the queue as worth a PUT and turned out, planned, not to be: it waits on, with its true size. */

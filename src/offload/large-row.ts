@@ -1,6 +1,8 @@
 // Large payloads: each is streamed into an object of its own, from the row to the store, and never held whole.
+import { pointerMarks } from '../artifacts/pointers-in-payload.ts'
 import type { Queryable } from '../db/pool.ts'
 import { isRowsLimit, isSourceFault, messageOf, RowError, StoreError } from '../errors.ts'
+import { columnTypeOf, columnTypes } from '../source/column-types.ts'
 import {
   documentSql,
   fieldSql,
@@ -13,6 +15,7 @@ import {
   targetSql,
   tenantSql,
 } from '../source/expressions.ts'
+import { isRowSql } from '../source/rows-by-key.ts'
 import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
@@ -66,13 +69,7 @@ export async function runLargeRow(
               {
                 tenantId,
                 kind: payload.kind,
-                selectSql: selectPayloadSql(row, payload.phase, value => `${value}::text`),
-                pointerNames: row.source.pointerNames.map(name => JSON.stringify(name)),
-                pointersSql: selectPayloadSql(
-                  row,
-                  payload.phase,
-                  value => `array_to_string(${pointersInSql(row.source, value)}, ',') as ids`,
-                ),
+                ...payloadSql(row, payload.phase),
               },
               {
                 codec: context.config.codec,
@@ -139,6 +136,10 @@ export async function runLargeRow(
 /** What the row is to hold, with the artifacts' ids in it. @throws {RowError} `row_changed` */
 async function readTarget(db: Queryable, row: PlannedRow): Promise<string> {
   const document = row.payloads.find(p => p.phase === 2)
+  if (row.source.mode !== 'document') {
+    if (document === undefined) throw new Error('a value has one payload')
+    return document.artifactId
+  }
   const target = targetSql(row.source, {
     doc: 'f.doc',
     rest: 'f.rest',
@@ -153,6 +154,42 @@ async function readTarget(db: Queryable, row: PlannedRow): Promise<string> {
   const text = rows[0]?.target
   if (text === undefined || text === null) throw rowChanged()
   return text
+}
+
+/** How one payload is read, and the pointers in it. */
+function payloadSql(row: PlannedRow, phase: 1 | 2) {
+  const { source } = row
+  if (source.mode === 'document') {
+    const { contentType, extension } = columnTypes.jsonb
+    return {
+      contentType,
+      extension,
+      selectSql: selectPayloadSql(row, phase, value => `${value}::text`),
+      pointerNames: source.pointerNames.map(name => JSON.stringify(name)),
+      pointersSql: selectPayloadSql(
+        row,
+        phase,
+        value => `array_to_string(${pointersInSql(source, value)}, ',') as ids`,
+      ),
+    }
+  }
+  const { contentType, extension, copySql, isText } = columnTypeOf(source)
+  const value = `m.${ident(source.jsonColumn)}`
+  return {
+    contentType,
+    extension,
+    selectSql: `select ${copySql(value)} ${fromVersionSql(row)}`,
+    pointerNames: isText ? pointerMarks : [],
+    pointersSql: `select array_to_string(lighter.pointers_in_text(${value}::text), ',') as ids ${fromVersionSql(row)}`,
+  }
+}
+
+/** `from` clause with the version that was planned; without it no row. */
+function fromVersionSql({ source, job, version }: PlannedRow): string {
+  return `
+      from ${fromSql(source)}
+     where ${isRowSql(source, `${literal(job.rowId)}::text`)}
+       and ${isVersionSql('m', literal(version ?? ''))}`
 }
 
 /** Something of one payload of the version that was planned, as a statement without parameters (COPY takes none). */
@@ -176,7 +213,7 @@ function fromPartsSql(row: PlannedRow): string {
               from (select d.*, ${field} as field
                       from (select ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
                               from ${fromSql(source)}
-                             where m.${ident(source.keyColumn)} = ${literal(row.job.rowId)}::${source.keyType}
+                             where ${isRowSql(source, `${literal(row.job.rowId)}::text`)}
                                and ${isVersionSql('m', literal(row.version ?? ''))}
                             offset 0) d
                     offset 0) e

@@ -5,7 +5,8 @@
 import type { OffloadConfig, PackConfig } from '../config.ts'
 import { RowError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
-import { keyTypes } from '../source/key-types.ts'
+import { columnTypeOf } from '../source/column-types.ts'
+import { keyForms } from '../source/key-types.ts'
 import { type BuiltObject, buildObjects, type PackItem, packContentType } from './pack.ts'
 import type { FieldPayload, PlannedRow, Tokens } from './plan.ts'
 
@@ -115,8 +116,10 @@ function itemOf(row: PlannedRow, payload: FieldPayload, bytes: Buffer): PackItem
     origin: {
       sourceId: row.source.id,
       rowId: row.job.rowId,
-      uuidKey: keyTypes[row.source.keyType].isUuid,
+      uuidKey: row.source.key.length === 1 && row.source.key.every(({ form }) => keyForms[form].isUuid),
       field: payload.field,
+      contentType: columnTypeOf(row.source).contentType,
+      extension: columnTypeOf(row.source).extension,
       entityType: row.source.entityType,
       entityId: row.entityId,
       refersTo: payload.refersTo,

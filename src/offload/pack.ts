@@ -25,6 +25,9 @@ interface Origin {
   /** The row's key is a uuid. */
   uuidKey: boolean
   field: string | null
+  /** Media type of the payload, and the extension of an object that holds nothing else. */
+  contentType: string
+  extension: string
   entityType: string | null
   entityId: string | null
   refersTo: string[]
@@ -48,6 +51,8 @@ export interface Frame {
   byteOffset: number
   byteLength: number
   contentEncoding: string | null
+  /** Of its payloads. */
+  contentType: string
   payloads: FramePayload[]
 }
 
@@ -79,7 +84,7 @@ export interface BuiltObject {
   /** Of the rest. */
   otherKinds?: string[]
   key: string
-  /** Of the object; the artifacts in a pack are application/json each. */
+  /** Of the object; the artifacts in a pack have their own. */
   contentType: string
   /** Only of a loose object: sent as its Content-Encoding. A pack says it by its extension. */
   contentEncoding: string | null
@@ -157,8 +162,8 @@ function buildLoose(item: PackItem, config: PackConfig, prefix: string, now: Dat
   const smaller = encoded.length < item.bytes.length
   const contentEncoding = smaller ? encodingOf(config.codec) : null
   const body = smaller ? encoded : item.bytes
-  const key = objectKey(prefix, item.tenantId, item.kind, now, newArtifactId(), 'json')
-  const contentType = 'application/json'
+  const key = objectKey(prefix, item.tenantId, item.kind, now, newArtifactId(), item.origin.extension)
+  const { contentType } = item.origin
   const location: Location = {
     artifactId: item.artifactId,
     key,
@@ -208,6 +213,7 @@ function buildPack(items: PackItem[], config: PackConfig, prefix: string, now: D
       byteOffset,
       byteLength: bytes.length,
       contentEncoding: encodingOf(config.codec),
+      contentType: run[0]?.origin.contentType ?? '',
       payloads: run.map((item, ordinal) => ({
         origin: item.origin,
         sizeBytes: item.bytes.length,
@@ -224,7 +230,7 @@ function buildPack(items: PackItem[], config: PackConfig, prefix: string, now: D
         frame,
         ordinal,
         contentEncoding: frame.contentEncoding,
-        contentType: 'application/json',
+        contentType: frame.contentType,
         sizeBytes,
         sha256,
       })

@@ -12,6 +12,7 @@ import {
   restSql,
   tenantSql,
 } from '../source/expressions.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import type { FieldPayload, PlannedRow, Tokens } from './plan.ts'
 
@@ -41,6 +42,10 @@ export async function notePointers(
       arrayText(asked.map(row => row.job.rowId)),
       arrayText(asked.map(row => row.version)),
       tokens.field,
+      ...partArrays(
+        source,
+        asked.map(row => row.job.rowId),
+      ),
     ],
   })
   // A row that has changed meanwhile is not committed.
@@ -76,8 +81,8 @@ function pointersSql(source: Source): string {
            coalesce(array_to_string(${pointersInSql(source, restSql(source, 'e.doc', 'e.field', '$3::uuid'))}, ','), '') as rest
       from (select d.*, ${fieldSql(source, 'd.doc', 'd.tenant_id')} as field
               from (select r.ord, ${documentSql(`m.${ident(source.jsonColumn)}`)} as doc, ${tenantSql(source)} as tenant_id
-                      from unnest($1::text[], $2::text[]) with ordinality r(row_id, version, ord)
-                      join ${fromSql(source)} on m.${ident(source.keyColumn)} = r.row_id::${source.keyType}
+                      from unnest($1::text[], $2::text[]${partParameters(source, 4)}) with ordinality r(row_id, version${partList(source)}, ord)
+                      join ${fromSql(source)} on ${isKeyedRowSql(source, 'r')}
                        and ${isVersionSql('m', 'r.version')}
                     offset 0) d
             offset 0) e`

@@ -11,6 +11,7 @@ import { commitAll, nothingUploaded, type Uploaded } from './commit-uploaded.ts'
 import type { PipelineContext } from './context.ts'
 import { groupRows, holdBack, isWaiting } from './group.ts'
 import { type Job, keepLease, type Lease, LeaseLost } from './lease.ts'
+import { nameTenants } from './name-tenants.ts'
 import type { Work } from './observer.ts'
 import type { BuiltObject } from './pack.ts'
 import { packBatch } from './pack-batch.ts'
@@ -154,6 +155,7 @@ async function runRound(
   await context.signal('after-plan')
   const sorted = sortRows(context, rows, later, returned)
   const { large, other } = sorted
+  await nameTenants(context.pool, [...sorted.small, ...large], context.namedTenants)
   // What was cut off by the limits of a round says nothing about its group.
   const held = later.length === 0 && jobs.length === lease.jobs.length ? holdBack(sorted.small, config) : []
   returned.push(...held)

@@ -6,7 +6,7 @@ import { waitedOf } from './group.ts'
 import type { Job } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
 import { type PlannedRow, planRows, type Tokens, textBytes } from './plan.ts'
-import { ambiguousKey, lostPointer, rowsHidden, tooLarge } from './reasons.ts'
+import { ambiguousKey, lostPointer, noTenant, rowsHidden, tooLarge } from './reasons.ts'
 import { blameless, failure, faultRetryMs, notYet, wait } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
 
@@ -29,9 +29,11 @@ export async function planAll(
   const rows: PlannedRow[] = []
   const later: Job[] = []
   let budgetBytes = context.config.batchBytes
-  for (const [sourceId, sourceJobs] of Map.groupBy(jobs, job => job.sourceId)) {
+  const leaving: Leaving = new Map()
+  for (const [sourceId, allJobs] of Map.groupBy(jobs, job => job.sourceId)) {
     const source = sources.get(sourceId)
     if (source === undefined) throw new Error(`source ${sourceId} is not among those that are worked on`)
+    const sourceJobs = putOff(source, allJobs, leaving, later, returned)
     if (budgetBytes <= 0) {
       later.push(...sourceJobs)
       continue
@@ -56,6 +58,12 @@ export async function planAll(
         isSourceFault,
       )
       rows.push(...planned)
+      for (const { outcome, job, payloads } of planned)
+        if (outcome === 'offload')
+          leaving.set(
+            rowOf(source, job),
+            payloads.some(payload => payload.bytes === null) ? 'streamed' : 'packed',
+          )
       returned.push(...(await blame(context, source, failures, planned.length)))
     } catch (error) {
       const retryMs = isLockTimeout(error) ? lockedRetryMs : isSourceFault(error) ? faultRetryMs : null
@@ -65,6 +73,28 @@ export async function planAll(
     }
   }
   return { rows, later }
+}
+
+/** Rows of this round out of which a value leaves. */
+type Leaving = Map<string, 'packed' | 'streamed'>
+
+const rowOf = ({ tableSql }: Source, { rowId }: Job) => `${tableSql} ${rowId}`
+
+/** While a value of another column is streamed, which rewrites the row. */
+const streamedRowRetryMs = 5000
+
+/**
+ * Two columns of one row can not leave in one round: the first rewrite makes another version of the row, and what was
+ * uploaded for the second would be in vain. @returns the others; adds to `later` and `returned`
+ */
+function putOff(source: Source, jobs: Job[], leaving: Leaving, later: Job[], returned: Returned[]): Job[] {
+  if (leaving.size === 0) return jobs
+  return jobs.filter(job => {
+    const how = leaving.get(rowOf(source, job))
+    if (how === 'packed') later.push(job)
+    else if (how === 'streamed') returned.push(notYet(job, streamedRowRetryMs))
+    return how === undefined
+  })
 }
 
 /** By what is to be done with them. Adds to `later` and `returned`. */
@@ -96,7 +126,7 @@ export function sortRows(context: PipelineContext, rows: PlannedRow[], later: Jo
         returned.push(
           failure(
             row.job,
-            `no tenant: ${row.source.tenantColumn} of the row${row.source.parentSql === null ? '' : `'s ${row.source.parentSql}`} is null or missing`,
+            noTenant(row.source),
             // Waiting does not give it one.
             true,
           ),

@@ -5,6 +5,7 @@ import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type ArtifactId, asTenantId, newArtifactId, type TenantId } from '../ids.ts'
+import { columnTypeOf } from '../source/column-types.ts'
 import {
   documentSql,
   entitySql,
@@ -24,6 +25,7 @@ import {
   versionSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import type { Job } from './lease.ts'
 import {
@@ -33,6 +35,7 @@ import {
   textBytesBoundSql,
 } from './long-numbers.ts'
 import { notePointers } from './payload-pointers.ts'
+import { planValuesSql, pointersInValue } from './plan-value.ts'
 
 /** One value taken off a row. `bytes` is null when it is too long to be held: then it is streamed. */
 export interface FieldPayload {
@@ -140,18 +143,31 @@ export async function planRows(
   limits: { budgetBytes: number; streamThresholdBytes: number; maxPayloadBytes: number },
   tokens: Tokens,
 ): Promise<PlannedRow[]> {
-  const { rows } = await db.query<PlanRow>({
-    text: planSql(source),
-    prepare: true,
-    values: [
-      arrayText(jobs.map(job => job.rowId)),
-      tokens.field,
-      limits.streamThresholdBytes,
-      limits.budgetBytes,
-      limits.maxPayloadBytes,
-      tokens.document,
-    ],
-  })
+  const { streamThresholdBytes, budgetBytes, maxPayloadBytes } = limits
+  const rowIds = jobs.map(job => job.rowId)
+  const keys = arrayText(rowIds)
+  const parts = partArrays(source, rowIds)
+  const { rows } = await db.query<PlanRow>(
+    source.mode === 'document'
+      ? {
+          text: planSql(source),
+          prepare: true,
+          values: [
+            keys,
+            tokens.field,
+            streamThresholdBytes,
+            budgetBytes,
+            maxPayloadBytes,
+            tokens.document,
+            ...parts,
+          ],
+        }
+      : {
+          text: planValuesSql(source),
+          prepare: true,
+          values: [keys, streamThresholdBytes, budgetBytes, maxPayloadBytes, tokens.document, ...parts],
+        },
+  )
   const byOrd = Map.groupBy(rows, row => Number(row.ord))
   const planned = jobs.map((job, i) => {
     const [row, ...others] = byOrd.get(i + 1) ?? []
@@ -159,7 +175,7 @@ export async function planRows(
     if (others.length > 0) return unreadRow(job, source, 'ambiguous')
     return toPlannedRow(job, source, row, limits.maxPayloadBytes)
   })
-  await notePointers(db, source, planned, tokens)
+  if (source.mode === 'document') await notePointers(db, source, planned, tokens)
   return planned
 }
 
@@ -194,14 +210,15 @@ function toPlannedRow(job: Job, source: Source, row: PlanRow, maxPayloadBytes: n
     })
   }
   if (row.restBytes !== null) {
+    const bytes = row.restText === null ? null : columnTypeOf(source).bytesOf(row.restText)
     payloads.push({
       artifactId: newArtifactId(),
       phase: 2,
       kind: source.phase2Kind,
       field: null,
       sizeBytes: row.restBytes,
-      bytes: row.restText === null ? null : Buffer.from(row.restText),
-      refersTo: [],
+      bytes,
+      refersTo: source.mode === 'document' ? [] : pointersInValue(source, bytes),
     })
   }
   const largestBytes = Math.max(0, ...payloads.map(p => p.sizeBytes))
@@ -235,7 +252,6 @@ function toPlannedRow(job: Job, source: Source, row: PlanRow, maxPayloadBytes: n
 }
 
 function planSql(source: Source): string {
-  const key = `m.${ident(source.keyColumn)}`
   const column = `m.${ident(source.jsonColumn)}`
   // Nothing takes more binary bytes for a byte of text than short numbers: 4 of the entry, 11 of the value, for
   // the three of `1, `. So a value with eight times the threshold in binary form is over it in text.
@@ -255,8 +271,8 @@ function planSql(source: Source): string {
   // Documents and texts pass through in the order they come: a sort or a hash of them would go to disk.
   return `
     with claimed as (
-      select c.row_id, c.ord
-        from unnest($1::text[]) with ordinality as c(row_id, ord)
+      select c.*
+        from unnest($1::text[]${partParameters(source, 7)}) with ordinality as c(row_id${partList(source)}, ord)
        where ${seesAllRowsOfSql(source.id)}
     ),
     -- Sizes as stored come first: they cost nothing, and keep text from being rendered that can't be sent.
@@ -270,7 +286,7 @@ function planSql(source: Source): string {
          select ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
                 ${entitySql(source)} as entity_id, ${column} as stored
            from ${fromSql(source)}
-          where ${key} = c.row_id::${source.keyType}
+          where ${isKeyedRowSql(source, 'c')}
          offset 0) r
     ),
     opened as (

@@ -9,8 +9,12 @@ export function rowsHidden(source: Source, remedy: string): string {
   return `row-level security hides rows of ${source.tableSql}, or of its parent, from lighter_daemon. ${remedy}`
 }
 
+export function noTenant(source: Source): string {
+  return `no tenant: ${source.tenantColumn} of the row${source.parents.map(({ tableSql }) => `'s ${tableSql}`).join('')} is null or missing`
+}
+
 export function ambiguousKey(source: Source): string {
-  return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.keyColumn} again, then lighter retry`
+  return `several rows have this key, or its row has several tenants: give ${source.tableSql} a valid unique index on ${source.key.map(({ name }) => name).join(', ')} again, then lighter retry`
 }
 
 export function tooLarge(row: PlannedRow, maxPayloadBytes: number): string {

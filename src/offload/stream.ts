@@ -11,7 +11,7 @@ import { newArtifactId, type TenantId } from '../ids.ts'
 import { encodeStream, encodingOf } from '../store/codec.ts'
 import { objectKey } from '../store/keys.ts'
 import type { ObjectStore } from '../store/object-store.ts'
-import { copyOutText, rowChanged } from './copy-out.ts'
+import { copyOut, rowChanged } from './copy-out.ts'
 import type { Location } from './pack.ts'
 import { idsOf } from './payload-pointers.ts'
 import { recordUploadId, registerObjects } from './register.ts'
@@ -21,7 +21,10 @@ import { createTextSearch } from './text-search.ts'
 export interface StreamRequest {
   tenantId: TenantId
   kind: string
-  /** Yields the payload as one row of one text column, or no row if the row has changed. */
+  contentType: string
+  /** Of the object's key. */
+  extension: string
+  /** Yields the payload as one row of one text or bytea column, or no row if the row has changed. */
   selectSql: string
   /** Only a payload with one of these in its text has pointers. */
   pointerNames: string[]
@@ -63,8 +66,15 @@ export async function streamPayload(
   options: StreamOptions,
 ): Promise<{ location: Omit<Location, 'artifactId'>; objectBytes: number; refersTo: string[] }> {
   const contentEncoding = encodingOf(options.codec)
-  const contentType = 'application/json'
-  const key = objectKey(store.prefix, request.tenantId, request.kind, new Date(), newArtifactId(), 'json')
+  const { contentType } = request
+  const key = objectKey(
+    store.prefix,
+    request.tenantId,
+    request.kind,
+    new Date(),
+    newArtifactId(),
+    request.extension,
+  )
   await registerObjects(
     pool,
     [
@@ -118,7 +128,7 @@ export async function streamPayload(
     })
     // A failed upload must stop the reading, which otherwise waits for ever for room.
     const [read, sent] = await Promise.allSettled([
-      pipeline(copyOutText(client, request.selectSql), hashed, compressor),
+      pipeline(copyOut(client, request.selectSql), hashed, compressor),
       sending.catch(error => {
         compressor.destroy()
         throw error

@@ -1,6 +1,7 @@
 // What is left in the queue of what was queued before a moment, and whether it is on its way or stuck.
 import type { Queryable } from '../db/pool.ts'
-import { fromSql, ident, literal, tenantSql } from '../source/expressions.ts'
+import { fromSql, literal, tenantSql } from '../source/expressions.ts'
+import { isRowSql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 export interface Queued {
@@ -86,7 +87,7 @@ async function countOfSource(
       ? ''
       : `and (${known} = ${literal(tenantId)} or ${known} is null and exists (select from (
            select ${tenantSql(found)} as tenant_id from ${fromSql(found)}
-            where m.${ident(found.keyColumn)} = ${alias}.row_id::${found.keyType} offset 0) r where r.tenant_id = ${literal(tenantId)}))`
+            where ${isRowSql(found, `${alias}.row_id`)} offset 0) r where r.tenant_id = ${literal(tenantId)}))`
   const { rows } = await db.query<CountOfSource>({
     text: `
       with queued as materialized (

@@ -15,6 +15,8 @@ interface KindStorage {
 
 interface TenantStorage {
   tenant_id: string
+  /** What the application calls it, where that is no uuid. */
+  external_id: string | null
   plan: string
   legal_hold: boolean
   artifacts: number
@@ -170,7 +172,7 @@ export const sections = {
               from lighter.storage_by_kind) k)`,
   top_tenants: `(
     select coalesce(json_agg(t order by t.payload_bytes desc, t.tenant_id), '[]')
-      from (select tenant_id, plan, legal_hold, artifacts, payload_bytes, objects, object_bytes
+      from (select tenant_id, external_id, plan, legal_hold, artifacts, payload_bytes, objects, object_bytes
               from lighter.storage_by_tenant order by payload_bytes desc, tenant_id limit ${shownTenants}) t)`,
   tenants: '(select count(*) from lighter.storage_by_tenant where artifacts > 0)',
   queue: `(

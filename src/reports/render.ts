@@ -113,7 +113,7 @@ function tenants({ top_tenants: top, tenants: all }: Stats, width: number): Sect
         number('objects'),
       ],
       top.map(t => [
-        t.tenant_id,
+        t.external_id === null ? t.tenant_id : `${t.external_id} (${t.tenant_id})`,
         t.legal_hold ? `${t.plan}, on hold` : t.plan,
         formatCount(t.artifacts),
         formatBytes(t.payload_bytes),

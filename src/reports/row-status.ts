@@ -7,7 +7,9 @@ import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type LookRow, lookSql } from '../offload/group.ts'
 import { followedIdsSql, fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { readPointersSql } from '../source/modes.ts'
 import { isPinnedSql } from '../source/pins.ts'
+import { isRowSql, partArrays, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import { isAnyDaemonWorking } from './daemons.ts'
 import { formatSpan, type Timing, timingSql } from './departure.ts'
@@ -86,10 +88,14 @@ function factsSql(source: Source): string {
   const column = `m.${ident(source.jsonColumn)}`
   return `
     with found as materialized (
-      select m.${ident(source.keyColumn)}::text as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
-             case when pg_column_size(${column}) < ${openBytes} then ${column} end as doc
+      select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
+             ${
+               source.mode === 'document'
+                 ? `case when pg_column_size(${column}) < ${openBytes} then ${column} end as doc`
+                 : `case when ${column} is null then 'null' else 'value' end as type, ${readPointersSql(source)} as ids`
+             }
         from ${fromSql(source)}
-       where m.${ident(source.keyColumn)} = $1::${source.keyType}
+       where ${isRowSql(source, '$1::text')}
        limit 1
     ),
     -- Of the inbox the last write counts; of each other place there is one.
@@ -100,10 +106,10 @@ function factsSql(source: Source): string {
         from lighter.jobs j where j.source_id = $2 and j.row_id = (select f.row_id from found f)
        group by j.place
     )
-    select f.row_id, f.tenant_id, jsonb_typeof(f.doc) as type,
+    select f.row_id, f.tenant_id, ${source.mode === 'document' ? 'jsonb_typeof(f.doc)' : 'f.type'} as type,
            ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} as pinned,
            (select coalesce(json_agg(json_build_object('artifact_id', a.id, 'kind', a.kind, 'size_bytes', a.size_bytes) order by a.id), '[]')
-              from unnest(${followedIdsSql(source, 'f.doc')}) i(id)
+              from unnest(${source.mode === 'document' ? followedIdsSql(source, 'f.doc') : 'f.ids'}) i(id)
               join public.artifact_refs a on a.tenant_id = f.tenant_id and a.frame_id = lighter.frame_of(i.id) and a.id = i.id) as pointers,
            (select coalesce(json_agg(j), '[]') from jobs j) as jobs,
            (select json_build_object('attempts', d.attempts, 'last_error', left(d.last_error, ${shownErrorCharacters}), 'failed_at', d.failed_at)
@@ -127,6 +133,7 @@ export async function readRowStatus(db: Queryable, source: Source, rowId: string
       Math.max(source.maxWaitMs, source.settleMs),
       openBytes,
       openBytes,
+      ...partArrays(source, [facts.row_id]),
     ],
   })
   const [look] = looks
@@ -201,7 +208,7 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
   const lease = of('lease')
   const waiting = of('waiting')
   if (facts.tenant_id === null) {
-    const from = source.parentSql === null ? 'the row' : `its ${source.parentSql}`
+    const from = source.parents.length === 0 ? 'the row' : `its ${source.parents.at(-1)?.tableSql}`
     return {
       state: 'no_tenant',
       says: `It has no tenant: ${source.tenantColumn} of ${from} is null or missing. Such a row stays whole.`,
@@ -336,6 +343,8 @@ function onItsWay(
 
 function nothing(source: Source, type: string | null): string {
   if (type === null || type === 'null') return 'There is nothing in it to offload: it is null.'
+  if (source.mode !== 'document')
+    return `There is nothing in it to offload: it is not over ${formatBytes(source.thresholdBytes)}.`
   if (type !== 'object' && type !== 'array')
     return `There is nothing in it to offload: a ${type} has no room for a pointer.`
   const field =

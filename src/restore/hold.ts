@@ -1,7 +1,6 @@
 // Before anything is restored it is forbidden to offload it again; the ban stays when the restore has ended.
 import type pg from 'pg'
 import type { Queryable } from '../db/pool.ts'
-import { RowError, sqlState } from '../errors.ts'
 import type { TenantId } from '../ids.ts'
 import { passCommitGate } from '../source/pins.ts'
 import type { Source } from '../source/sources.ts'
@@ -87,19 +86,4 @@ export async function listHeld(db: Queryable, sources: Source[]): Promise<Held[]
     values: [sources.map(s => s.id)],
   })
   return rows
-}
-
-/** The id as the queue and the pins spell it. @throws {RowError} `row_id_malformed` */
-export async function canonicalRowId(db: Queryable, source: Source, rowId: string): Promise<string> {
-  try {
-    const { rows } = await db.query<{ id: string }>(`select $1::text::${source.keyType}::text as id`, [rowId])
-    return rows[0]?.id ?? rowId
-  } catch (error) {
-    const state = sqlState(error)
-    if (state !== '22P02' && state !== '22003') throw error
-    throw new RowError('row_id_malformed', `"${rowId}" is not the id of a row`, {
-      cause: error,
-      hint: `The primary key of ${source.tableSql} is of type ${source.keyType}.`,
-    })
-  }
 }

@@ -4,11 +4,13 @@ import { setTimeout } from 'node:timers/promises'
 import type pg from 'pg'
 import { hydrateMany } from '../artifacts/hydrate.ts'
 import { batchLimits, widestLimits } from '../artifacts/hydrate-limits.ts'
+import { hydrateValues, readValueRows } from '../artifacts/values.ts'
 import type { OffloadConfig } from '../config.ts'
 import { isDatabaseOutage, isTransactionConflict, LighterError, messageOf, RowError } from '../errors.ts'
 import { asTenantId } from '../ids.ts'
 import { createPageSize } from '../page-size.ts'
 import { fromSql, ident, tenantSql, versionSql } from '../source/expressions.ts'
+import { isKeyedRowSql, partArrays, partList, partParameters, rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 import type { ObjectStore } from '../store/object-store.ts'
 import { createPace } from '../sweeps/pace.ts'
@@ -249,6 +251,49 @@ async function restoreOnce(run: Run, rowIds: string[]): Promise<string[]> {
   }
 }
 
+/** As `hydrateRows`, of a column that holds values. */
+async function hydrateRowsWithValues(
+  run: Run,
+  rowIds: string[],
+): Promise<{ ready: RestoredRow[]; tooLong: string[] }> {
+  const { context, source } = run
+  const alone = rowIds.length === 1
+  for (let attempt = 1; ; attempt++) {
+    const rows = (await readValueRows(context.pool, source, rowIds)).filter(row => row.pointer !== null)
+    const limits = alone ? widestLimits : batchLimits(2 * context.config.batchBytes)
+    const withTenant = rows.flatMap(row =>
+      row.tenantId === null ? [] : [{ ...row, tenantId: row.tenantId }],
+    )
+    const results = await hydrateValues(
+      { db: context.pool, store: context.store, concurrency: context.config.uploadConcurrency, limits },
+      source,
+      withTenant,
+    )
+    const outage = results.find(result => result.error?.retryable)?.error
+    if (outage) {
+      if (attempt === storeTries || stopped(context)) throw outage
+      await setTimeout(250 * 2 ** attempt, undefined, { signal: context.signal }).catch(() => undefined)
+      continue
+    }
+    for (const row of rows.filter(r => r.tenantId === null)) {
+      fail(run, row.rowId, new RowError('no_tenant', 'the row has no tenant, so its pointers lead nowhere'))
+    }
+    const ready: RestoredRow[] = []
+    const tooLong: string[] = []
+    results.forEach((result, i) => {
+      const row = withTenant[i]
+      if (row === undefined) return
+      if (result.error !== null) {
+        if (!alone && result.error.code === 'artifact_too_large') tooLong.push(row.rowId)
+        else fail(run, row.rowId, result.error)
+      } else if (result.isOffloaded && result.bytes !== null) {
+        ready.push({ rowId: row.rowId, version: row.version, document: result.bytes })
+      }
+    })
+    return { ready, tooLong }
+  }
+}
+
 interface StoredRow {
   rowId: string
   version: string
@@ -262,6 +307,7 @@ interface StoredRow {
  */
 async function hydrateRows(run: Run, rowIds: string[]): Promise<{ ready: RestoredRow[]; tooLong: string[] }> {
   const { context, source } = run
+  if (source.mode !== 'document') return hydrateRowsWithValues(run, rowIds)
   const alone = rowIds.length === 1
   for (let attempt = 1; ; attempt++) {
     const rows = await readStored(context.pool, source, rowIds)
@@ -305,13 +351,17 @@ async function hydrateRows(run: Run, rowIds: string[]): Promise<{ ready: Restore
 }
 
 async function readStored(pool: pg.Pool, source: Source, rowIds: string[]): Promise<StoredRow[]> {
-  const key = `m.${ident(source.keyColumn)}`
   const { rows } = await pool.query<StoredRow>({
-    text: `select ${key}::text as "rowId", ${versionSql('m')} as version, ${tenantSql(source)} as "tenantId",
-                  m.${ident(source.jsonColumn)}::text as metadata
-             from ${fromSql(source)}
-            where ${key} = any ($1::${source.keyType}[])`,
-    values: [rowIds],
+    // Look-ups of keys: nothing that holds documents is hashed.
+    text: `select r.*
+             from unnest($1::text[]${partParameters(source, 2)}) w(row_id${partList(source)})
+            cross join lateral (
+              select ${rowKeySql(source)} as "rowId", ${versionSql('m')} as version, ${tenantSql(source)} as "tenantId",
+                     m.${ident(source.jsonColumn)}::text as metadata
+                from ${fromSql(source)}
+               where ${isKeyedRowSql(source, 'w')}
+              offset 0) r`,
+    values: [rowIds, ...partArrays(source, rowIds)],
   })
   return rows
 }

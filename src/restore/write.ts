@@ -4,15 +4,18 @@ import { arrayText } from '../db/array-text.ts'
 import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { unqueueRows } from '../offload/unqueue.ts'
+import { columnTypeOf } from '../source/column-types.ts'
 import { ident, isVersionSql, passGuardSql, rowsSql } from '../source/expressions.ts'
+import { valueModeOf } from '../source/modes.ts'
+import { hasKeySql, isRowSql, keyNames, selectKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 export interface RestoredRow {
   rowId: string
   /** Which version it was whose pointers were followed, see `versionSql`. */
   version: string
-  /** JSON text, cast in Postgres and nowhere else. */
-  document: string
+  /** JSON text, cast in Postgres and nowhere else; of a column that holds values the value's bytes. */
+  document: string | Buffer
 }
 
 /**
@@ -36,7 +39,7 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
             : [
                 arrayText(rows.map(row => row.rowId)),
                 arrayText(rows.map(row => row.version)),
-                arrayText(rows.map(row => row.document)),
+                arrayText(rows.map(row => textOf(source, row.document))),
               ],
       })
       const undone = written.find(row => !row.intact)
@@ -57,30 +60,36 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
   )
 }
 
+const textOf = (source: Source, document: string | Buffer) =>
+  typeof document === 'string' ? document : columnTypeOf(source).textOf(document)
+
 /** A long document by itself: as an element of an array its quotes would be written twice over. */
 function writeSql(source: Source, single: boolean): string {
-  const key = ident(source.keyColumn)
   const column = ident(source.jsonColumn)
+  const mode = valueModeOf(source)
+  const { parameter, valueSql } = columnTypeOf(source)
+  // Bytes as they are, where there is one value.
+  const target = single ? parameter.valueSql('l.document') : valueSql('l.document')
   const wanted = single
-    ? 'select $1::text as row_id, $2::text as version, $3::text as document'
+    ? `select $1::text as row_id, $2::text as version, $3::${parameter.type} as document`
     : 'select * from unnest($1::text[], $2::text[], $3::text[]) as w(row_id, version, document)'
   return `
     with wanted as (${wanted}),
     locked as (
-      select m.${key} as key, m.ctid as place, m.tableoid as tbl, w.row_id, w.version, w.document
+      select ${selectKeySql(source)}, m.ctid as place, m.tableoid as tbl, w.row_id, w.version, w.document
         from ${rowsSql(source)} m
-        join wanted w on m.${key} = w.row_id::${source.keyType} and ${isVersionSql('m', 'w.version')}
+        join wanted w on ${isRowSql(source, 'w.row_id')} and ${isVersionSql('m', 'w.version')}
          for no key update of m skip locked
     ),
     targets as materialized (
-      select l.key, l.place, l.tbl, l.row_id, l.version, l.document::jsonb as target from locked l
+      select ${keyNames(source, 'l').join(', ')}, l.place, l.tbl, l.row_id, l.version, ${target} as target from locked l
     ),
     written as (
       update ${rowsSql(source)} m
-         set ${column} = t.target
+         set ${mode === null ? `${column} = t.target` : mode.restoreSql(source, 't.target')}
         from targets t
-       where m.${key} = t.key and m.ctid = t.place and m.tableoid = t.tbl
-      returning t.row_id, t.version, m.${column} = t.target as intact
+       where ${hasKeySql(source, 't')} and m.ctid = t.place and m.tableoid = t.tbl
+      returning t.row_id, t.version, ${mode === null ? `m.${column} = t.target` : mode.isRestoredSql(source, 't.target')} as intact
     )
     select row_id as "rowId", version, coalesce(intact, false) as intact from written
     union all

@@ -9,7 +9,7 @@ import {
   metadataRefKey,
 } from '../artifacts/pointer-keys.ts'
 import { hasLongNumbersSql } from '../offload/long-numbers.ts'
-import type { Source } from './sources.ts'
+import type { Parent, Source } from './sources.ts'
 
 export const ident = pg.escapeIdentifier
 export const literal = pg.escapeLiteral
@@ -20,12 +20,11 @@ export function rowsSql(source: Source): string {
 }
 
 /**
- * `from` clause: the table as `m`, its parent (if the tenant is there) as `p`.
+ * `from` clause: the table as `m`, those over which the tenant is found as `p1`, `p2`, ….
  * @param sampleSql a `tablesample` of the table
  */
 export function fromSql(source: Source, sampleSql = ''): string {
-  const { parentSql, parentIsPartitioned } = source
-  return `${rowsSql(source)} m ${sampleSql} ${parentSql === null ? '' : parentJoinSql(source, onlySql(parentSql, parentIsPartitioned))}`
+  return `${rowsSql(source)} m ${sampleSql} ${parentJoinsSql(source, parent => onlySql(parent.tableSql, parent.isPartitioned))}`
 }
 
 /**
@@ -33,15 +32,18 @@ export function fromSql(source: Source, sampleSql = ''): string {
  * was moved to a child, or a child that was added after the attach, is none of ours to rewrite and may point to ours.
  */
 export function fromTreeSql(source: Source): string {
-  return `${source.tableSql} m ${source.parentSql === null ? '' : parentJoinSql(source, source.parentSql)}`
+  return `${source.tableSql} m ${parentJoinsSql(source, parent => parent.tableSql)}`
 }
 
 const onlySql = (tableSql: string, isPartitioned: boolean) => (isPartitioned ? tableSql : `only ${tableSql}`)
 
-function parentJoinSql(source: Source, rows: string): string {
-  if (source.parentKeyColumn === null || source.parentColumn === null) return ''
-  return `left join ${rows} p on p.${ident(source.parentKeyColumn)} = m.${ident(source.parentColumn)}`
-}
+const parentJoinsSql = (source: Source, rows: (parent: Parent) => string): string =>
+  source.parents
+    .map(
+      (parent, i) =>
+        `left join ${rows(parent)} p${i + 1} on p${i + 1}.${ident(parent.keyColumn)} = ${i === 0 ? 'm' : `p${i}`}.${ident(parent.column)}`,
+    )
+    .join(' ')
 
 /** For a transaction that rewrites rows: the guard of the table (sql/functions/22_guard.sql) lets it pass. */
 export const passGuardSql = `set local lighter.guard = 'off'`
@@ -88,7 +90,19 @@ export function isSourceSql(source: Source, version: string): string {
 }
 
 export function tenantSql(source: Source): string {
-  return `${source.parentSql === null ? 'm' : 'p'}.${ident(source.tenantColumn)}`
+  if (source.singleTenant !== null) return `${literal(source.singleTenant)}::uuid`
+  const column = tenantColumnSql(source)
+  if (source.tenantNamespace === null) return column
+  // Null has no text, and format makes an empty one of it.
+  return `(case when ${column} is not null then lighter.tenant_of(${literal(source.tenantNamespace)}::uuid, ${tenantNameSql(source)}) end)`
+}
+
+/** What the application calls a row's tenant, of a source with a `tenantNamespace`. */
+export const tenantNameSql = (source: Source): string => `pg_catalog.format('%s', ${tenantColumnSql(source)})`
+
+function tenantColumnSql(source: Source): string {
+  if (source.tenantColumn === null) throw new Error(`${source.tableSql} has no tenant column`)
+  return `${source.parents.length === 0 ? 'm' : `p${source.parents.length}`}.${ident(source.tenantColumn)}`
 }
 
 /** What the row belongs to, null where the source does not say. */
@@ -269,7 +283,7 @@ export function pointersSql(source: Source, doc: string): string {
 
 /** The ids that the pointers in `doc` spell at any depth, as uuid[]. Reading follows only those of `followedIdsSql`. */
 export function pointersInSql(source: Source, doc: string): string {
-  const paths = source.pointerNames.map(name => {
+  const paths = [...source.pointerNames, ...source.stubNames].map(name => {
     const member = `@.${JSON.stringify(name)}`
     return literal(`strict $.** ? (exists(${member})).${JSON.stringify(name)} ? (@.type() == "string")`)
   })

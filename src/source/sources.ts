@@ -1,7 +1,26 @@
 // What is watched, as the steps need it.
 
 import type { Queryable } from '../db/pool.ts'
-import type { KeyTypeName } from './key-types.ts'
+import type { ColumnTypeName } from './column-types.ts'
+import type { KeyFormName } from './key-types.ts'
+import type { ModeName } from './modes.ts'
+
+/** A column of a row's key. */
+export interface KeyColumn {
+  name: string
+  /** To cast to, quoted and qualified: of a domain the type that it is made of. */
+  type: string
+  form: KeyFormName
+}
+
+/** A table on the way to the tenant. */
+export interface Parent {
+  tableSql: string
+  isPartitioned: boolean
+  keyColumn: string
+  /** Column of the table before it, which refers to it. */
+  column: string
+}
 
 export interface Source {
   id: number
@@ -14,13 +33,22 @@ export interface Source {
   /** Its rows are those of its partitions; a plain table's are its own, and not those of tables that inherit. */
   isPartitioned: boolean
   jsonColumn: string
-  keyColumn: string
-  keyType: KeyTypeName
-  tenantColumn: string
-  parentSql: string | null
-  parentIsPartitioned: boolean
-  parentKeyColumn: string | null
-  parentColumn: string | null
+  columnType: ColumnTypeName
+  /** What stays in the row, see modes.ts. */
+  mode: ModeName
+  /** Mode whole: the column with the artifacts' ids. */
+  pointerColumn: string | null
+  /** At least one column, in the order in which keys are written. */
+  key: KeyColumn[]
+  /** The text of the key of row `m`: use `rowKeySql`. */
+  keySql: string
+  /** Null where all rows have `singleTenant`. */
+  tenantColumn: string | null
+  /** Set: the column holds names, each a tenant in this namespace. */
+  tenantNamespace: string | null
+  singleTenant: string | null
+  /** Over which the tenant is found, one after the other. None: the table has it itself. */
+  parents: Parent[]
   entityType: string | null
   entityColumn: string | null
   phase1Field: string | null
@@ -29,6 +57,8 @@ export interface Source {
    * copied with those of another one, or still hold them from when its table was attached in another way.
    */
   pointerNames: string[]
+  /** Names of pointers that some column holds in the place of a value; none where no source is of mode stub. */
+  stubNames: string[]
   phase1Kind: string
   phase2Kind: string
   envelopeKeys: string[]
@@ -64,18 +94,25 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                   where f.relation = s.relation
                     and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid)
                         = s.json_column
+                    and f.mode = s.mode
+                    and lighter.name_of_column(f.relation, f.pointer_attnum, f.pointer_column, f.relation_oid = f.relation::oid)
+                        is not distinct from s.pointer_column
                   order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",
            c.relkind = 'p' as "isPartitioned",
            s.json_column as "jsonColumn",
-           s.key_column as "keyColumn",
-           s.key_type as "keyType",
+           s.column_type as "columnType",
+           s.mode,
+           s.pointer_column as "pointerColumn",
+           keyed.columns as key,
+           lighter.row_key_sql('m', s.key_columns, keyed.forms) as "keySql",
            s.tenant_column as "tenantColumn",
-           (select format('%I.%I', pn.nspname, pc.relname) from pg_class pc
-              join pg_namespace pn on pn.oid = pc.relnamespace where pc.oid = s.parent_relation) as "parentSql",
-           coalesce((select pc.relkind = 'p' from pg_class pc where pc.oid = s.parent_relation), false) as "parentIsPartitioned",
-           s.parent_key_column as "parentKeyColumn",
-           s.parent_column as "parentColumn",
+           s.tenant_namespace as "tenantNamespace",
+           s.single_tenant as "singleTenant",
+           (select coalesce(json_agg(json_build_object('tableSql', format('%I.%I', pn.nspname, pc.relname), 'isPartitioned', pc.relkind = 'p',
+                     'keyColumn', p.key_column, 'column', p.column_name) order by p.n), '[]')
+              from unnest(s.parent_relations, s.parent_key_columns, s.parent_columns) with ordinality p(relation, key_column, column_name, n)
+              join pg_class pc on pc.oid = p.relation join pg_namespace pn on pn.oid = pc.relnamespace) as parents,
            s.entity_type as "entityType",
            s.entity_column as "entityColumn",
            s.phase1_field as "phase1Field",
@@ -84,6 +121,8 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                  select f.phase1_field || '_ref' from lighter.former_sources f where f.phase1_field is not null
                  order by 1)
              || array['artifact_metadata_ref'] as "pointerNames",
+           case when exists (select from lighter.sources o where o.mode = 'stub')
+                  or exists (select from lighter.former_sources f where f.mode = 'stub') then array['artifact_ref'] else '{}' end as "stubNames",
            s.phase1_kind as "phase1Kind",
            s.phase2_kind as "phase2Kind",
            s.envelope_keys as "envelopeKeys",
@@ -103,6 +142,11 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            (select h.remedy from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id limit 1) as "rowsHidden"
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s
+     cross join lateral (
+       select json_agg(json_build_object('name', k.column_name, 'form', k.form,
+                'type', case k.form when 'text' then 'text' else lighter.type_name(k.base) end) order by k.place) as columns,
+              array_agg(k.form order by k.place) as forms
+         from lighter.key_parts_of(s) k) keyed
      cross join lighter.settings d
       join pg_class c on c.oid = s.relation
       join pg_namespace n on n.oid = c.relnamespace

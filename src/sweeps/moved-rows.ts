@@ -2,7 +2,9 @@
 // offload, or copied. Nobody can read them. The release sweep, which sees every pointer, finds them on its way.
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
-import { fromSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
+import { fromSql, tenantSql } from '../source/expressions.ts'
+import { pointersOfRowSql } from '../source/modes.ts'
+import { rowKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
 
 /** So many are named; all are counted. */
@@ -38,13 +40,12 @@ export async function findMovedRows(client: pg.ClientBase, sources: Source[]): P
 
 /** Those that have such a pointer themselves, and those whose payload has it. */
 async function nameRows(client: pg.ClientBase, source: Source): Promise<void> {
-  const key = `m.${ident(source.keyColumn)}`
   await client.query({
     text: `
       insert into moved_rows
-      select ${source.id}, ${key}::text, ${tenantSql(source)}, s.artifact_tenant_id, s.id
+      select ${source.id}, ${rowKeySql(source)}, ${tenantSql(source)}, s.artifact_tenant_id, s.id
         from ${fromSql(source)}
-       cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
+       cross join lateral unnest(${pointersOfRowSql(source)}) ptr(id)
         join strayed s on s.id = ptr.id and s.tenant_id = coalesce(${tenantSql(source)}, ${noTenantSql})
        limit $1
           on conflict do nothing`,

@@ -6,6 +6,7 @@
 // then finds it still unused does it get a tombstone: a pointer that somebody held in hand meanwhile is found again.
 import type pg from 'pg'
 import { fetchPayloads } from '../artifacts/fetch.ts'
+import { pointersInPayload } from '../artifacts/pointers-in-payload.ts'
 import {
   type Change,
   changeArtifacts,
@@ -31,8 +32,9 @@ import { beginSql, connectSession } from '../db/prepared.ts'
 import { SteadyClient } from '../db/settings.ts'
 import type { ArtifactId, TenantId } from '../ids.ts'
 import { findMissingParts, type MissingPart, notePartitions, partsMissing } from '../offload/missing-parts.ts'
-import { fromTreeSql, ident, pointersInSql, tenantSql } from '../source/expressions.ts'
-import { keyTypes } from '../source/key-types.ts'
+import { fromTreeSql, tenantSql } from '../source/expressions.ts'
+import { pointersOfRowSql } from '../source/modes.ts'
+import { mayBeRowSql } from '../source/rows-by-key.ts'
 import { loadSources, type Source } from '../source/sources.ts'
 import { openSession, within } from '../wake/session.ts'
 import type { Counts, SweepContext } from './context.ts'
@@ -155,7 +157,7 @@ function markPointers(client: pg.ClientBase, source: Source): Promise<pg.QueryRe
     insert into pointed_to (id, tenant_id)
     select distinct ptr.id, coalesce(${tenantSql(source)}, ${noTenantSql})
       from ${fromTreeSql(source)}
-     cross join lateral unnest(${pointersInSql(source, `m.${ident(source.jsonColumn)}`)}) ptr(id)
+     cross join lateral unnest(${pointersOfRowSql(source)}) ptr(id)
         on conflict do nothing`)
 }
 
@@ -178,7 +180,7 @@ async function markMoved(client: pg.ClientBase, source: Source, round: number): 
         join ${fromTreeSql(source)} on ${rowOfArtifactSql(source)}
        where a.source_id = any ($1::int[]) and a.row_id is not null
          and exists (select from strayed s where s.id = a.id)
-         and a.id = any (${pointersInSql(source, `m.${ident(source.jsonColumn)}`)})
+         and a.id = any (${pointersOfRowSql(source)})
           on conflict do nothing`,
     values: [[source.id, ...source.formerIds], round],
   })
@@ -186,7 +188,7 @@ async function markMoved(client: pg.ClientBase, source: Source, round: number): 
 
 /** SQL: row `m` of the source is the one that artifact `a` was taken off. Whoever else writes there may have written any row_id. */
 function rowOfArtifactSql(source: Source): string {
-  return `m.${ident(source.keyColumn)} = ${keyTypes[source.keyType].fromTextSql('a.row_id')}`
+  return mayBeRowSql(source, 'a.row_id')
 }
 
 /** SQL: its ordinal, of the id of an artifact in a frame. */
@@ -247,7 +249,7 @@ async function learnPointers(context: SweepContext, client: pg.ClientBase, count
       )
       const known = [...payloads].flatMap(([artifact, payload]) =>
         // One that can't be read stays unknown; the verify sweep says what it is.
-        payload instanceof Error ? [] : [{ id: artifact.id, refs: pointersIn(payload) }],
+        payload instanceof Error ? [] : [{ id: artifact.id, refs: pointersInPayload(payload) }],
       )
       await pool.query(
         // Only of loose ones it may be unknown.
@@ -260,15 +262,6 @@ async function learnPointers(context: SweepContext, client: pg.ClientBase, count
       context.onProgress(counts)
     }
   }
-}
-
-/** Every uuid in the payload under a name that may be a pointer's, at any depth; or, of escaped names, any name. */
-function pointersIn(payload: Buffer): string[] {
-  const text = payload.toString('utf8')
-  const member = text.includes('\\u')
-    ? /:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"/gi
-    : /_ref"\s*:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"/gi
-  return [...new Set(Array.from(text.matchAll(member), ([, id = '']) => id.toLowerCase()))]
 }
 
 /** SQL: artifact `a` is in the temporary table `unused`. */

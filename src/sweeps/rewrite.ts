@@ -185,6 +185,7 @@ function artifactsOf(frame: OldFrame): Artifact[] {
     frameOffset: frame.places[ordinal] ?? null,
     contentEncoding: frame.contentEncoding,
     deletedAt: null,
+    sourceId: null,
     fromRow: true,
   }))
 }

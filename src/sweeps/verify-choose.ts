@@ -10,7 +10,7 @@ export type Checkable = Artifact & { damagedAt: Date | null }
 const columns = `a.id, a.tenant_id as "tenantId", a.kind, a.r2_key as key, a.content_type as "contentType",
   a.size_bytes::float8 as "sizeBytes", a.sha256, a.byte_offset::float8 as "byteOffset",
   a.byte_length::float8 as "byteLength", a.frame_offset::float8 as "frameOffset",
-  a.content_encoding as "contentEncoding", null::timestamptz as "deletedAt", a.source_id is not null as "fromRow", a.damaged_at as "damagedAt"`
+  a.content_encoding as "contentEncoding", null::timestamptz as "deletedAt", a.source_id as "sourceId", a.source_id is not null as "fromRow", a.damaged_at as "damagedAt"`
 
 /**
  * A random sample of SWEEP_VERIFY_SAMPLE artifacts.

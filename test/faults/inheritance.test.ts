@@ -144,9 +144,9 @@ test('rows of one key stay inline and whole, as dead letters, and doctor says th
     'notes has several rows 1',
   )
   expect((await lighter(environment, ['doctor'])).stdout).toContain(
-    'no valid unique index keeps public.notes.id from being there twice',
+    'no valid unique index keeps public.notes (id) from being there twice',
   )
-  await expect(attach(environment, 'notes')).rejects.toThrow('notes has no primary key')
+  await expect(attach(environment, 'notes')).rejects.toThrow('notes has no key')
 })
 
 test('a restore brings back every row by itself, where several have one key', async () => {

@@ -633,7 +633,9 @@ describe.each([
       const early = await write('{"tool_interactions": [{"early": true}]}')
       await db.migrate()
       await db.pool.query(`select lighter.attach('public.conversation_messages')`)
-      expect(await value(db.pool, 'select parent_relation is null from lighter.sources')).toBe(tenantColumn)
+      expect(await value(db.pool, 'select cardinality(parent_relations) = 0 from lighter.sources')).toBe(
+        tenantColumn,
+      )
 
       const daemon = await startDaemon(db.environment)
       try {

@@ -79,10 +79,10 @@ describe('attach finds', () => {
     )
     const source = await attach(`'${table}'`)
     expect(await sourceOf(table)).toMatchObject({
-      key_column: 'message_no',
-      key_type: type,
+      key_columns: '{message_no}',
+      key_types: [type],
       tenant_column: 'tenant_id',
-      parent_relation: null,
+      parent_relations: '{}',
       entity_column: null,
       phase1_field: 'tool_interactions',
     })
@@ -110,9 +110,9 @@ describe('attach finds', () => {
     await attach(`'${table}'`)
     expect(await sourceOf(table)).toMatchObject({
       tenant_column: 'tenant_id',
-      parent_relation: parent,
-      parent_key_column: 'id',
-      parent_column: 'thread_id',
+      parent_relations: `{${parent}}`,
+      parent_key_columns: '{id}',
+      parent_columns: '{thread_id}',
       entity_type: 'thread',
       entity_column: 'thread_id',
     })
@@ -124,15 +124,18 @@ describe('attach finds', () => {
       `id int primary key, tenant_id uuid, parent_id uuid references ${parent}, metadata jsonb`,
     )
     await attach(`'${both}'`)
-    expect(await sourceOf(both)).toMatchObject({ tenant_column: 'tenant_id', parent_relation: null })
+    expect(await sourceOf(both)).toMatchObject({ tenant_column: 'tenant_id', parent_relations: '{}' })
     const named = await createTable(
       `id int primary key, tenant_id uuid, parent_id uuid references ${parent}, metadata jsonb`,
     )
     await attach(`'${named}', tenant_column => 'workspace'`)
-    expect(await sourceOf(named)).toMatchObject({ tenant_column: 'workspace', parent_relation: parent })
+    expect(await sourceOf(named)).toMatchObject({
+      tenant_column: 'workspace',
+      parent_relations: `{${parent}}`,
+    })
   })
 
-  test('the parent that parent_column names, even where the column refers to two tables', async () => {
+  test('the parent that tenant_path names, even where the column refers to two tables', async () => {
     const other = await createTable('id uuid primary key')
     const left = await createTable('id uuid primary key, tenant_id uuid')
     const right = await createTable('id uuid primary key, tenant_id uuid')
@@ -140,8 +143,11 @@ describe('attach finds', () => {
       `id int primary key, metadata jsonb, left_id uuid references ${left},
        right_id uuid references ${other} references ${right}`,
     )
-    await attach(`'${table}', parent_column => 'right_id'`)
-    expect(await sourceOf(table)).toMatchObject({ parent_relation: right, parent_column: 'right_id' })
+    await attach(`'${table}', tenant_path => '{right_id}'`)
+    expect(await sourceOf(table)).toMatchObject({
+      parent_relations: `{${right}}`,
+      parent_columns: '{right_id}',
+    })
   })
 
   test('tables, columns and schemas whatever their names are, and rows of them are offloaded', async () => {
@@ -214,42 +220,46 @@ describe('attach refuses', () => {
       {
         code: '42703',
         message: /cannot tell the tenant of a row of TABLE: .*"tenant_id"/,
-        hint: /tenant_column => .*parent_column =>/,
+        hint: /tenant_column => .*tenant_path =>/,
       },
     ],
     [
-      'a tenant that is no uuid',
-      'id uuid primary key, tenant_id text, metadata jsonb',
+      'a tenant that is neither a uuid nor a name',
+      'id uuid primary key, tenant_id numeric, metadata jsonb',
       '',
-      { code: '42804', message: /tenant column TABLE\.tenant_id is of type text, not uuid/ },
+      { code: '42804', message: /tenant column TABLE\.tenant_id is of type numeric, not uuid, text/ },
     ],
     [
-      'a parent column that is no foreign key',
+      'a tenant path with a column that is no foreign key',
       `${plain}, thread_id uuid`,
-      `, parent_column => 'thread_id'`,
+      `, tenant_path => '{thread_id}'`,
       {
         code: '42704',
         message: /TABLE\.thread_id is not a foreign key/,
-        hint: /must refer to the table that has the tenant/,
+        hint: /must lead to the table that has the tenant/,
       },
     ],
     [
-      'a table without a primary key',
-      'id uuid not null unique, tenant_id uuid, metadata jsonb',
+      'a table without a unique index',
+      'id uuid not null, tenant_id uuid, metadata jsonb',
       '',
-      { code: '42P16', message: /TABLE has no primary key/, hint: /uuid, bigint or integer/ },
+      {
+        code: '42P16',
+        message: /TABLE has no key: neither/,
+        hint: /alter table TABLE add column lighter_key uuid/,
+      },
     ],
     [
-      'a composite key',
-      'tenant_id uuid, id uuid, metadata jsonb, primary key (tenant_id, id)',
+      'a composite key with a column that may not be in one',
+      'tenant_id uuid, id numeric, metadata jsonb, primary key (tenant_id, id)',
       '',
-      { code: '0A000', message: /primary key of TABLE has 2 columns/ },
+      { code: '42P16', message: /\(tenant_id, id\) cannot be it: id is of type numeric/ },
     ],
     [
-      'a text key',
-      'id text primary key, tenant_id uuid, metadata jsonb',
+      'a key of a type whose equal values have several texts',
+      'id interval primary key, tenant_id uuid, metadata jsonb',
       '',
-      { code: '0A000', message: /primary key TABLE\.id is of type text/ },
+      { code: '42P16', message: /id is of type interval, whose values have no text form/ },
     ],
     [
       'a column that is missing',
@@ -258,13 +268,23 @@ describe('attach refuses', () => {
       { code: '42703', message: /TABLE has no column "payload"/ },
     ],
     [
-      'a json column',
-      'id uuid primary key, tenant_id uuid, metadata json',
+      'a column of a type that is none of ours',
+      'id uuid primary key, tenant_id uuid, metadata xml',
       '',
       {
         code: '42804',
-        message: /TABLE\.metadata is of type json, not jsonb/,
-        hint: /alter table TABLE alter column metadata type jsonb/,
+        message: /TABLE\.metadata is of type xml, not jsonb, json, text or bytea/,
+        hint: /alter table TABLE alter column metadata type text using metadata::text;/,
+      },
+    ],
+    [
+      'a json column in mode document',
+      'id uuid primary key, tenant_id uuid, metadata json',
+      `, mode => 'document'`,
+      {
+        code: '42804',
+        message: /TABLE\.metadata is of type json, and mode document needs jsonb/,
+        hint: /alter table TABLE alter column metadata type jsonb using metadata::jsonb;/,
       },
     ],
     [
@@ -342,9 +362,9 @@ describe('attach refuses', () => {
     expect(await errorOf(attach(`'${table}'`))).toEqual({
       code: '42702',
       message: expect.stringMatching(`${table}.*: ${left} \\(over left_id\\), ${right} \\(over right_id\\)`),
-      hint: expect.stringContaining('parent_column =>'),
+      hint: expect.stringContaining('tenant_path =>'),
     })
-    await attach(`'${table}', parent_column => 'left_id'`)
+    await attach(`'${table}', tenant_path => '{left_id}'`)
   })
 
   test.each(['view', 'materialized view'])('a %s, which has no rows of its own', async kind => {

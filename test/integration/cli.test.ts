@@ -393,7 +393,7 @@ describe('attach and detach', () => {
     expect(rest).toMatchObject({
       table: 'public.notes',
       column: 'body',
-      decided: { tenant_column: 'tenant', key_type: 'bigint', envelope_keys: '["a", "b"]', guard: 'off' },
+      decided: { tenant_column: 'tenant', key_types: 'bigint', envelope_keys: '["a", "b"]', guard: 'off' },
       changed: {},
       warnings: [],
       obstacles: [],
@@ -403,7 +403,7 @@ describe('attach and detach', () => {
       {
         json_column: 'body',
         tenant_column: 'tenant',
-        key_type: 'bigint',
+        key_types: ['bigint'],
         phase1_field: null,
         phase2_kind: 'note',
         envelope_keys: ['a', 'b'],
@@ -434,12 +434,12 @@ describe('attach and detach', () => {
     await fresh.admin.query(`
       create table no_key (tenant_id uuid, metadata jsonb);
       create table no_tenant (id uuid primary key, metadata jsonb);
-      create table plain_json (id uuid primary key, tenant_id uuid, metadata json)`)
+      create table plain_xml (id uuid primary key, tenant_id uuid, metadata xml)`)
     const run = (...args: string[]) => runCli(args, { cwd, env: fresh.env })
     expectError(await run('attach', 'no_such_table'), /"no_such_table" does not exist/)
-    expectError(await run('attach', 'no_key'), /no primary key/, /Add a primary key/)
+    expectError(await run('attach', 'no_key'), /no key: neither a primary key/, /add column lighter_key/)
     expectError(await run('attach', 'no_tenant'), /tenant/, /tenant_column/)
-    expectError(await run('attach', 'plain_json'), /not jsonb/, /alter table/)
+    expectError(await run('attach', 'plain_xml'), /not jsonb, json, text or bytea/, /alter table/)
     expectError(await run('detach', 'no_such_table'), /"no_such_table" does not exist/)
     const threshold = await run('attach', 'no_key', '--threshold', 'big')
     expect(threshold.code).toBe(1)
@@ -490,8 +490,8 @@ describe('hydrate', () => {
   })
 
   test('of what is not there is an error of one line, with advice', async () => {
-    expectError(await lighter(['hydrate', nowhere]), `has no row ${nowhere}`, /Check the id/)
-    expectError(await lighter(['hydrate', 'not-an-id']), '"not-an-id" is not the id of a row', /of type uuid/)
+    expectError(await lighter(['hydrate', nowhere]), `has no row ${nowhere}`, /Check the key/)
+    expectError(await lighter(['hydrate', 'not-an-id']), '"not-an-id" is not the key of a row', /id \(uuid\)/)
     expectError(
       await lighter(['hydrate', nowhere, '--table', 'conversations']),
       'conversations is not attached',
@@ -512,7 +512,11 @@ describe('hydrate', () => {
     expectError(await print('7', '--table', 'notes'), 'several columns are attached', /notes \(b\)/)
     expect((await print('7', '--table', 'notes', '--column', 'b')).stdout).toBe('{"in": "b"}\n')
     expect((await print('007', '--column', 'a')).stdout).toBe('{"in": "a"}\n')
-    expectError(await print('99999999999', '--column', 'a'), '"99999999999" is not the id', /of type integer/)
+    expectError(
+      await print('99999999999', '--column', 'a'),
+      '"99999999999" is not the key of a row',
+      /id \(whole number\)/,
+    )
     expectError(await print('7', '--column', 'c'), 'c is not attached', /notes \(a\)/)
     await fresh.admin.query(`select lighter.detach('notes', 'a'), lighter.detach('notes', 'b'),
       lighter.detach('conversation_messages')`)

@@ -424,6 +424,47 @@ describe('a source', () => {
     expect((await doctor(environment)).of(source).status).toBe('ok')
   })
 
+  const whole = `
+    create table notes (id bigint primary key, tenant_id uuid, body text);
+    select lighter.attach('notes', 'body', mode => 'whole', create_pointer_column => true);`
+  test.each([
+    ['drop trigger lighter_clear_2 on notes', /gone/, /lighter attach notes --column body/],
+    [
+      'alter table notes disable trigger lighter_clear_2',
+      /disabled/,
+      /^alter table notes enable trigger lighter_clear_2;$/,
+    ],
+  ])('of mode whole after: %s', async (sql, found, advice) => {
+    const environment = await changed(`${whole} ${sql}`)
+    const examination = await doctor(environment)
+    expectFailure(examination, 'source notes.body', found, advice)
+    await environment.admin.query(
+      examination.of('source notes.body').advice?.startsWith('alter') === true
+        ? (examination.of('source notes.body').advice ?? '')
+        : `select lighter.attach('notes', 'body')`,
+    )
+    await expectHealthy(environment)
+  })
+
+  test('of mode whole whose pointer column got a default is told what attach would say', async () => {
+    const environment = await changed(
+      `${whole} alter table notes alter body_artifact_id set default gen_random_uuid()`,
+    )
+    expectFailure(await doctor(environment), 'obstacle notes.body', /has a default/, /drop default/)
+  })
+
+  test('of mode whole without rights on the pointer column fails', async () => {
+    const environment = await changed(
+      `${whole} revoke update (body_artifact_id) on notes from lighter_daemon`,
+    )
+    expectFailure(
+      await doctor(environment),
+      'privileges',
+      /update on notes.body_artifact_id/,
+      /lighter attach/,
+    )
+  })
+
   test('whose table is gone fails, and the advice forgets it', async () => {
     const environment = await changed(`
       create table notes (id bigint primary key, tenant_id uuid, metadata jsonb);

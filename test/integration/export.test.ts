@@ -27,6 +27,7 @@ import { runCli, startCli } from '../support/process.ts'
 import { startFaultyStore } from '../support/request-fault.ts'
 import { column, errorOf, value } from '../support/sql.ts'
 import { runNow } from '../support/sweep.ts'
+import { combinations, heavyValue, insertValue, newValueTable, rawValue } from '../support/value-tables.ts'
 
 let environment: TestEnvironment
 let daemon: Daemon
@@ -406,4 +407,25 @@ test('a payload of 80 MB is a file of its own; the command is killed and goes on
   })
   expect(finished.code).toBe(0)
   await expectWhole(await readExport(folder), tenantId)
+})
+
+test('values of all types: JSON on a line of its own, text and bytes in base64', async () => {
+  const tenantId = randomUUID()
+  const values = new Map<string, Buffer>()
+  for (const [type, mode] of combinations) {
+    const table = await newValueTable(environment, type, mode)
+    const bytes =
+      type === 'bytea'
+        ? Buffer.alloc(9000, '\x00\xff\n', 'latin1')
+        : type === 'json'
+          ? Buffer.from(`[1,\n"${'x'.repeat(9000)}"]`)
+          : heavyValue(type)
+    const id = await insertValue(environment, table, bytes, tenantId)
+    await drained(environment)
+    values.set((await rawValue(environment, table, id)).pointer ?? '', bytes)
+  }
+  await exportTo(folder, tenantId)
+  const found = await readExport(folder)
+  await expectWhole(found, tenantId)
+  expect(new Map([...found].map(([id, { payload }]) => [id, payload]))).toEqual(values)
 })

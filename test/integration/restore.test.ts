@@ -295,14 +295,14 @@ describe('a table with a trigger of its own', () => {
     )
     const { stdout, code } = await cli('restore', '--table', 'notes', '--json')
     expect(code).toBe(1)
-    expect(JSON.parse(stdout)).toMatchObject({
-      restored: 3,
-      failed: 2,
-      failures: [
-        { rowId: '2', code: 'write_failed', message: 'not this one' },
-        { rowId: '4', code: 'rewrite_undone' },
-      ],
-    })
+    const { failures, ...counts } = JSON.parse(stdout)
+    expect(counts).toMatchObject({ restored: 3, failed: 2 })
+    expect(
+      failures.toSorted((a: { rowId: string }, b: { rowId: string }) => Number(a.rowId) - Number(b.rowId)),
+    ).toMatchObject([
+      { rowId: '2', code: 'write_failed', message: 'not this one' },
+      { rowId: '4', code: 'rewrite_undone' },
+    ])
     expect(
       await column(
         environment.admin,

@@ -220,7 +220,10 @@ describe('the command', () => {
       ['status', 'nowhere', '1'],
       /^error: nowhere is not attached\nhint: Attached: public\.conversation_messages/,
     ],
-    [['status', 'conversation_messages', 'x'], /^error: "x" is not the id of a row\nhint: .* of type uuid/],
+    [
+      ['status', 'conversation_messages', 'x'],
+      /^error: "x" is not the key of a row of public.conversation_messages\nhint: .*id \(uuid\)/,
+    ],
     [['status', 'conversation_messages', randomUUID()], /^error: public\.conversation_messages has no row /],
     [['status', '--column', 'metadata'], /^error: --column needs a table\nhint: /],
   ])('%j is an error that says what to do', async (args, expected) => {

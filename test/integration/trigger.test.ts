@@ -258,7 +258,7 @@ describe('the application', () => {
       client.on('notice', notice => warnings.push(notice.message ?? ''))
       await client.query(`insert into renamed values (1, null, '{"tool_interactions": [1]}')`)
       expect(warnings).toEqual([
-        'pg-lighter: public.renamed has no key column id of type integer any more, its rows are not offloaded',
+        'pg-lighter: public.renamed has no key (id) of type integer any more, its rows are not offloaded',
       ])
     } finally {
       await client.end()

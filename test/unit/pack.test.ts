@@ -29,6 +29,8 @@ function items(count: number, textOf: (n: number) => string, kind = 'kind'): Pac
       rowId: `${n}`,
       uuidKey: false,
       field: null,
+      contentType: 'application/json',
+      extension: 'json',
       entityType: null,
       entityId: null,
       refersTo: [],
