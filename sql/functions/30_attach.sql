@@ -237,6 +237,11 @@ begin
     s.pointer_column := coalesce(options ->> 'pointer_column',
       case when (said ->> 'create_pointer_column')::boolean then left(json_column, 50) || '_artifact_id' end);
     s.made_pointer_column := coalesce(existing.pointer_column = s.pointer_column and existing.made_pointer_column, false)
+      -- It stayed when the column was detached, since rows had ids in it. One that was made since has another number.
+      or existing.id is null and exists (
+        select from lighter.former_sources f
+         where f.relation = target and f.json_column = describe_source.json_column and f.made_pointer_column
+           and f.relation_oid = target::oid and f.pointer_attnum = lighter.number_of_column(target, s.pointer_column))
       or coalesce((said ->> 'create_pointer_column')::boolean, false) and lighter.column_type(target, s.pointer_column) is null;
   elsif said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value', format('a pointer column is for mode whole, not %s', s.mode),
@@ -891,8 +896,8 @@ begin
   perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace)
-  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, made_pointer_column, phase1_field, tenant_namespace)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.made_pointer_column, source.phase1_field, source.tenant_namespace
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.
