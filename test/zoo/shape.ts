@@ -22,10 +22,14 @@ export interface Shape {
   fill: (app: Application) => Promise<void>
   /** Run in this order, twice: with time to offload after each, then all at once. `round` is 1 or 2. */
   writes: Record<string, (app: Application, round: number) => Promise<void>>
+  /** Statements of the product that answer as if nothing had left. */
+  reads: Record<string, string>
   attack: {
     name: string
     run: (zoo: Zoo, environment: TestEnvironment) => Promise<void>
-    /** Rows that `lighter restore` then names: they have the id of an artifact of their tenant where nothing follows it. */
+    /** What `lighter restore` then names: rows with the id of an artifact of their tenant where nothing follows it. */
     named?: string
+    /** Rows that the release sweep takes for moved: they have exactly what a row has that came from another tenant. */
+    moved?: number
   }
 }

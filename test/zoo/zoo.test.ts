@@ -7,10 +7,13 @@ import { column } from '../support/sql.ts'
 import {
   dumpOf,
   expectAsWritten,
+  expectAttachedAgain,
   expectClientReads,
   expectCommandReads,
   expectLightRowsUntouched,
   expectOnlyLightRowsInline,
+  expectReadsAlike,
+  expectSweepsSafe,
   expectTenantsApart,
   expectUndone,
   openZoo,
@@ -49,6 +52,7 @@ describe.each(shapes)('$name', shape => {
   test('exactly the heavy values have left, and nothing failed', async () => {
     await expectOnlyLightRowsInline(zoo)
     await expectLightRowsUntouched(zoo, versions)
+    await expectReadsAlike(zoo)
     expect(await column(zoo.environment.admin, 'select last_error from lighter.failed_jobs')).toEqual([])
   })
 
@@ -63,6 +67,10 @@ describe.each(shapes)('$name', shape => {
     await zoo.settled()
     await expectAsWritten(zoo)
   })
+
+  test('sweeps delete what no row points to, and nothing else', () => expectSweepsSafe(zoo))
+
+  test('detached and attached again, every row reads as before', () => expectAttachedAgain(zoo))
 
   test('restore and detach leave the tables as if nothing had ever been attached', () =>
     expectUndone(zoo, zoo.before))

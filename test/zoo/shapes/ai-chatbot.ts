@@ -116,6 +116,10 @@ export const aiChatbot: Shape = {
       await app.query(`update "Message_v2" set role = 'user' where id = $1`, [message('old 0 c')])
     },
   },
+  reads: {
+    'the history of chats': `select c.id, c.title, count(*)::int as messages from "Chat" c join "Message_v2" m on m."chatId" = c.id group by c.id order by c.id`,
+    'the versions of a document': `select id, "createdAt", title from "Document" order by id, "createdAt" desc`,
+  },
   attack: {
     name: 'JSON with \\u0000, half of a surrogate pair, a name twice, and numbers of any length',
     run: async zoo => {

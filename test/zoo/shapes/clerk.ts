@@ -83,6 +83,10 @@ export const clerk: Shape = {
         ])
         .then(() => undefined),
   },
+  reads: {
+    'messages by model': `select metadata ->> 'model' as model, metadata -> 'usage' as usage, count(*)::int from "Message" group by 1, 2 order by 1`,
+    'messages with feedback of an organisation': `select id, metadata -> 'feedback' as feedback from "Message" where "orgId" = 'org_3xYz' and metadata ? 'feedback' order by id`,
+  },
   attack: {
     name: 'names of organisations that differ by case, white space or accents are organisations of their own',
     run: async (zoo, { admin }) => {

@@ -102,6 +102,10 @@ export const flowise: Shape = {
       ])
     },
   },
+  reads: {
+    'the messages of a chat': `select id, role, content, "createdDate" from chat_message where "chatId" = 'c1' order by "createdDate", id`,
+    'executions by state': `select state, count(*)::int from execution group by state order by state`,
+  },
   attack: {
     name: 'rows are copied with what stands in them, also when the first of them is gone',
     run: async (zoo, { admin }) => {

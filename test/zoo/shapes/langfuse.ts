@@ -105,6 +105,10 @@ export const langfuse: Shape = {
       await app.query('delete from traces where id = $1', [cuid(`${round} 0 2`)])
     },
   },
+  reads: {
+    'the table of traces': `select t.id, t.name, count(o.id)::int as observations from traces t left join observations o on o.trace_id = t.id group by t.id, t.name order by t.id`,
+    'traces without an output': `select id from traces where output is null order by id`,
+  },
   attack: {
     name: 'a project gets another id: its rows are not read as that of the new one, and are again when it is undone',
     run: async (zoo, { admin }) => {

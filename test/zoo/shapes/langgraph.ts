@@ -7,7 +7,16 @@ const checkpointOf = (thread: string, step: number, bytes: number) => ({
   v: 4,
   ts: timeOf(step),
   id: `1f0-${step}`,
-  channel_versions: { messages: `0000.${step}`, plan: `0000.${step}` },
+  // As long as LangGraph writes them, of a graph with a dozen channels.
+  channel_versions: {
+    messages: `0000.${step}`,
+    ...Object.fromEntries(
+      Array.from({ length: 11 }, (_, n) => [
+        `branch:to:node-${n}`,
+        `${String(step).padStart(32, '0')}.0.4789321903${n}`,
+      ]),
+    ),
+  },
   versions_seen: { __input__: {}, agent: { messages: `0000.${step}` } },
   channel_values: { plan: prose(`${thread} ${step}`, bytes), step },
   pending_sends: [],
@@ -127,6 +136,11 @@ export const langgraph: Shape = {
           [`copy-${round}`, `thread-${round - 1}`],
         ])
     },
+  },
+  reads: {
+    'the versions of the channels of each checkpoint, by which its blobs are found': `select thread_id, checkpoint_id, key, value from checkpoints cross join jsonb_each_text(checkpoint -> 'channel_versions') order by 1, 2, 3`,
+    'the newest checkpoint of each thread': `select distinct on (thread_id) thread_id, checkpoint_id, parent_checkpoint_id, metadata, checkpoint ->> 'ts' as ts from checkpoints order by thread_id, checkpoint_id desc`,
+    'blobs by their channel and version': `select thread_id, channel, version, type from checkpoint_blobs order by 1, 2, 3`,
   },
   attack: {
     name: 'keys with quotes, commas, brackets and control characters',

@@ -107,6 +107,9 @@ export const litellm: Shape = {
         )
         .then(() => undefined),
   },
+  reads: {
+    'spend by team and model': `select team_id, model, sum(spend)::numeric(12, 6) as spend, count(*)::int from "LiteLLM_SpendLogs" group by 1, 2 order by 1, 2`,
+  },
   attack: {
     name: 'a prompt looks like a pointer, of this column, of the other one, or of none',
     run: async (zoo, { admin }) => {
@@ -140,5 +143,6 @@ export const litellm: Shape = {
           JSON.parse((await zoo.app.read('LiteLLM_SpendLogs', 'messages', `prompt ${i}`)) ?? ''),
         ).toEqual(prompt)
     },
+    named: 'public."LiteLLM_SpendLogs".messages, 4 row(s)',
   },
 }

@@ -102,6 +102,9 @@ export const openWebui: Shape = {
         ])
     },
   },
+  reads: {
+    'the list of chats': `select id, title, updated_at, archived, folder_id from chat where user_id is not null order by updated_at desc, id`,
+  },
   attack: {
     name: 'a user writes what looks like a stub of another user’s chat',
     run: async (zoo, { admin }) => {
@@ -130,5 +133,6 @@ export const openWebui: Shape = {
       for (const [i, text] of texts.entries())
         expect(await zoo.app.read('chat', 'chat', chatId(`forged ${i}`))).toBe(text)
     },
+    moved: 1,
   },
 }

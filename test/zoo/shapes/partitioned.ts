@@ -84,6 +84,9 @@ export const partitioned: Shape = {
       await call(app, `${round} next light`, at, 100)
     },
   },
+  reads: {
+    'calls a month, those that went well': `select date_trunc('month', created_at, 'UTC') as month, count(*)::int from llm_calls where (payload ->> 'ok')::boolean group by 1 order by 1`,
+  },
   attack: {
     name: 'a partition is detached with offloaded rows, and attached again',
     run: async (zoo, { admin }) => {

@@ -80,6 +80,9 @@ export const singleTenant: Shape = {
         .query(`delete from events where kind in ('old.${5 + round}', 'copied.${round}.1')`)
         .then(() => undefined),
   },
+  reads: {
+    'events by model': `select payload ->> 'model' as model, count(*)::int from events where jsonb_typeof(payload) = 'object' group by 1 order by 1`,
+  },
   attack: {
     name: 'escapes that look like \\u0000, a name twice, numbers of 400 digits, and deep nesting',
     run: async zoo => {

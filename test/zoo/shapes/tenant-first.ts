@@ -66,6 +66,9 @@ export const tenantFirst: Shape = {
         ])
         .then(() => undefined),
   },
+  reads: {
+    'messages by tenant and model': `select tenant_id, metadata ->> 'model' as model, count(*)::int from messages group by 1, 2 order by 1, 2`,
+  },
   attack: {
     name: 'a row is given to another tenant: nobody reads the payload, until it is given back',
     run: async zoo => {

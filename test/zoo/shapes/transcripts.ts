@@ -87,6 +87,9 @@ export const transcripts: Shape = {
       await app.query('delete from conversations where id = $1', [idOf(`${round} 0 3`)])
     },
   },
+  reads: {
+    'conversations that have a transcript': `select id, title from conversations where transcript_json is not null or artifact_id is not null order by id`,
+  },
   attack: {
     name: 'an id of another tenant, or of nothing, in the column: an error that reveals nothing',
     run: async (zoo, { admin }) => {
