@@ -94,6 +94,21 @@ export const aiChatbot: Shape = {
         partsOf(`old again ${round}`, 16_000),
       ])
     },
+    'a row is saved with all its columns as the driver has parsed them': async (app, round) => {
+      const id = message('old 1 b')
+      if (round === 1)
+        await app.query('update "Message_v2" set parts = $2 where id = $1', [
+          id,
+          JSON.stringify([{ type: 'text', text: prose('compact', 12_000) }]),
+        ])
+      const [row] = await app.query<Record<string, unknown>>('select * from "Message_v2" where id = $1', [id])
+      await app.query('update "Message_v2" set role = $2, parts = $3, attachments = $4 where id = $1', [
+        id,
+        `saved ${round}`,
+        JSON.stringify(row?.parts),
+        JSON.stringify(row?.attachments),
+      ])
+    },
     'a document gets another version, and the newest one is streamed into': async (app, round) => {
       await saveDocument(app, 0, 10 * round, 12_000)
       await saveDocument(app, 1, 10 * round, 300)
@@ -107,6 +122,15 @@ export const aiChatbot: Shape = {
         `delete from "Message_v2" where "chatId" = $1 and "createdAt" >= $2 and id <> all ($3)`,
         [chats[1], timeOf(102), [message('old 1 c'), message(`${round} 1 3`)]],
       )
+    },
+    'the same row is saved once more, now without its payload in it': async (app, round) => {
+      const id = message('old 1 b')
+      const [row] = await app.query<Record<string, unknown>>('select * from "Message_v2" where id = $1', [id])
+      await app.query('update "Message_v2" set role = $2, parts = $3 where id = $1', [
+        id,
+        `again ${round}`,
+        JSON.stringify(row?.parts),
+      ])
     },
     'a chat becomes public': async (app, round) => {
       await app.query('update "Chat" set visibility = $2 where id = $1', [

@@ -133,6 +133,6 @@ export const openWebui: Shape = {
       for (const [i, text] of texts.entries())
         expect(await zoo.app.read('chat', 'chat', chatId(`forged ${i}`))).toBe(text)
     },
-    moved: 1,
+    moved: 2,
   },
 }
