@@ -29,7 +29,7 @@ export interface Shape {
     run: (zoo: Zoo, environment: TestEnvironment) => Promise<void>
     /** What `lighter restore` then names: rows with the id of an artifact of their tenant where nothing follows it. */
     named?: string
-    /** Rows that the release sweep takes for moved: they have exactly what a row has that came from another tenant. */
+    /** Artifacts that the release sweep takes for those of moved rows: a row of another tenant has exactly their stub. */
     moved?: number
   }
 }

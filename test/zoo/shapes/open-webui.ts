@@ -133,6 +133,6 @@ export const openWebui: Shape = {
       for (const [i, text] of texts.entries())
         expect(await zoo.app.read('chat', 'chat', chatId(`forged ${i}`))).toBe(text)
     },
-    moved: 2,
+    moved: 1,
   },
 }
