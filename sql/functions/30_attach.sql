@@ -758,6 +758,17 @@ begin
       on conflict do nothing;
   end if;
   perform lighter.refresh_sources(target);
+  -- Partitions that were out of sight when it was detached still are, and their rows have its pointers.
+  with former as (
+    delete from lighter.source_partitions p
+     using lighter.former_sources f
+     where p.source_id = f.id and f.relation = target
+       and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid) = attach.json_column
+    returning p.relation, p.name, p.seen_at
+  )
+  insert into lighter.source_partitions (source_id, relation, name, seen_at)
+    select source_id, f.relation, f.name, f.seen_at from former f
+    on conflict do nothing;
   select * into wanted from lighter.sources s where s.id = source_id;
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
@@ -846,7 +857,11 @@ begin
   if not source.made_pointer_column or lighter.column_type(source.relation, source.pointer_column) is distinct from 'uuid' then
     return false;
   end if;
-  if current_setting('transaction_isolation') = 'read committed' and not row_security_active(source.relation) then
+  if current_setting('transaction_isolation') = 'read committed' and not row_security_active(source.relation)
+     -- Rows of a partition that was detached have ids too, and it could not be attached again without the column.
+     and not exists (
+       select from lighter.source_partitions p
+        where p.source_id = source.id and not exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation)) then
     execute format('lock table %s in access exclusive mode', source.relation);
     execute format('select exists (select from %s m where m.%I is not null)', source.relation, source.pointer_column) into is_used;
   end if;
