@@ -123,8 +123,9 @@ as $$
 $$;
 comment on function lighter.payload_bytes(uuid, uuid[], boolean) is 'Length of all payloads of a tenant that these ids lead to, in bytes.';
 
--- A column that holds values, not documents. A stub is exactly this text, so that nothing else is taken for one; whether
--- it counts is told by the artifact. By its length first: of a long value nothing is opened.
+-- A column that holds values, not documents. A stub is this text, so that little else is taken for one; whether it counts is
+-- told by the artifact. A program that reads JSON and saves it again writes other white space, so that may be any. By its
+-- length first: of a long value nothing is opened. Also in src/artifacts/stub.ts.
 create or replace function lighter.stub_of(artifact uuid) returns text
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
@@ -135,11 +136,11 @@ create or replace function lighter.stub_id(value text) returns uuid
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 return case
-  when octet_length(value) = 56
-       and value collate "C" ~ '^\{"artifact_ref": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"\}$'
-  then substr(value, 19, 36)::uuid
+  when octet_length(value) between 55 and 128
+  then (substring(value collate "C" from
+    '^[ \t\n\r]*\{[ \t\n\r]*"artifact_ref"[ \t\n\r]*:[ \t\n\r]*"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"[ \t\n\r]*\}[ \t\n\r]*$'))::uuid
 end;
-comment on function lighter.stub_id(text) is 'The id in a text that is exactly a stub, else null; never an error.';
+comment on function lighter.stub_id(text) is 'The id in a text that is a stub, with any white space, else null; never an error.';
 
 -- As src/artifacts/pointers-in-payload.ts does it of payloads. More may be found than is a pointer: that keeps an
 -- artifact longer than it need be. Names that are written with escapes may be any.

@@ -220,7 +220,11 @@ begin
   delete from lighter.pins p where p.source_id = source.id;
   delete from lighter.backfills b where b.source_id = source.id;
   delete from lighter.flushes f where f.source_id = source.id;
-  delete from lighter.source_partitions p where p.source_id = source.id;
+  -- One that is out of sight may come back with pointers in its rows: attach takes it over.
+  delete from lighter.source_partitions p
+   where p.source_id = source.id
+     and (not exists (select from pg_class c where c.oid = source.relation)
+          or exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation));
   delete from lighter.sources s where s.id = source.id;
 end
 $$;

@@ -237,6 +237,11 @@ begin
     s.pointer_column := coalesce(options ->> 'pointer_column',
       case when (said ->> 'create_pointer_column')::boolean then left(json_column, 50) || '_artifact_id' end);
     s.made_pointer_column := coalesce(existing.pointer_column = s.pointer_column and existing.made_pointer_column, false)
+      -- It stayed when the column was detached, since rows had ids in it. One that was made since has another number.
+      or existing.id is null and exists (
+        select from lighter.former_sources f
+         where f.relation = target and f.json_column = describe_source.json_column and f.made_pointer_column
+           and f.relation_oid = target::oid and f.pointer_attnum = lighter.number_of_column(target, s.pointer_column))
       or coalesce((said ->> 'create_pointer_column')::boolean, false) and lighter.column_type(target, s.pointer_column) is null;
   elsif said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value', format('a pointer column is for mode whole, not %s', s.mode),
@@ -753,6 +758,17 @@ begin
       on conflict do nothing;
   end if;
   perform lighter.refresh_sources(target);
+  -- Partitions that were out of sight when it was detached still are, and their rows have its pointers.
+  with former as (
+    delete from lighter.source_partitions p
+     using lighter.former_sources f
+     where p.source_id = f.id and f.relation = target
+       and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid) = attach.json_column
+    returning p.relation, p.name, p.seen_at
+  )
+  insert into lighter.source_partitions (source_id, relation, name, seen_at)
+    select source_id, f.relation, f.name, f.seen_at from former f
+    on conflict do nothing;
   select * into wanted from lighter.sources s where s.id = source_id;
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
@@ -841,7 +857,11 @@ begin
   if not source.made_pointer_column or lighter.column_type(source.relation, source.pointer_column) is distinct from 'uuid' then
     return false;
   end if;
-  if current_setting('transaction_isolation') = 'read committed' and not row_security_active(source.relation) then
+  if current_setting('transaction_isolation') = 'read committed' and not row_security_active(source.relation)
+     -- Rows of a partition that was detached have ids too, and it could not be attached again without the column.
+     and not exists (
+       select from lighter.source_partitions p
+        where p.source_id = source.id and not exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation)) then
     execute format('lock table %s in access exclusive mode', source.relation);
     execute format('select exists (select from %s m where m.%I is not null)', source.relation, source.pointer_column) into is_used;
   end if;
@@ -891,8 +911,8 @@ begin
   perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace)
-  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, made_pointer_column, phase1_field, tenant_namespace)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.made_pointer_column, source.phase1_field, source.tenant_namespace
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.

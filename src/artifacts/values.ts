@@ -11,13 +11,14 @@ import type { Source } from '../source/sources.ts'
 import { fetchCurrent } from './fetch-current.ts'
 import type { HydrateContext } from './hydrate.ts'
 import { startWork, widestLimits } from './hydrate-limits.ts'
+import { mayBeStub, stubIdIn } from './stub.ts'
 
 /** What a row holds. */
 export interface StoredValue {
   tenantId: TenantId
   /** The column; of bytea the bytes, of any other type its text in UTF-8. Null: SQL null. */
   value: Buffer | null
-  /** What may be a pointer: the id in the pointer column of a row without a value, or in a text that is exactly a stub. */
+  /** What may be a pointer: the id in the pointer column of a row without a value, or in a text that is a stub. */
   pointer: ArtifactId | null
 }
 
@@ -31,16 +32,6 @@ export interface StoredValueRow extends StoredValue {
 export type ValueResult =
   | { bytes: Buffer | null; isOffloaded: boolean; error: null }
   | { bytes: null; isOffloaded: boolean; error: LighterError }
-
-const stub = /^\{"artifact_ref": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"\}$/
-const stubBytes = 56
-
-/** The id in a text that is exactly a stub, as lighter.stub_id finds it; null: it is none. */
-function stubId(text: Buffer | string | null): ArtifactId | null {
-  if (text === null || text.length !== stubBytes) return null
-  const id = stub.exec(text.toString())?.[1]
-  return id === undefined ? null : asArtifactId(id)
-}
 
 /**
  * Reads rows by primary key; those that do not exist, or have no tenant, are not in the answer.
@@ -105,12 +96,17 @@ export async function readValueRows(
       // A value beside an id is newer.
       pointer:
         source.mode === 'stub'
-          ? stubId(value)
+          ? stubPointer(value)
           : pointer === null || value !== null
             ? null
             : asArtifactId(pointer),
     }
   })
+}
+
+function stubPointer(value: Buffer | null): ArtifactId | null {
+  const id = value !== null && mayBeStub(value.length) ? stubIdIn(value.toString('utf8')) : null
+  return id === null ? null : asArtifactId(id)
 }
 
 /**

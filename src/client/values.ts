@@ -1,5 +1,6 @@
 // Rows with a column of mode stub or whole: the value is one artifact, which is asked for by itself.
 import { stubKey } from '../artifacts/pointer-keys.ts'
+import { stubIdIn } from '../artifacts/stub.ts'
 import { LighterError } from '../errors.ts'
 import type { HydrateFailure, HydrateManyOptions, HydrateOptions, LighterClient } from './client.ts'
 import { HydrateError } from './errors.ts'
@@ -9,9 +10,7 @@ type Get = LighterClient['get']
 /** Requests at once. */
 const concurrency = 8
 
-const uuid = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
-const stubText = new RegExp(`^\\{"${stubKey}": "(${uuid})"\\}$`)
-const id = new RegExp(`^${uuid}$`)
+const id = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /** One row. @throws the row's error */
 export async function hydrateValueRow<R extends object>(
@@ -88,7 +87,7 @@ async function hydrateOne<R extends object>(get: Get, row: R, options: HydrateOp
 
 /** Of a row whose JSON is an object as of one whose JSON, or text, is text. */
 function stubOf(value: unknown): string | null {
-  if (typeof value === 'string') return stubText.exec(value)?.[1] ?? null
+  if (typeof value === 'string') return stubIdIn(value)
   if (typeof value !== 'object' || value === null || Object.keys(value).length !== 1) return null
   return pointerOf((value as Record<string, unknown>)[stubKey])
 }

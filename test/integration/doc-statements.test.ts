@@ -1,4 +1,4 @@
-// The SQL of the guides runs, as the owner of the tables. (That of operations.md and sql.md has tests of its own.)
+// The SQL of the guides runs, as the owner of the tables. (That of operations.md, sql.md and schemas.md has tests of its own.)
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { beforeAll, describe, expect, test } from 'vitest'
@@ -6,7 +6,7 @@ import { blocksOf, documents, readDoc, readDocument } from '../support/doc-block
 import { useEnvironment } from '../support/environment.ts'
 import { asRole, column, ensureSupabaseRoles, errorOf } from '../support/sql.ts'
 
-const tested = ['docs/operations.md', 'docs/sql.md', 'docs/sql-reference.md']
+const tested = ['docs/operations.md', 'docs/sql.md', 'docs/sql-reference.md', 'docs/schemas.md']
 const statements = documents()
   .filter(name => !tested.includes(name))
   .flatMap(name =>

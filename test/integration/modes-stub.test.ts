@@ -1,5 +1,5 @@
-// Mode stub: a small JSON pointer in the place of the value. Only exactly that text, with the id of an artifact that came off
-// this column of this tenant, is a pointer. Everything else is the application's data.
+// Mode stub: a small JSON pointer in the place of the value. Only that text, with the id of an artifact that came off this
+// column of this tenant, is a pointer. Everything else is the application's data.
 import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Daemon } from '../../src/daemon.ts'
@@ -187,13 +187,32 @@ describe('what looks like a stub', () => {
     },
   )
 
+  // As programs do that read JSON and save all columns.
+  test.each(['json', 'text'] as const)('%s: is a stub with any white space of JSON', async type => {
+    const { table, tenantId, pointer } = await offloadedRow(type)
+    const ids: string[] = []
+    for (const text of [
+      JSON.stringify({ artifact_ref: pointer }),
+      JSON.stringify({ artifact_ref: pointer }, undefined, 4),
+      `\r\n\t{ "artifact_ref" :\n"${pointer}" } \n`,
+    ]) {
+      const row = await insertValue(environment, table, Buffer.from(text), tenantId)
+      expect(await hydratedValue(environment, table, row)).toEqual(heavyValue(type))
+      ids.push(row)
+    }
+    await releasedTwice(environment)
+    await restoreTable(environment, table)
+    for (const id of ids) expect((await rawValue(environment, table, id)).bytes).toEqual(heavyValue(type))
+  })
+
   test('is no stub when it is written in another way', async () => {
     const { table, tenantId, pointer } = await offloadedRow('text')
     for (const text of [
-      `{"artifact_ref":"${pointer}"}`,
       `{"artifact_ref": "${pointer.toUpperCase()}"}`,
-      ` {"artifact_ref": "${pointer}"}`,
-      `{"artifact_ref": "${pointer}"}\n`,
+      `{"artifact_ref": "${pointer}"${' '.repeat(100)}}`,
+      `\u00a0{"artifact_ref": "${pointer}"}`,
+      `{"artifact_ref": "${pointer}"}\u000b`,
+      `{"artifact_ref": "${pointer}"}{}`,
       `{"artifact_ref": "${pointer}", "a": 1}`,
       `["artifact_ref": "${pointer}"]`,
       pointer,

@@ -205,7 +205,9 @@ test('the installed daemon serves the dashboard with all that its page loads', a
 test(
   'the types are found, the documented snippets fit them, and what is wrong is said',
   async () => {
-    const snippets = blocksOf(readDoc('client.md')).filter(block => block.info === 'ts')
+    const snippets = ['client.md', 'schemas.md']
+      .flatMap(name => blocksOf(readDoc(name)))
+      .filter(block => block.info === 'ts')
     expect(snippets.length).toBeGreaterThan(3)
     for (const [i, { text }] of snippets.entries())
       await writeFile(path.join(project, `snippet-${i}.ts`), `${text}\nexport {}\n`)
