@@ -9,8 +9,10 @@ import { openStore } from '../src/store/object-store.ts'
 import { oddFrames } from '../test/support/invariants.ts'
 import { openRawS3 } from '../test/support/raw-s3.ts'
 import { ageOnce } from './ageing.ts'
+import { checkAllCells, checkCellTenants, findHeavyCells } from './cell-verdict.ts'
 import type { Command } from './commands.ts'
 import type { Findings } from './findings.ts'
+import { settlePartitions } from './partitions.ts'
 import { codeOf, type Kept, sha256Of } from './programs.ts'
 import { checkRows } from './readers.ts'
 import { leaseMs, shortLivedKind } from './settings.ts'
@@ -38,6 +40,7 @@ export interface VerdictContext {
 }
 
 export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
+  await settlePartitions(context.world.admin)
   // Where something is wrong already, the rest only tells how much of it: no need to tidy up first.
   if (!context.findings.any()) await finishAllWork(context)
   context.onPhase('checking')
@@ -48,9 +51,10 @@ export async function reachVerdict(context: VerdictContext): Promise<Verdict> {
       context.findings.add('lost', 'exceptions of a frame', JSON.stringify(odd))
   }
   await checkTenants(context)
+  await checkCellTenants(context)
   await checkDamage(context)
   return {
-    rows_checked: await checkAllRows(context),
+    rows_checked: (await checkAllRows(context)) + (await checkAllCells(context)),
     artifacts_checked: await checkKept(context),
     ...(await countStored(context)),
   }
@@ -75,6 +79,7 @@ async function finishAllWork(context: VerdictContext): Promise<void> {
     await drain(context)
     await findDeadLetters(context)
     await findHeavyRows(context, false)
+    await findHeavyCells(context, false)
     onPhase('unpin and backfill')
     for (const args of [
       ['unpin', '--all'],
@@ -85,6 +90,7 @@ async function finishAllWork(context: VerdictContext): Promise<void> {
     }
     await drain(context)
     await findHeavyRows(context, true)
+    await findHeavyCells(context, true)
     onPhase('sweeping')
     await sweepUntilQuiet(context)
   } finally {
