@@ -26,6 +26,16 @@ async function checkOnce(context: CellContext, rowIds: string[]): Promise<string
   const cells = await readCells(context.admin, context.columns, rowIds)
   for (const cell of cells)
     if (cell.stored === null) findings.add('lost', cell.rowId, 'no row is found under its key')
+  for (const { stored, ...cell } of cells) {
+    const found =
+      stored === null ? null : 'document' in stored ? stored.document.tenantId : stored.value.tenantId
+    if (found !== null && found !== cell.tenantId)
+      findings.add(
+        'cross_tenant',
+        cell.rowId,
+        `a row of tenant ${cell.tenantId} is taken for one of ${found}`,
+      )
+  }
   const present = cells.filter(cell => cell.stored !== null)
   const results = await hydrateCells(context, present)
   const inTime = performance.now() - began < longestReadMs

@@ -50,11 +50,11 @@ export async function findHeavyCells({ world, findings }: Context, restoredToo: 
 export async function checkCellTenants({ world, findings }: Context): Promise<void> {
   const { rows } = await world.admin.query<{ subject: string; detail: string }>(
     `with owners as (
-       select e.row_id, e.row_key, lighter.tenant_of(s.tenant_namespace, e.tenant) as tenant_id, s.id as source_id
+       select e.row_id, e.row_key, e.tenant, lighter.tenant_of(s.tenant_namespace, e.tenant) as tenant_id, s.id as source_id
          from torture.event_rows e
          join lighter.sources s on s.relation = 'public.events'::regclass
        union all
-       select f.row_id, f.name, f.tenant_id, s.id
+       select f.row_id, f.name, f.tenant_id::text, f.tenant_id, s.id
          from torture.file_rows f
          join lighter.sources s on s.relation = 'public.files'::regclass
      ),
@@ -63,12 +63,19 @@ export async function checkCellTenants({ world, findings }: Context): Promise<vo
          from torture.file_rows f join public.files m on m.name = f.name
         where not f.astray and m.body is null and m.body_artifact_id is not null
      )
-     select o.row_id as subject, format('of tenant %s, taken off a row of tenant %s', a.tenant_id, o.tenant_id) as detail
+     select o.row_id::text as subject, format('of tenant %s, taken off a row of tenant %s', a.tenant_id, o.tenant_id) as detail
        from owners o
        join public.artifact_refs a on a.source_id = o.source_id and a.row_id = o.row_key
       where a.tenant_id <> o.tenant_id
      union all
-     select p.row_id, format('tenant %s, its artifact %s of tenant %s', p.tenant_id, p.id, a.tenant_id)
+     -- However a text became a uuid.
+     select a.tenant_id::text, format('of the tenants %s', string_agg(distinct o.tenant, ', '))
+       from owners o
+       join public.artifact_refs a on a.source_id = o.source_id and a.row_id = o.row_key
+      group by a.tenant_id
+     having count(distinct o.tenant) > 1
+     union all
+     select p.row_id::text, format('tenant %s, its artifact %s of tenant %s', p.tenant_id, p.id, a.tenant_id)
        from pointers p
        join public.artifact_refs a on a.id = p.id and a.frame_id = lighter.frame_of(p.id)
       where a.tenant_id <> p.tenant_id`,

@@ -11,6 +11,8 @@ import { loadSources, type Source } from '../src/source/sources.ts'
 export interface Cell {
   rowId: string
   version: number
+  /** Whose the model says that it is. */
+  tenantId: string
   /** Of the bytes that it must read as; null for SQL's null. */
   expectedHash: string | null
   /** Else equal as jsonb. */
@@ -55,6 +57,7 @@ interface FileRow {
   rowId: string
   name: string
   version: number
+  tenantId: string
   astray: boolean
   bodyHash: string | null
 }
@@ -114,7 +117,7 @@ async function readEventCells(
           value: row.raw.detail === null ? null : Buffer.from(row.raw.detail),
           pointer: row.raw.pointer as ArtifactId | null,
         }
-    const common = { rowId: row.rowId, version: row.version, astray: false }
+    const common = { rowId: row.rowId, version: row.version, tenantId, astray: false }
     return [
       {
         ...common,
@@ -134,7 +137,7 @@ async function readEventCells(
 
 async function readFileCells(client: pg.PoolClient, { body }: Columns, rowIds: string[]): Promise<Cell[]> {
   const { rows } = await client.query<FileRow>(
-    `select f.row_id as "rowId", f.name, f.version, f.astray, encode(sha256(f.body), 'hex') as "bodyHash"
+    `select f.row_id as "rowId", f.name, f.version, f.tenant_id as "tenantId", f.astray, encode(sha256(f.body), 'hex') as "bodyHash"
        from torture.file_rows f where f.row_id = any ($1::uuid[])`,
     [rowIds],
   )
@@ -148,6 +151,7 @@ async function readFileCells(client: pg.PoolClient, { body }: Columns, rowIds: s
     return {
       rowId: row.rowId,
       version: row.version,
+      tenantId: row.tenantId,
       expectedHash: row.bodyHash,
       exact: true,
       astray: row.astray,

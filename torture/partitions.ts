@@ -9,6 +9,8 @@ const partitionsAtMost = 8
 const partitionsAtLeast = 3
 /** A lock that is waited for keeps everybody else from the table. */
 const lockTimeoutMs = 1000
+/** Now and then: what is released meanwhile is deleted meanwhile, too. */
+const longDetachedMs = 20_000
 const lockTimedOut = '55P03'
 
 interface Partition {
@@ -27,6 +29,7 @@ interface PartitionsOptions {
 export async function runPartitions(options: PartitionsOptions, signal: AbortSignal): Promise<void> {
   const { admin, random, counts } = options
   let day = 5
+  let attachAt = 0
   const act = async (what: string, call: string, values: unknown[]) => {
     if (await change(admin, call, values)) counts[what] = (counts[what] ?? 0) + 1
   }
@@ -39,6 +42,7 @@ export async function runPartitions(options: PartitionsOptions, signal: AbortSig
       const detached = partitions.find(({ attached }) => !attached)
       const known = partitions.filter(({ attached, recorded }) => attached && recorded)
       if (detached !== undefined) {
+        if (performance.now() < attachAt) continue
         const drop = chance(random, 0.3) && partitions.length > partitionsAtLeast
         await (drop
           ? act('drop detached partition', 'drop_partition($1)', [detached.name])
@@ -52,7 +56,10 @@ export async function runPartitions(options: PartitionsOptions, signal: AbortSig
           const { name } = pick(random, known)
           if (partitions.length > partitionsAtLeast && chance(random, 0.2))
             await act('drop partition', 'drop_partition($1)', [name])
-          else await act('detach partition', 'detach_partition($1)', [name])
+          else {
+            attachAt = performance.now() + (chance(random, 0.2) ? longDetachedMs : 0)
+            await act('detach partition', 'detach_partition($1)', [name])
+          }
         }
       }
     } catch (error) {

@@ -65,6 +65,44 @@ const bugs: Bug[] = [
     finds: 'lost',
     ofArtifact: true,
   },
+  {
+    what: 'a column of mode whole becomes null, and nothing is put beside it',
+    file: 'src/source/modes.ts',
+    right:
+      'offloadSql: (source, id) => `$' +
+      '{ident(source.jsonColumn)} = null, $' +
+      '{pointerColumnSql(source)} = $' +
+      '{id}`,\n    isOffloadedSql: (source, id) => `$' +
+      '{columnSql(source)} is null and m.$' +
+      '{pointerColumnSql(source)} = $' +
+      '{id}`,',
+    wrong:
+      'offloadSql: (source, _id) => `$' +
+      '{ident(source.jsonColumn)} = null`,\n    isOffloadedSql: (source, _id) => `$' +
+      '{columnSql(source)} is null`,',
+    finds: 'mismatched',
+  },
+  {
+    what: 'a release does not look at pointer columns',
+    file: 'src/source/modes.ts',
+    right: "if (source.mode !== 'whole') return inside",
+    wrong: 'if (source.mode) return inside',
+    finds: 'lost',
+  },
+  {
+    what: 'rows of a detached partition are taken for deleted',
+    file: 'src/sweeps/release.ts',
+    right: "if (missing.length > 0) {\n    await client.query('commit')",
+    wrong: "if (missing.length > 1000) {\n    await client.query('commit')",
+    finds: 'lost',
+  },
+  {
+    what: 'a tenant is told by the length of its name',
+    file: 'src/source/expressions.ts',
+    right: "`pg_catalog.format('%s', $" + '{tenantColumnSql(source)})`',
+    wrong: "`pg_catalog.format('%s', pg_catalog.length($" + '{tenantColumnSql(source)}))`',
+    finds: 'cross_tenant',
+  },
 ]
 
 /** What the torture needs of the repository, with the one expression changed. */
