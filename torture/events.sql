@@ -240,10 +240,8 @@ $$;
 create function torture.raw_event(at timestamptz, tenant text, id bigint) returns table (metadata text, detail text)
 language plpgsql as $$
 declare
-  relation text;
+  relation text := torture.table_of_event(at);
 begin
-  select case when p.attached then 'public.events' else 'public.' || p.name end into relation
-    from torture.partitions p where p.starts = date_trunc('day', at, 'UTC');
   if relation is null then return; end if;
   return query execute format(
     'select m.metadata::text, m.detail::text from %s m where m.created_at = $1 and m.tenant = $2 and m.id = $3',
