@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { between, pick, type Random } from '../src/demo/random.ts'
 import { isDatabaseOutage } from '../src/errors.ts'
+import { type CellWork, restoredTenant } from './cell-work.ts'
 import { type StoreProxy, type StoreTraffic, startStoreProxy } from './store-proxy.ts'
 import type { Writer } from './writers.ts'
 
@@ -85,11 +86,12 @@ export async function runCommands(
     random: Random
     writers: Writer[]
     leaving: Writer
+    cells: CellWork
     counts: CommandCounts
   },
   signal: AbortSignal,
 ): Promise<void> {
-  const { admin, command, random, writers, leaving, counts } = options
+  const { admin, command, random, writers, leaving, cells, counts } = options
   // Always the same one: of the rows of all others it is known why they are inline.
   const tenantId = writers.at(-1)?.tenantId ?? ''
   const run = async (name: keyof CommandCounts, args: string[]) => {
@@ -102,6 +104,9 @@ export async function runCommands(
   const noteRestored = (id: string) =>
     admin.query('insert into torture.restored values ($1) on conflict do nothing', [id])
 
+  const noteRestoredKey = (key: string) =>
+    admin.query('insert into torture.restored_keys values ($1) on conflict do nothing', [key])
+
   const actions = [
     async () => {
       const id = pick(random, pick(random, writers).rows)
@@ -112,6 +117,17 @@ export async function runCommands(
       await noteRestored(tenantId)
       await run('restore', ['--tenant', tenantId])
       await run('unpin', ['--tenant', tenantId])
+    },
+    async () => {
+      const chosen = await cells.choose()
+      if (chosen === null) return
+      await noteRestoredKey(chosen.rowKey)
+      await run('restore', chosen.args)
+    },
+    async () => {
+      await noteRestoredKey(restoredTenant)
+      await run('restore', ['--tenant', restoredTenant])
+      await run('unpin', ['--tenant', restoredTenant])
     },
     () => run('unpin', ['--all']),
     () => run('backfill', []),

@@ -31,6 +31,8 @@ create index history_row on torture.history (row_id, id);
 
 -- Rows, or all rows of a tenant, that were restored and pinned: they may be inline until a backfill.
 create table torture.restored (id uuid primary key);
+-- Keys of rows of the other tables that were, and names of tenants.
+create table torture.restored_keys (row_key text primary key);
 
 create function torture.note(id uuid, operation text) returns void
 language sql

@@ -40,7 +40,16 @@ const hashOf = (text: string) => createHash('sha256').update(text).digest('hex')
  * @param patient whether a row is asked for until it could be read, or left for another time
  * @returns how many were compared
  */
-export async function checkRows(context: ReadContext, rowIds: string[], patient: boolean): Promise<number> {
+export const checkRows = (context: ReadContext, rowIds: string[], patient: boolean): Promise<number> =>
+  untilRead(context.findings, rowIds, patient, waiting => checkOnce(context, waiting))
+
+/** @param once looks at rows, and returns those of which nothing could be said */
+export async function untilRead(
+  findings: Findings,
+  rowIds: string[],
+  patient: boolean,
+  once: (rowIds: string[]) => Promise<string[]>,
+): Promise<number> {
   let waiting = rowIds
   let compared = 0
   for (let attempt = 0; waiting.length > 0; attempt++) {
@@ -49,15 +58,14 @@ export async function checkRows(context: ReadContext, rowIds: string[], patient:
       await sleep(100)
     }
     try {
-      const again = await checkOnce(context, waiting)
+      const again = await once(waiting)
       compared += waiting.length - again.length
       waiting = again
     } catch (error) {
       if (!isDatabaseOutage(error)) throw error
     }
     if (patient && attempt === 100) {
-      for (const id of waiting)
-        context.findings.add('lost', id, 'it could not be read, however often it was tried')
+      for (const id of waiting) findings.add('lost', id, 'it could not be read, however often it was tried')
       break
     }
   }
@@ -169,7 +177,7 @@ export async function runReader(
   }
 }
 
-function passOutage(error: unknown): number {
+export function passOutage(error: unknown): number {
   if (!isDatabaseOutage(error)) throw error
   return 0
 }

@@ -32,6 +32,7 @@ export interface TortureReport extends Record<FindingKind, number> {
     operations: Counts
     kills: Counts
     faults: Counts
+    partitions: Counts
     database: Counts
     commands: Counts
     sweeps: Counts
@@ -48,6 +49,7 @@ export function printReport(report: TortureReport): void {
     ['writes', report.by.operations],
     ['kills', report.by.kills],
     ['faults of the store', report.by.faults],
+    ['partitions', report.by.partitions],
     ['database', report.by.database],
     ['commands', report.by.commands],
     ['sweeps', report.by.sweeps],

@@ -10,6 +10,7 @@ import { createLighterClient } from '../src/index.ts'
 import { openStore } from '../src/store/object-store.ts'
 import { runAgeing } from './ageing.ts'
 import { createBackpressure } from './backpressure.ts'
+import { bodyTypeOf, createCellWork } from './cell-work.ts'
 import { createFates, newChaosCounts, runChaos, runWeather } from './chaos.ts'
 import { createCommand, newCommandCounts, runCommands } from './commands.ts'
 import { runDuels } from './duels.ts'
@@ -53,7 +54,7 @@ export async function runTorture(
   signal: AbortSignal,
   onProgress: (progress: Progress) => void,
 ): Promise<TortureReport> {
-  const world = await createWorld()
+  const world = await createWorld(bodyTypeOf(options.seed))
   try {
     return await torture(options, world, signal, onProgress)
   } finally {
@@ -124,6 +125,18 @@ async function torture(
     wanderer.tenantId,
     uuid(random('tenant 6')),
   ])
+
+  const cells = createCellWork({
+    app,
+    admin,
+    seed,
+    noise,
+    bodyType: bodyTypeOf(seed),
+    tenantIds: [0, 2].map(tenant => uuid(random(`tenant ${tenant}`))),
+    findings,
+    backpressure,
+    onWrite: operation => onWrite(operation, null),
+  })
 
   const ports = await Promise.all(Array.from({ length: daemons }, () => freePort()))
   const clientsOf = (tenantId: string) =>
@@ -236,10 +249,20 @@ async function torture(
           reads += rows
         }),
       ),
+      ...cells.run(
+        readContext,
+        rows => {
+          reads += rows
+        },
+        storm,
+      ),
       runAgeing(admin, graceMs, storm),
       runWeather(traffic, random('weather'), storm),
       runChaos({ world, fleet, command, random: random('chaos'), counts: database }, storm),
-      runCommands({ admin, command, random: random('commands'), writers, leaving, counts: commands }, storm),
+      runCommands(
+        { admin, command, random: random('commands'), writers, leaving, cells, counts: commands },
+        storm,
+      ),
     ]
     // What throws is a fault of the torture itself: nothing else need go on.
     await Promise.all(work.map(each => each.catch(error => Promise.reject(error)))).catch(async error => {
@@ -284,7 +307,15 @@ async function torture(
       stuck_jobs: findings.count('stuck_jobs'),
       refused_writes: findings.count('refused_writes'),
       crashes: findings.count('crashes'),
-      by: { operations, kills, faults, database: { ...database }, commands: { ...commands }, sweeps },
+      by: {
+        operations,
+        kills,
+        faults,
+        partitions: cells.partitions,
+        database: { ...database },
+        commands: { ...commands },
+        sweeps,
+      },
       findings: await withHistory(world, findings, fleet.logs()),
     }
   } finally {

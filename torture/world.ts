@@ -7,6 +7,7 @@ import { type Config, loadConfig } from '../src/config.ts'
 import { type RunningPostgres, startPostgres } from '../src/embedded/postgres.ts'
 import { type EmbeddedUrls, prepareEmbeddedDatabase } from '../src/embedded/prepare.ts'
 import { type RunningR2, startR2 } from '../src/embedded/r2.ts'
+import { type BodyType, filesModelOf } from './files.ts'
 import { daemonSettings, shortLivedKind } from './settings.ts'
 
 export interface World {
@@ -28,7 +29,8 @@ export interface World {
 
 const database = 'torture'
 
-export async function createWorld(): Promise<World> {
+/** @param bodyType of the column that leaves as a whole */
+export async function createWorld(bodyType: BodyType): Promise<World> {
   const dir = await mkdtemp(path.join(tmpdir(), 'pg-lighter-torture-'))
   const closing: (() => Promise<unknown>)[] = [() => rm(dir, { recursive: true, force: true })]
   const close = async () => {
@@ -39,9 +41,9 @@ export async function createWorld(): Promise<World> {
     closing.push(() => postgres.stop())
     const r2 = await startR2({ bucket: 'torture', persistDir: path.join(dir, 'r2') })
     closing.push(() => r2.stop())
-    const urls = await prepare(postgres)
+    const urls = await prepare(postgres, bodyType)
     const pools = {
-      admin: new pg.Pool({ connectionString: urls.admin, max: 4 }),
+      admin: new pg.Pool({ connectionString: urls.admin, max: 6 }),
       app: new pg.Pool({ connectionString: urls.application, max: 12 }),
       worker: new pg.Pool({ connectionString: urls.daemon, max: 4 }),
     }
@@ -82,7 +84,9 @@ export async function createWorld(): Promise<World> {
   }
 }
 
-async function prepare(postgres: RunningPostgres): Promise<EmbeddedUrls> {
+const readModel = (name: string) => readFile(path.join(import.meta.dirname, name), 'utf8')
+
+async function prepare(postgres: RunningPostgres, bodyType: BodyType): Promise<EmbeddedUrls> {
   const server = new pg.Client({ connectionString: postgres.url() })
   await server.connect()
   const urls = await prepareEmbeddedDatabase(server, postgres, database, { withExampleTables: true }).finally(
@@ -91,7 +95,9 @@ async function prepare(postgres: RunningPostgres): Promise<EmbeddedUrls> {
   const admin = new pg.Client({ connectionString: urls.admin })
   await admin.connect()
   try {
-    await admin.query(await readFile(path.join(import.meta.dirname, 'model.sql'), 'utf8'))
+    await admin.query(await readModel('model.sql'))
+    await admin.query(await readModel('events.sql'))
+    await admin.query(filesModelOf(await readModel('files.sql'), bodyType))
     // Long enough for a row to be written again meanwhile, short enough for much to leave.
     await admin.query(`select lighter.set_defaults(settle_for => '200 ms', max_wait => '3 seconds')`)
     // An artifact that expires takes its row's payload with it, as it should: the model has no rows that expire.

@@ -13,6 +13,8 @@ interface Bug {
   wrong: string
   /** What the torture must find of it. */
   finds: 'mismatched' | 'lost' | 'cross_tenant' | 'leaked_objects'
+  /** Of the storm: where the verdict finds it. */
+  minutes?: number
   /** Not of a row that has a history. */
   ofArtifact?: true
 }
@@ -65,6 +67,45 @@ const bugs: Bug[] = [
     finds: 'lost',
     ofArtifact: true,
   },
+  {
+    what: 'a column of mode whole becomes null, and nothing is put beside it',
+    file: 'src/source/modes.ts',
+    right:
+      'offloadSql: (source, id) => `$' +
+      '{ident(source.jsonColumn)} = null, $' +
+      '{pointerColumnSql(source)} = $' +
+      '{id}`,\n    isOffloadedSql: (source, id) => `$' +
+      '{columnSql(source)} is null and m.$' +
+      '{pointerColumnSql(source)} = $' +
+      '{id}`,',
+    wrong:
+      'offloadSql: (source, _id) => `$' +
+      '{ident(source.jsonColumn)} = null`,\n    isOffloadedSql: (source, _id) => `$' +
+      '{columnSql(source)} is null`,',
+    finds: 'mismatched',
+  },
+  {
+    what: 'a release does not look at pointer columns',
+    file: 'src/source/modes.ts',
+    right: "if (source.mode !== 'whole') return inside",
+    wrong: 'if (source.mode) return inside',
+    finds: 'lost',
+  },
+  {
+    what: 'rows of a detached partition are taken for deleted',
+    file: 'src/sweeps/release.ts',
+    right: "if (missing.length > 0) {\n    await client.query('commit')",
+    wrong: "if (missing.length > 1000) {\n    await client.query('commit')",
+    finds: 'lost',
+    minutes: 0.7,
+  },
+  {
+    what: 'a tenant is told by the length of its name',
+    file: 'src/source/expressions.ts',
+    right: "`pg_catalog.format('%s', $" + '{tenantColumnSql(source)})`',
+    wrong: "`pg_catalog.format('%s', pg_catalog.length($" + '{tenantColumnSql(source)}))`',
+    finds: 'cross_tenant',
+  },
 ]
 
 /** What the torture needs of the repository, with the one expression changed. */
@@ -87,7 +128,8 @@ test.each(bugs)(
   '$what: it finds rows that are $finds',
   async bug => {
     const copy = await copyWithBug(bug)
-    const run = (seed: number) => runTorture(copy, ['--minutes', '4', '--seed', String(seed)])
+    const run = (seed: number) =>
+      runTorture(copy, ['--minutes', String(bug.minutes ?? 4), '--seed', String(seed)])
     const first = await run(1)
     const seed = first.report[bug.finds] > 0 ? 1 : 2
     const { code, report, stderr } = seed === 1 ? first : await run(seed)
