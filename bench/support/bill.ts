@@ -1,9 +1,6 @@
 // What a month costs: payloads offloaded, and the same payloads left in their rows.
+import { defaultInlineRatio, defaultPrices as prices } from '../../src/reports/prices.ts'
 
-/** Dollars. https://developers.cloudflare.com/r2/pricing/, and disk as Supabase and RDS sell it. */
-const prices = { bucketGbMonth: 0.015, classA: 4.5e-6, databaseGbMonth: 0.125 }
-/** Bytes in a row for a byte of payload text: lighter.prices.inline_ratio. */
-const inlineShare = 0.42
 const monthSeconds = 30 * 86_400
 const keptSeconds = 90 * 86_400
 
@@ -47,14 +44,14 @@ export function billOf(counted: Counted, factor: number): Bill {
   const payload = keptRows * counted.payloadBytes
   const disk = (bytes: number) => (factor * bytes * prices.databaseGbMonth) / 1e9
   return {
-    inline: disk(payload * inlineShare),
-    puts: factor * counted.putsPerSecond * monthSeconds * prices.classA,
+    inline: disk(payload * defaultInlineRatio),
+    puts: factor * counted.putsPerSecond * monthSeconds * (prices.classAMillion / 1e6),
     bucket:
       (factor * (payload - counted.waitingPayloadBytes) * counted.storedShare * prices.bucketGbMonth) / 1e9,
     catalogue: disk(
       artifacts * counted.ourBytesPerArtifact + counted.waitingRows * counted.ourBytesPerWaiting,
     ),
-    waiting: disk(counted.waitingPayloadBytes * inlineShare),
+    waiting: disk(counted.waitingPayloadBytes * defaultInlineRatio),
     pointers: disk(artifacts * counted.pointerBytes),
   }
 }

@@ -85,40 +85,45 @@ revoke all on function lighter.key_obstacles(lighter.sources) from public;
 -- stays true of any document that was offloaded (its type, whether it is null, whether it was changed) is no look
 -- inside. By the text that Postgres itself writes for an expression; in doubt it reads beyond.
 create or replace function lighter.reads_beyond(expression text, column_name name, kept text[], mode text default 'document') returns boolean
-language plpgsql immutable
+language sql immutable
 set search_path = pg_catalog, pg_temp
-as $$
-declare
-  escaped constant text := regexp_replace(quote_ident(column_name), '[^[:alnum:]_]', '\\\&', 'g');
-  -- With or without its table's name before it.
-  a_column constant text := '(?<![[:alnum:]_"])(?:(?:[[:alnum:]_]+|"[^"]+")\.)?' || escaped || '(?![[:alnum:]_"])';
-  rest text := expression;
-  key text;
-begin
-  if expression is null or expression = '' then
-    return false;
-  end if;
-  rest := regexp_replace(rest, '\mold\.' || escaped || ' (?:IS DISTINCT FROM|<>) new\.' || escaped, '', 'gi');
-  rest := regexp_replace(rest, '\mold\.\* IS DISTINCT FROM new\.\*', '', 'gi');
-  if mode = 'document' then
-    rest := regexp_replace(rest, '\mjsonb_typeof\(' || a_column || '\)', '', 'g');
-  end if;
-  if mode <> 'whole' then
-    rest := regexp_replace(rest, a_column || ' IS (?:NOT )?NULL', '', 'g');
-  end if;
-  foreach key in array kept loop
-    key := regexp_replace(replace(key, '''', ''''''), '[^[:alnum:]_]', '\\\&', 'g');
-    rest := regexp_replace(rest, a_column || ' (?:->>?|\?) ''' || key || '''::text', '', 'g');
-    rest := regexp_replace(rest, a_column || '\[''' || key || '''::text\]', '', 'g');
-    rest := regexp_replace(rest, a_column || ' #>>? ''\{' || key || '(?:,[[:alnum:]_,]*)?\}''::text\[\]', '', 'g');
-    rest := regexp_replace(rest, '\mjsonb_extract_path(?:_text)?\(' || a_column || ', (?:VARIADIC ARRAY\[)?''' || key || '''::text', '', 'g');
-  end loop;
-  -- The column's name inside of a text is none.
-  rest := regexp_replace(rest, 'E?''(?:[^'']|'''')*''', '', 'g');
+begin atomic
+  with recursive names as (
+    select regexp_replace(quote_ident(column_name), '[^[:alnum:]_]', '\\\&', 'g') collate "default" as escaped
+  ),
+  patterns as (
+    -- With or without its table's name before it.
+    select n.escaped, '(?<![[:alnum:]_"])(?:(?:[[:alnum:]_]+|"[^"]+")\.)?' || n.escaped || '(?![[:alnum:]_"])' as a_column from names n
+  ),
+  keys as (
+    select k.place, regexp_replace(replace(k.key, '''', ''''''), '[^[:alnum:]_]', '\\\&', 'g') as key
+      from unnest(kept) with ordinality k(key, place)
+  ),
+  steps(place, rest) as (
+    select 0::bigint, regexp_replace(regexp_replace(regexp_replace(regexp_replace(expression,
+             '\mold\.' || p.escaped || ' (?:IS DISTINCT FROM|<>) new\.' || p.escaped, '', 'gi'),
+             '\mold\.\* IS DISTINCT FROM new\.\*', '', 'gi'),
+             case when mode = 'document' then '\mjsonb_typeof\(' || p.a_column || '\)' else '$.' end, '', 'g'),
+             -- Nothing follows the end.
+             case when mode <> 'whole' then p.a_column || ' IS (?:NOT )?NULL' else '$.' end, '', 'g')
+      from patterns p
+    union all
+    select k.place, regexp_replace(regexp_replace(regexp_replace(regexp_replace(s.rest,
+             p.a_column || ' (?:->>?|\?) ''' || k.key || '''::text', '', 'g'),
+             p.a_column || '\[''' || k.key || '''::text\]', '', 'g'),
+             p.a_column || ' #>>? ''\{' || k.key || '(?:,[[:alnum:]_,]*)?\}''::text\[\]', '', 'g'),
+             '\mjsonb_extract_path(?:_text)?\(' || p.a_column || ', (?:VARIADIC ARRAY\[)?''' || k.key || '''::text', '', 'g')
+      from steps s join keys k on k.place = s.place + 1 cross join patterns p
+  ),
+  ended as (
+    -- The column's name inside of a text is none.
+    select regexp_replace(s.rest, 'E?''(?:[^'']|'''')*''', '', 'g') as rest from steps s order by s.place desc limit 1
+  )
   -- Nothing was recognised: it is read under another name.
-  return rest ~ a_column or rest ~ '\.\*' or not expression ~ a_column and not expression ~ '\.\*';
-end
-$$;
+  select coalesce(expression, '') <> ''
+         and (e.rest ~ p.a_column or e.rest ~ '\.\*' or not expression ~ p.a_column and not expression ~ '\.\*')
+    from ended e cross join patterns p;
+end;
 comment on function lighter.reads_beyond(text, name, text[], text) is
   'True of an expression that reads more of a column than the keys that stay in its row.';
 revoke all on function lighter.reads_beyond(text, name, text[], text) from public;

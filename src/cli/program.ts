@@ -12,11 +12,13 @@ import { addDemo } from './demo.ts'
 import { addDev } from './dev.ts'
 import { addDoctor } from './doctor.ts'
 import { addErase } from './erase.ts'
+import { addEstimate } from './estimate.ts'
 import { addExport } from './export.ts'
 import { addFlush } from './flush.ts'
 import { addHydrate } from './hydrate.ts'
 import { addMigrate } from './migrate.ts'
 import { renderError } from './output.ts'
+import { addReclaim } from './reclaim.ts'
 import { addRestore, addUnpin } from './restore.ts'
 import { addRetention } from './retention.ts'
 import { addRetry } from './retry.ts'
@@ -70,6 +72,7 @@ export function createProgram(): Command {
   addDemo(program)
   addDev(program)
   addStart(program)
+  addEstimate(program)
   addMigrate(program)
   addAttach(program)
   addDetach(program)
@@ -78,6 +81,7 @@ export function createProgram(): Command {
   addFlush(program)
   addRetry(program)
   addBackfill(program)
+  addReclaim(program)
   addRestore(program)
   addUnpin(program)
   addSweep(program)

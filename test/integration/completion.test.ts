@@ -68,7 +68,7 @@ describe.each([
   const there = has(shell)
 
   test.runIf(there)('completes commands, and those within a command', async () => {
-    expect((await complete(['lighter', 're'])).sort()).toEqual(['restore', 'retention', 'retry'])
+    expect((await complete(['lighter', 're'])).sort()).toEqual(['reclaim', 'restore', 'retention', 'retry'])
     expect(await complete(['lighter', 'retention', 'e'])).toEqual(['explain'])
   })
 
