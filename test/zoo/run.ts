@@ -482,7 +482,7 @@ export async function dumpOf(zoo: Zoo, schema: 'public' | 'twin', { light = fals
 }
 
 /** Columns, triggers, policies, rights, indexes and constraints of the application's tables, and functions of ours. */
-export function structureOf({ admin }: TestEnvironment): Promise<string> {
+function structureOf({ admin }: TestEnvironment): Promise<string> {
   return value<string>(
     admin,
     `select jsonb_pretty(jsonb_build_object(

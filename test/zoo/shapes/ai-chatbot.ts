@@ -51,6 +51,8 @@ export const aiChatbot: Shape = {
     create table "Chat" (
       id uuid primary key, "createdAt" timestamp not null, title text not null, "userId" uuid not null references "User" (id),
       visibility varchar not null default 'private');
+    alter table "Chat" enable row level security;
+    create policy visible on "Chat" using (visibility in ('private', 'public'));
     create table "Message_v2" (
       id uuid primary key default gen_random_uuid(), "chatId" uuid not null references "Chat" (id), role varchar not null,
       parts json not null, attachments json not null, "createdAt" timestamp not null);

@@ -39,7 +39,9 @@ export const clerk: Shape = {
   tables: `
     create table "Message" (
       id text primary key, "orgId" text not null, "threadId" text not null, role text not null, metadata jsonb,
-      "createdAt" timestamp(3) not null)`,
+      "createdAt" timestamp(3) not null);
+    alter table "Message" enable row level security;
+    create policy of_an_organisation on "Message" using ("orgId" is not null)`,
   tenants: { Message: 'm."orgId"' },
   fill: async app => {
     for (const [i, organisation] of organisations.entries())

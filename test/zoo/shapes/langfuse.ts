@@ -122,6 +122,10 @@ export const langfuse: Shape = {
         [projects[0]],
       )
       const written = await zoo.twin.read('traces', 'input', id)
+      // Both tables refer to the projects, so that one project is one tenant.
+      expect(await value(admin, 'select count(distinct tenant_id)::int from public.artifact_refs')).toBe(
+        projects.length,
+      )
       expect(await zoo.app.read('traces', 'input', id)).toBe(written)
       await rename(projects[0], 'renamed')
       await zoo.settled()

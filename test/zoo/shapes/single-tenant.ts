@@ -25,7 +25,11 @@ export const singleTenant: Shape = {
   name: 'One company',
   tables: `
     create table events (
-      id bigint generated always as identity primary key, kind text not null, payload jsonb not null, created_at timestamptz not null)`,
+      id bigint generated always as identity primary key, kind text not null, payload jsonb not null, created_at timestamptz not null,
+      revision integer not null default 0);
+    -- Counts what the application changes. Nobody else's rewrite may count.
+    create function count_revision() returns trigger language plpgsql as 'begin new.revision := old.revision + 1; return new; end';
+    create trigger count_revision before update on events for each row execute function count_revision()`,
   tenants: { events: null },
   fill: async app => {
     for (let n = 0; n < 12; n++)

@@ -26,7 +26,9 @@ export const transcripts: Shape = {
   name: 'Transcripts with an artifact id',
   tables: `
     create table conversations (
-      id uuid primary key, tenant_id uuid not null, title text, transcript_json jsonb, artifact_id uuid, updated_at timestamptz not null)`,
+      id uuid primary key, tenant_id uuid not null, title text, transcript_json jsonb, artifact_id uuid, updated_at timestamptz not null);
+    alter table conversations enable row level security;
+    create policy of_a_tenant on conversations using (tenant_id is not null)`,
   tenants: { conversations: 'm.tenant_id' },
   fill: async app => {
     for (const tenant of [0, 1])
