@@ -237,6 +237,11 @@ begin
     s.pointer_column := coalesce(options ->> 'pointer_column',
       case when (said ->> 'create_pointer_column')::boolean then left(json_column, 50) || '_artifact_id' end);
     s.made_pointer_column := coalesce(existing.pointer_column = s.pointer_column and existing.made_pointer_column, false)
+      -- Detached with ids in it, so it was left there.
+      or exists (
+        select from lighter.former_sources f
+         where f.relation = target and f.made_pointer_column and not f.rows_deleted
+           and lighter.name_of_column(f.relation, f.pointer_attnum, f.pointer_column, f.relation_oid = f.relation::oid) = s.pointer_column)
       or coalesce((said ->> 'create_pointer_column')::boolean, false) and lighter.column_type(target, s.pointer_column) is null;
   elsif said ? 'pointer_column' or coalesce((said ->> 'create_pointer_column')::boolean, false) then
     obstacles := obstacles || lighter.new_obstacle('invalid_parameter_value', format('a pointer column is for mode whole, not %s', s.mode),
@@ -754,6 +759,13 @@ begin
   end if;
   perform lighter.refresh_sources(target);
   select * into wanted from lighter.sources s where s.id = source_id;
+  -- Partitions that were detached meanwhile hold pointers all the same.
+  insert into lighter.source_partitions (source_id, relation, name, seen_at)
+  select wanted.id, p.relation, p.name, p.seen_at
+    from lighter.source_partitions p join lighter.former_sources f on f.id = p.source_id
+   where f.relation = target and not f.rows_deleted
+     and lighter.name_of_column(f.relation, f.json_attnum, f.json_column, f.relation_oid = f.relation::oid) = wanted.json_column
+      on conflict do nothing;
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
   perform lighter.build_trigger(wanted);
@@ -845,8 +857,14 @@ begin
     execute format('lock table %s in access exclusive mode', source.relation);
     execute format('select exists (select from %s m where m.%I is not null)', source.relation, source.pointer_column) into is_used;
   end if;
+  -- Its rows may have ids, and it may become a partition again.
+  is_used := is_used or exists (
+    select from lighter.source_partitions p
+     where p.source_id = source.id and lighter.column_type(p.relation, source.pointer_column) is not null
+       and not exists (select from pg_partition_tree(source.relation) t where t.relid = p.relation));
   if is_used then
-    raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen', source.relation, source.pointer_column;
+    raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen, such as those of a detached partition',
+      source.relation, source.pointer_column;
     return false;
   end if;
   begin
@@ -856,7 +874,9 @@ begin
     return false;
   end;
   -- What came off it is in no row any more, and another attach makes another column.
-  update lighter.former_sources f set rows_deleted = true where f.id = source.id;
+  update lighter.former_sources f set rows_deleted = true
+   where f.id = source.id
+      or f.relation = source.relation and f.relation_oid = source.relation_oid and f.pointer_attnum = source.pointer_attnum;
   return true;
 end
 $$;
@@ -891,8 +911,8 @@ begin
   perform lighter.remove_source(source);
   -- What came off it stays in the bucket, and is its own again when it is attached again. Nobody can attach a table
   -- that is gone.
-  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace)
-  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace
+  insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, made_pointer_column, phase1_field, tenant_namespace)
+  select source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.made_pointer_column, source.phase1_field, source.tenant_namespace
    where exists (select from pg_class c where c.oid = source.relation);
 
   -- All rights away, then again those that other sources need.

@@ -116,6 +116,7 @@ create table lighter.former_sources (
   mode text not null default 'document',
   pointer_column name,
   pointer_attnum smallint,
+  made_pointer_column boolean not null default false,
   phase1_field text,
   tenant_namespace uuid,
   rows_deleted boolean not null default false,
@@ -132,6 +133,7 @@ comment on column lighter.former_sources.rows_deleted is
 comment on column lighter.former_sources.mode is 'Its lighter.sources.mode. Only a source of the same mode finds the pointers in its rows.';
 comment on column lighter.former_sources.pointer_column is 'Mode whole: the column with the artifacts'' ids.';
 comment on column lighter.former_sources.pointer_attnum is 'Number of pointer_column in the table relation_oid.';
+comment on column lighter.former_sources.made_pointer_column is 'lighter.attach made pointer_column, and it has ids in it: the next detach may drop it.';
 comment on column lighter.former_sources.phase1_field is 'Rows may still hold the pointer of this name.';
 
 -- What a release sweep has come across: rows that point to another tenant's artifacts.
