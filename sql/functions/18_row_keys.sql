@@ -190,3 +190,10 @@ end;
 comment on function lighter.key_candidates(regclass) is
   'The unique indexes of a table, with their columns, and why one cannot be the key of its rows; problem null: it can.';
 revoke all on function lighter.key_candidates(regclass) from public;
+
+-- A b-tree takes entries of 2,704 bytes. The key of a table of the application may be nearly as long by itself, or longer
+-- where it has several columns.
+create or replace function lighter.longest_key() returns integer
+language sql immutable parallel safe
+return 2600;
+comment on function lighter.longest_key() is 'Longest key of a row in bytes, as lighter.row_key writes it. Rows with a longer one stay whole.';

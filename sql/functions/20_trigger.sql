@@ -171,6 +171,9 @@ begin
         end if;
         return null;
       end if;
+      if octet_length(key) > %9$s then
+        return null;
+      end if;
       insert into lighter.inbox (source_id, row_id) values (%1$s, key);%8$s
       return null;
     end
@@ -182,7 +185,7 @@ begin
     case when not lighter.waits_for_others(source) then $wake$
       if clock_timestamp() < to_timestamp(pg_sequence_last_value('lighter.notify_until'::regclass) / 1000::double precision) then
         perform lighter.wake_daemon();
-      end if;$wake$ end));
+      end if;$wake$ end, lighter.longest_key()));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Enqueues rows of %s for offload; made by lighter.attach.', source.relation));

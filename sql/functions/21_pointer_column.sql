@@ -22,29 +22,29 @@ begin
     end if;
     return;
   end if;
-  -- It runs as whoever writes, and must not fail: a column that was renamed since is found by its number.
+  -- It runs as whoever writes, and must not fail: a column that was renamed since is found by its number. First, since the
+  -- application may have given its name to another column. In a database that was restored from a dump the number says nothing.
   execute format('create or replace function %s() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as %L',
     function_name, format(
     $body$
     declare
-      name name;
+      root constant oid := coalesce(pg_partition_root(tg_relid), tg_relid);
+      name constant name := (
+        select a.attname from pg_attribute a
+         where a.attrelid = root and a.atttypid = 'uuid'::regtype and not a.attisdropped
+           and case when root = %3$s then a.attnum = %2$s else a.attname = %1$L end);
     begin
-      begin
+      if name = %1$L then
         new.%1$I := null;
-        return new;
-      exception when undefined_column then
-        name := (
-          select a.attname from pg_attribute a
-           where a.attrelid = coalesce(pg_partition_root(tg_relid), tg_relid) and a.attnum = %2$s and a.atttypid = 'uuid'::regtype);
-      end;
-      if name is not null then
+      elsif name is not null then
         return jsonb_populate_record(new, jsonb_build_object(name, null));
+      else
+        raise warning 'pg-lighter: %% has no pointer column %% any more', tg_relid::regclass, %1$L
+          using hint = 'Attach the column again: that makes this trigger again.';
       end if;
-      raise warning 'pg-lighter: %% has no pointer column %% any more', tg_relid::regclass, %1$L
-        using hint = 'Attach the column again: that makes this trigger again.';
       return new;
     end
-    $body$, source.pointer_column, lighter.number_of_column(source.relation, source.pointer_column)));
+    $body$, source.pointer_column, lighter.number_of_column(source.relation, source.pointer_column), source.relation::oid));
   execute format('revoke all on function %s() from public', function_name);
   execute format('comment on function %s() is %L', function_name,
     format('Takes the artifact''s id away when a row of %s gets a value; made by lighter.attach.', source.relation));

@@ -184,6 +184,7 @@ begin
   end if;
   -- The table, or one of its columns: nothing of the source is left.
   perform lighter.remove_source(source);
+  delete from lighter.source_partitions p where p.source_id = source.id;
   insert into lighter.former_sources (id, relation, json_column, json_attnum, relation_oid, mode, pointer_column, pointer_attnum, phase1_field, tenant_namespace, rows_deleted)
   values (source.id, source.relation, source.json_column, source.json_attnum, source.relation_oid, source.mode, source.pointer_column, source.pointer_attnum, source.phase1_field, source.tenant_namespace, true);
   return partitions + 1;
@@ -193,7 +194,7 @@ comment on function lighter.forget_missing(integer) is
   'Says that the rows of a source''s missing partitions, table or column (lighter.missing_parts) were deleted on purpose: what came off them is released, unless another row points to it. Returns how many parts it forgot. For the owner.';
 revoke all on function lighter.forget_missing(integer) from public;
 
--- The rows of ours about a source. What came off it is not touched.
+-- The rows of ours about a source. What came off it is not touched, and the record of its partitions stays: see lighter.attach.
 create or replace function lighter.remove_source(source lighter.sources) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -866,7 +866,8 @@ begin
     execute format('select exists (select from %s m where m.%I is not null)', source.relation, source.pointer_column) into is_used;
   end if;
   if is_used then
-    raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen', source.relation, source.pointer_column;
+    raise notice '%.% stays: rows have artifacts'' ids in it, or not all rows can be seen, such as those of a detached partition',
+      source.relation, source.pointer_column;
     return false;
   end if;
   begin
@@ -876,7 +877,9 @@ begin
     return false;
   end;
   -- What came off it is in no row any more, and another attach makes another column.
-  update lighter.former_sources f set rows_deleted = true where f.id = source.id;
+  update lighter.former_sources f set rows_deleted = true
+   where f.id = source.id
+      or f.relation = source.relation and f.relation_oid = source.relation_oid and f.pointer_attnum = source.pointer_attnum;
   return true;
 end
 $$;

@@ -15,7 +15,7 @@ begin
   -- As the trigger writes them: a claim compares keys as text, and one that is no key would fail its whole batch.
   keys := array(select distinct lighter.canonical_key(source.id, k) from unnest(row_ids) k where k is not null);
   insert into lighter.inbox (source_id, row_id)
-    select source.id, k from unnest(keys) k where k is not null;
+    select source.id, k from unnest(keys) k where octet_length(k) <= lighter.longest_key();
   get diagnostics queued = row_count;
   perform lighter.wake_daemon();
   return queued;

@@ -83,6 +83,7 @@ function pageSql(source: Source, ageColumn: string | null, measured: boolean): s
       select ${keyNames(source, 'p').join(', ')}, p.row_id, p.tenant_id, p.stored
         from page p
        where p.stored is not null and p.is_old and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
+         and octet_length(p.row_id) <= lighter.longest_key()
          and not ${isPinnedSql(source, 'p.row_id', 'p.tenant_id')}
          and not exists (select from lighter.waiting w where w.source_id = ${source.id} and w.row_id = p.row_id)
          and not exists (select from lighter.failed_jobs f where f.source_id = ${source.id} and f.row_id = p.row_id)

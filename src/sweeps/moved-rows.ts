@@ -47,6 +47,7 @@ async function nameRows(client: pg.ClientBase, source: Source): Promise<void> {
         from ${fromSql(source)}
        cross join lateral unnest(${pointersOfRowSql(source)}) ptr(id)
         join strayed s on s.id = ptr.id and s.tenant_id = coalesce(${tenantSql(source)}, ${noTenantSql})
+       where octet_length(${rowKeySql(source)}) <= lighter.longest_key()
        limit $1
           on conflict do nothing`,
     values: [namedRows],

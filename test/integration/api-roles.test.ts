@@ -255,6 +255,7 @@ describe('privileges', () => {
     'require_all_rows(integer[])': ['lighter_daemon'],
     'with_current_names(lighter.sources)': backEnd,
     'lock_attachments()': [],
+    'longest_key()': backEnd,
     'lock_holders(regclass)': ['lighter_daemon'],
     'grant_source(lighter.sources)': [],
     'inheritance_obstacles(lighter.sources)': ['lighter_daemon'],

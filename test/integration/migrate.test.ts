@@ -511,6 +511,7 @@ describe('a migrated database', () => {
       'key_part_sql',
       'key_parts_of',
       'lock_holders',
+      'longest_key',
       'mode_obstacles',
       'name_of_column',
       'new_obstacle',
