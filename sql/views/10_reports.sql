@@ -211,7 +211,7 @@ create or replace view lighter.queue_health as
       join pg_class c on c.oid = t.target
   )
   select s.id as source_id,
-         s.relation::text as source,
+         regexp_replace(s.relation::text, '^public\.', '') as source,
          (coalesce(i.settled, 0) * i_scale.factor)::bigint + (coalesce(w.entries, 0) * w_scale.factor)::bigint + coalesce(l.entries, 0) as depth,
          (coalesce(i.settled, 0) * i_scale.factor)::bigint + (coalesce(w.due, 0) * w_scale.factor)::bigint as due,
          coalesce(l.entries, 0) as in_flight,
@@ -258,7 +258,7 @@ comment on view lighter.offload_latency is
   'From when a row was due (the begin of the transaction that wrote it, later by settle_for, or when it was taken from those that wait) to the commit that offloaded it, in ms, by hour of the commit; rows of a backfill apart. Each figure is the upper end of its bucket: up to 19 % above the true one, never below. Fresh: exact at every moment, for the last 31 days. Cost: some ten rows an hour, and what came since the last rollup sweep.';
 
 create or replace view lighter.failures as
-  select f.source_id, s.relation::text as source, f.row_id, f.attempts, f.enqueued_at, f.failed_at, f.last_error
+  select f.source_id, regexp_replace(s.relation::text, '^public\.', '') as source, f.row_id, f.attempts, f.enqueued_at, f.failed_at, f.last_error
     from lighter.failed_jobs f
     left join lighter.sources s on s.id = f.source_id;
 comment on view lighter.failures is
@@ -288,7 +288,7 @@ create or replace view lighter.savings as
                 then coalesce(sum(t.reusable_bytes_estimated) filter (where not t.ours), 0) end as tables_reusable,
            case when count(*) filter (where not t.ours and t.statistics_at is null) = 0
                 then min(t.statistics_at) filter (where not t.ours) end as statistics_at,
-           (array_agg(t.relation::regclass::text || ': ' || t.reason_not_known order by t.bytes desc nulls last)
+           (array_agg(regexp_replace(t.relation::regclass::text, '^public\.', '') || ': ' || t.reason_not_known order by t.bytes desc nulls last)
               filter (where not t.ours and t.reason_not_known is not null))[1:5] as not_known
       from lighter.table_sizes() t
   ),
@@ -471,7 +471,7 @@ comment on view lighter.sweep_history is
   'Runs of the sweeps, what each did, and its error. One whose process died is running until the sweep begins anew. Fresh: as it is; a run tells every few seconds how far it is. Cost: by the index on sweep and started_at. Kept for 90 days.';
 
 create or replace view lighter.moved_rows as
-  select r.source_id, s.relation::text as source, r.row_id, r.tenant_id, r.artifact_tenant_id, r.artifact_id, r.found_at
+  select r.source_id, regexp_replace(s.relation::text, '^public\.', '') as source, r.row_id, r.tenant_id, r.artifact_tenant_id, r.artifact_id, r.found_at
     from lighter.moved_row_records r
     left join lighter.sources s on s.id = r.source_id;
 comment on view lighter.moved_rows is

@@ -1,5 +1,5 @@
 create or replace view lighter.damaged_artifacts with (security_invoker = true) as
-  select a.tenant_id, a.id, a.kind, a.entity_type, a.entity_id, s.relation::text as source, a.row_id, a.r2_key,
+  select a.tenant_id, a.id, a.kind, a.entity_type, a.entity_id, regexp_replace(s.relation::text, '^public\.', '') as source, a.row_id, a.r2_key,
          a.size_bytes, a.damaged_at, a.damage
     from lighter.artifacts a
     left join lighter.sources s on s.id = a.source_id

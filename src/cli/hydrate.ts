@@ -5,6 +5,7 @@ import { hydrateValue, readValues } from '../artifacts/values.ts'
 import { loadConfig } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
+import { namedTableSql } from '../db/settings.ts'
 import { RowError } from '../errors.ts'
 import type { Source } from '../source/sources.ts'
 import { openStore } from '../store/object-store.ts'
@@ -58,7 +59,7 @@ async function splitTable(
   if (options.table !== undefined || first === undefined) return [options.table, given]
   if (others.length === 0 && options.key === undefined) return [undefined, given]
   const { rows } = await db.query<{ isTable: boolean }>(
-    'select exists (select from lighter.sources s where s.relation::oid = to_regclass($1)) as "isTable"',
+    `select exists (select from lighter.sources s where s.relation::oid = ${namedTableSql('$1::text')}) as "isTable"`,
     [first],
   )
   return rows[0]?.isTable === true ? [first, others] : [undefined, given]

@@ -2,6 +2,7 @@ import type { Command } from 'commander'
 import { loadDatabaseUrl } from '../config.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { createPool, type Queryable } from '../db/pool.ts'
+import { namedTableSql, tableNameSql } from '../db/settings.ts'
 import { RowError } from '../errors.ts'
 import { rowKey } from '../source/row-key.ts'
 import { print, printJson } from './output.ts'
@@ -31,7 +32,7 @@ export function addRetry(program: Command): void {
             `select f.source, f.row_id, f.attempts, f.last_error
                from lighter.failures f
                join lighter.sources s on s.id = f.source_id
-              where ($1::text is null or s.relation = $1::text::regclass) and ($2::text is null or f.row_id = $2)
+              where ($1::text is null or s.relation = ${namedTableSql('$1::text')}) and ($2::text is null or f.row_id = $2)
               order by f.failed_at desc limit 1000`,
             [options.table ?? null, row],
           )
@@ -45,7 +46,7 @@ export function addRetry(program: Command): void {
           return
         }
         const { rows } = await pool.query<{ retried: string }>(
-          'select lighter.retry($1::text::regclass, $2) as retried',
+          `select lighter.retry(${namedTableSql('$1::text')}, $2) as retried`,
           [options.table ?? null, row],
         )
         const retried = Number(rows[0]?.retried ?? 0)
@@ -60,8 +61,8 @@ export function addRetry(program: Command): void {
 /** Else a misspelt table would look like one without dead letters. */
 async function requireAttached(db: Queryable, table: string): Promise<void> {
   const { rows } = await db.query<{ attached: boolean; names: string | null }>(
-    `select coalesce(bool_or(s.relation = $1::text::regclass), false) as attached,
-            string_agg(distinct s.relation::text, ', ') as names
+    `select coalesce(bool_or(s.relation = ${namedTableSql('$1::text')}), false) as attached,
+            string_agg(distinct ${tableNameSql('s.relation')}, ', ') as names
        from lighter.sources s`,
     [table],
   )

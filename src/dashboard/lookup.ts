@@ -4,6 +4,7 @@ import type pg from 'pg'
 import { ApiError } from '../api/errors.ts'
 import { metadataRefKey, stubKey } from '../artifacts/pointer-keys.ts'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { tableNameSql } from '../db/settings.ts'
 import { RowError } from '../errors.ts'
 import { type RowStatus, readRowStatus } from '../reports/row-status.ts'
 import { canonicalRowId } from '../source/canonical-key.ts'
@@ -77,7 +78,7 @@ const mostElementPointers = 100
 
 const artifactJson = `
   json_build_object(
-    'id', a.id, 'tenant_id', a.tenant_id, 'kind', a.kind, 'source', s.relation::text, 'row_id', a.row_id, 'field', a.field,
+    'id', a.id, 'tenant_id', a.tenant_id, 'kind', a.kind, 'source', ${tableNameSql('s.relation')}, 'row_id', a.row_id, 'field', a.field,
     'entity_type', a.entity_type, 'entity_id', a.entity_id, 'content_type', a.content_type, 'size_bytes', a.size_bytes,
     'sha256', a.sha256, 'created_at', a.created_at, 'r2_key', a.r2_key, 'byte_offset', a.byte_offset,
     'byte_length', a.byte_length, 'frame_offset', a.frame_offset, 'content_encoding', a.content_encoding,

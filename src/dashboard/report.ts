@@ -1,7 +1,9 @@
 // What the dashboard shows, from the same views as `lighter stats`: a part that changes by the second and is cheap, and
 // one that is larger and changes slowly.
+
 import type pg from 'pg'
 import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
+import { tableNameSql } from '../db/settings.ts'
 import { type DaemonReport, readDaemons } from '../reports/daemons.ts'
 import { readSections, type Stats, sections } from '../reports/read.ts'
 import { savingsVerdict } from '../reports/render.ts'
@@ -147,7 +149,7 @@ const slowSections: Record<keyof SlowSections, string> = {
   tables: `(
     select coalesce(json_agg(t order by t.source, t."column"), '[]')
       from (with sizes as materialized (select * from lighter.table_sizes() where not ours)
-            select s.relation::text as source, s.json_column as "column", s.paused,
+            select ${tableNameSql('s.relation')} as source, s.json_column as "column", s.paused,
                    case when bool_and(z.bytes is not null) then sum(z.bytes)::bigint end as bytes,
                    case when bool_and(z.reusable_bytes_estimated is not null)
                         then sum(z.reusable_bytes_estimated)::bigint end as reusable_bytes_estimated,

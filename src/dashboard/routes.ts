@@ -1,5 +1,6 @@
 // The dashboard: pages, figures, and the few things that can be done there. Everything but the login and the assets
 // needs a session; what changes something, or tells a payload, must also come from a page of ours, with its token.
+
 import cookie from '@fastify/cookie'
 import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -10,6 +11,7 @@ import type { ApiContext } from '../api/context.ts'
 import { ApiError, logError, sendError, toApiError } from '../api/errors.ts'
 import { heldUntilAnswered } from '../api/held.ts'
 import { requireReadable } from '../artifacts/fetch.ts'
+import { tableNameSql } from '../db/settings.ts'
 import { sqlState } from '../errors.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
 import { version } from '../version.ts'
@@ -189,7 +191,7 @@ export async function dashboardRoutes(
 
   app.get('/dashboard/sources', { config: limited, schema: hidden }, async () => {
     const { rows } = await context.pool.query<{ id: number; source: string; column: string }>(
-      `select id, relation::text as source, json_column as "column" from lighter.sources order by 2, 3`,
+      `select id, ${tableNameSql('relation')} as source, json_column as "column" from lighter.sources order by 2, 3`,
     )
     return { status: 'ok', sources: rows }
   })

@@ -22,8 +22,9 @@ export const steadySettings: Readonly<Record<string, string>> = {
   // Which rows a statement sees: "off" makes an error of every policy, and a limit here returns some matches of many.
   row_security: 'on',
   gin_fuzzy_search_limit: '0',
-  // What names mean.
-  search_path: 'pg_catalog, public',
+  // What names mean. Not schema public: on many servers everybody may create there a function, or an operator, that fits
+  // our arguments better than Postgres's own.
+  search_path: 'pg_catalog',
 }
 
 const setLocal = (settings: Readonly<Record<string, string>>) =>
@@ -79,3 +80,10 @@ export class SteadyClient extends pg.Client {
     return { ...Reflect.apply(own, this, []), DateStyle: 'ISO, MDY' }
   }
 }
+
+/** SQL: the name of a table as people know it, whatever the search_path of the session is. */
+export const tableNameSql = (relation: string) => `regexp_replace(${relation}::text, '^public\\.', '')`
+
+/** SQL: the table that somebody has named, null where there is none. One without its schema is of schema public. */
+export const namedTableSql = (name: string) =>
+  `to_regclass(case when strpos(${name}, '.') = 0 then 'public.' || ${name} else ${name} end)`

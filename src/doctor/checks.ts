@@ -1,11 +1,12 @@
 // What `lighter doctor` looks at: each check says what was found and, if it is amiss, what to do.
+
 import pg from 'pg'
 import { type Config, loadConfig } from '../config.ts'
 import { compareCatalogue } from '../db/catalogue.ts'
 import { clockSkewAdvice, clockSkewMs } from '../db/clock.ts'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { connectSession } from '../db/prepared.ts'
-import { SteadyClient } from '../db/settings.ts'
+import { SteadyClient, tableNameSql } from '../db/settings.ts'
 import { ConfigError, LighterError, messageOf } from '../errors.ts'
 import { explainError } from '../explain-error.ts'
 import { newArtifactId } from '../ids.ts'
@@ -180,7 +181,7 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
                    ('lighter.frame_exceptions', 'insert'), ('lighter.loose_artifacts', 'insert')) as t(thing, privilege)
      where not has_table_privilege(t.thing, t.privilege)
     union all
-    select c.relation::text || '.' || c.column_name, c.privilege
+    select ${tableNameSql('c.relation')} || '.' || c.column_name, c.privilege
       from lighter.sources stored
       cross join lateral lighter.with_current_names(stored) s
       cross join lateral (values
@@ -231,7 +232,7 @@ interface SourceRow {
 
 async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<Check> {
   const { rows } = await client.query<SourceRow>(`
-    select s.id, s.relation::text as table, s.json_column as column,
+    select s.id, ${tableNameSql('s.relation')} as table, s.json_column as column,
            'lighter_enqueue_' || s.id as "triggerName", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
            coalesce(h.prosrc = lighter.heavy_body(s), false) as "isHeavyRight", s.column_type as "columnType",
            case when s.mode = 'whole' then coalesce((select g.tgenabled::text from pg_trigger g where g.tgrelid = s.relation and g.tgname = 'lighter_clear_' || s.id), 'gone') end as clears,
@@ -243,7 +244,7 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
            s.paused,
            c.oid is not null and lighter.has_before_trigger(s.relation) and pg_get_triggerdef(t.oid) like '% UPDATE OF %' as "missesEdits",
            s.guard, (select g.tgenabled from pg_trigger g where g.tgrelid = s.relation and g.tgname = 'lighter_guard_' || s.id) as "guardEnabled",
-           (select string_agg(h.relation::text, ', ') from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as hidden,
+           (select string_agg(${tableNameSql('h.relation')}, ', ') from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as hidden,
            (select min(h.remedy) from lighter.hidden_tables(array[s.id]) h where h.source_id = s.id) as remedy
       from lighter.sources stored
      cross join lateral lighter.with_current_names(stored) s
@@ -273,7 +274,7 @@ async function* obstacleChecks(client: pg.Client): AsyncGenerator<Check> {
     hint: string | null
     isFatal: boolean
   }>(`
-    select s.relation::text || '.' || s.json_column as name, o.problem, o.hint, o.is_fatal as "isFatal"
+    select ${tableNameSql('s.relation')} || '.' || s.json_column as name, o.problem, o.hint, o.is_fatal as "isFatal"
       from lighter.sources s
       join pg_class c on c.oid = s.relation
      cross join lateral lighter.source_obstacles(s) o

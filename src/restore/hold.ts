@@ -1,6 +1,8 @@
 // Before anything is restored it is forbidden to offload it again; the ban stays when the restore has ended.
+
 import type pg from 'pg'
 import type { Queryable } from '../db/pool.ts'
+import { tableNameSql } from '../db/settings.ts'
 import type { TenantId } from '../ids.ts'
 import { passCommitGate } from '../source/pins.ts'
 import type { Source } from '../source/sources.ts'
@@ -76,10 +78,10 @@ export interface Held {
 export async function listHeld(db: Queryable, sources: Source[]): Promise<Held[]> {
   const { rows } = await db.query<Held>({
     text: `
-      select s.relation::text as source, null::uuid as "tenantId", null as "rowId", null::timestamptz as since
+      select ${tableNameSql('s.relation')} as source, null::uuid as "tenantId", null as "rowId", null::timestamptz as since
         from lighter.sources s where s.paused and s.id = any ($1::int[])
       union all
-      (select s.relation::text, p.tenant_id, p.row_id, p.pinned_at
+      (select ${tableNameSql('s.relation')}, p.tenant_id, p.row_id, p.pinned_at
          from lighter.pins p join lighter.sources s on s.id = p.source_id
         where s.id = any ($1::int[])
         order by p.pinned_at desc limit 1000)`,

@@ -1,5 +1,7 @@
 // What a restore does not reach: rows that still hold pointers when it is done, and why.
+
 import type { Queryable } from '../db/pool.ts'
+import { tableNameSql } from '../db/settings.ts'
 import { findLostPointers } from '../doctor/lost-pointers.ts'
 import { describeMissing, findMissingParts } from '../offload/missing-parts.ts'
 import type { Source } from '../source/sources.ts'
@@ -57,7 +59,7 @@ export async function findLostRows(
 async function findDetached(db: Queryable): Promise<LeftOut[]> {
   const { rows } = await db.query<{ table: string; column: string; artifacts: number }>({
     text: `
-      select f.relation::text as table, f.json_column as column, count(a.id)::float8 as artifacts
+      select ${tableNameSql('f.relation')} as table, f.json_column as column, count(a.id)::float8 as artifacts
         from lighter.former_sources f
         join pg_class c on c.oid = f.relation
         join public.artifact_refs a on a.source_id = f.id and a.deleted_at is null
