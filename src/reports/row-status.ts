@@ -6,7 +6,7 @@ import { formatBytes, formatCount } from '../cli/output.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
 import { type LookRow, lookSql } from '../offload/group.ts'
-import { followedIdsSql, fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { followedIdsSql, fromSql, ident, mayLeaveSql, tenantSql } from '../source/expressions.ts'
 import { readPointersSql } from '../source/modes.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import { isRowSql, partArrays, rowKeySql } from '../source/rows-by-key.ts'
@@ -27,6 +27,7 @@ type RowState =
   | 'pinned'
   | 'paused'
   | 'no_tenant'
+  | 'condition_not_met'
   | 'not_queued'
 
 export interface RowStatus {
@@ -74,6 +75,7 @@ interface Facts {
   tenant_id: string | null
   type: string | null
   pinned: boolean
+  may_leave: boolean
   pointers: RowStatus['pointers']
   jobs: JobFacts[]
   dead_letter: { attempts: number; last_error: string; failed_at: string } | null
@@ -89,6 +91,7 @@ function factsSql(source: Source): string {
   return `
     with found as materialized (
       select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
+             ${mayLeaveSql(source)} as may_leave,
              ${
                source.mode === 'document'
                  ? `case when pg_column_size(${column}) < ${openBytes} then ${column} end as doc`
@@ -107,7 +110,7 @@ function factsSql(source: Source): string {
        group by j.place
     )
     select f.row_id, f.tenant_id, ${source.mode === 'document' ? 'jsonb_typeof(f.doc)' : 'f.type'} as type,
-           ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} as pinned,
+           ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} as pinned, f.may_leave,
            (select coalesce(json_agg(json_build_object('artifact_id', a.id, 'kind', a.kind, 'size_bytes', a.size_bytes) order by a.id), '[]')
               from unnest(${source.mode === 'document' ? followedIdsSql(source, 'f.doc') : 'f.ids'}) i(id)
               join public.artifact_refs a on a.tenant_id = f.tenant_id and a.frame_id = lighter.frame_of(i.id) and a.id = i.id) as pointers,
@@ -126,7 +129,8 @@ export async function readRowStatus(db: Queryable, source: Source, rowId: string
   const [facts] = rows
   if (facts === undefined) return null
   const { rows: looks } = await db.query<LookRow>({
-    text: lookSql(source),
+    // What is in it, whether or not it may leave now.
+    text: lookSql({ ...source, whenSql: null }),
     values: [
       arrayText([facts.row_id]),
       arrayText([facts.now_ms]),
@@ -256,6 +260,12 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
       state: 'paused',
       says: `Its table is paused since somebody restored it: it stays whole${jobs.length > 0 ? ', and queued' : ''}.`,
       hint: `Let the table go on: lighter unpin --all --table ${source.tableSql}`,
+    }
+  if (!facts.may_leave)
+    return {
+      state: 'condition_not_met',
+      says: `It stays whole until the condition of its table holds: ${oneLine(source.whenText ?? '')}. ${source.isScanned ? 'Then a write, or the sweep scan, queues it.' : 'The write that makes it hold queues it.'}`,
+      hint: `Change the condition: lighter attach ${source.tableSql} --when <condition>`,
     }
   const written = of('inbox')
   if (written !== undefined)

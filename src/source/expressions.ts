@@ -105,6 +105,9 @@ function tenantColumnSql(source: Source): string {
   return `${source.parents.length === 0 ? 'm' : `p${source.parents.length}`}.${ident(source.tenantColumn)}`
 }
 
+/** True of a row `m` whose source lets it leave now. `lighter flush` does not change that. */
+export const mayLeaveSql = ({ whenSql }: Source): string => whenSql ?? 'true'
+
 /** What the row belongs to, null where the source does not say. */
 export function entitySql({ entityColumn }: Source): string {
   return entityColumn === null ? 'null::uuid' : `m.${ident(entityColumn)}`
