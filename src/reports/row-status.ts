@@ -5,6 +5,7 @@
 import { formatBytes, formatCount } from '../cli/output.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
+import { isNoRowsFault } from '../errors.ts'
 import { type LookRow, lookSql } from '../offload/group.ts'
 import { followedIdsSql, fromSql, ident, mayLeaveSql, tenantSql } from '../source/expressions.ts'
 import { readPointersSql } from '../source/modes.ts'
@@ -75,7 +76,8 @@ interface Facts {
   tenant_id: string | null
   type: string | null
   pinned: boolean
-  may_leave: boolean
+  /** Null: when_sql fails on it. */
+  may_leave: boolean | null
   pointers: RowStatus['pointers']
   jobs: JobFacts[]
   dead_letter: { attempts: number; last_error: string; failed_at: string } | null
@@ -123,10 +125,24 @@ function factsSql(source: Source): string {
       from found f`
 }
 
+/** A row on which when_sql fails has all other facts all the same. */
+async function readFacts(db: Queryable, source: Source, rowId: string): Promise<Facts | undefined> {
+  const read = async (of: Source) => {
+    const { rows } = await db.query<Facts>({ text: factsSql(of), values: [rowId, of.id] })
+    return rows[0]
+  }
+  if (source.whenSql === null) return read(source)
+  try {
+    return await read(source)
+  } catch (error) {
+    if (isNoRowsFault(error)) throw error
+    return read({ ...source, whenSql: 'null::boolean' })
+  }
+}
+
 /** @param rowId as the key's type writes it @returns null: there is no such row */
 export async function readRowStatus(db: Queryable, source: Source, rowId: string): Promise<RowStatus | null> {
-  const { rows } = await db.query<Facts>({ text: factsSql(source), values: [rowId, source.id] })
-  const [facts] = rows
+  const facts = await readFacts(db, source, rowId)
   if (facts === undefined) return null
   const { rows: looks } = await db.query<LookRow>({
     // What is in it, whether or not it may leave now.
@@ -261,10 +277,13 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
       says: `Its table is paused since somebody restored it: it stays whole${jobs.length > 0 ? ', and queued' : ''}.`,
       hint: `Let the table go on: lighter unpin --all --table ${source.tableSql}`,
     }
-  if (!facts.may_leave)
+  if (facts.may_leave !== true)
     return {
       state: 'condition_not_met',
-      says: `It stays whole until the condition of its table holds: ${oneLine(source.whenText ?? '')}. ${source.isScanned ? 'Then a write, or the sweep scan, queues it.' : 'The write that makes it hold queues it.'}`,
+      says:
+        facts.may_leave === null
+          ? `It stays whole, since the condition of its table fails on it: ${oneLine(source.whenText ?? '')}.`
+          : `It stays whole until the condition of its table holds: ${oneLine(source.whenText ?? '')}. ${source.isScanned ? 'Then a write, or the sweep scan, queues it.' : 'The write that makes it hold queues it.'}`,
       hint: `Change the condition: lighter attach ${source.tableSql} --when <condition>`,
     }
   const written = of('inbox')
