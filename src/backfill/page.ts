@@ -9,6 +9,7 @@ import {
   ident,
   isFieldBlockedSql,
   mayLeaveSql,
+  rowsSql,
   tenantSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
@@ -78,17 +79,36 @@ export async function findHeavy(
   }
 }
 
+/** Key of the row after `after`; null: there is none. Nothing else of the row is looked at. */
+export async function keyAfter(db: Queryable, source: Source, after: string | null): Promise<string | null> {
+  const { rows } = await db.query<{ rowId: string }>({
+    text: `select ${rowKeySql(source)} as "rowId" from ${rowsSql(source)} m
+            where $1::text is null or ${isAfterSql(source, '$1::text')}
+            order by ${keyColumnsSql(source).join(', ')} limit 1`,
+    values: [after],
+  })
+  return rows[0]?.rowId ?? null
+}
+
 function pageSql(source: Source, ageColumn: string | null, measured: boolean, byIndex: boolean): string {
   return `
-    with page as materialized (
+    with found as materialized (
       select ${selectKeySql(source)}, ${rowKeySql(source)} as row_id, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
-             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old,
-             ${mayLeaveSql(source)} as may_leave
+             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old${source.whenColumns
+               .map(
+                 (name, i) => `,
+             m.${ident(name)} as when_${i}`,
+               )
+               .join('')}
         from ${fromSql(source)}
        where ($1::text is null or ${isAfterSql(source, '$1::text')})${byIndex ? ` and ${mayLeaveSql(source)}` : ''}
        order by ${keyColumnsSql(source).join(', ')}
        -- with ties: a key may not be unique any more
        fetch first ($2) rows with ties
+    ),
+    -- Not in the step before, which may look at rows behind the page.
+    page as materialized (
+      select f.*, ${mayLeaveSql(source, (_, i) => `f.when_${i}`)} as may_leave from found f
     ),
     candidates as (
       select ${keyNames(source, 'p').join(', ')}, p.row_id, p.tenant_id, p.stored

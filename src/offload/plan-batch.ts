@@ -81,7 +81,7 @@ export async function planAll(
 
 /** Says of those on which when_sql fails that it does. */
 async function nameWhen(context: PipelineContext, source: Source, failures: Failed[]): Promise<Failed[]> {
-  if (source.whenSql === null) return failures
+  if (source.whenFunction === null) return failures
   const named: Failed[] = []
   for (const { job, error } of failures) {
     const message = await noteWhenFailure(context.pool, source, job.rowId)

@@ -15,7 +15,7 @@ export async function noteWhenFailure(
   source: Source,
   rowId: string | null,
 ): Promise<string | null> {
-  if (source.whenSql === null) return null
+  if (source.whenFunction === null) return null
   const row = rowId === null ? 'limit 1' : `where ${isRowSql(source, '$1::text')}`
   try {
     await db.query({

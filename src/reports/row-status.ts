@@ -88,12 +88,12 @@ interface Facts {
 const ms = (time: string) => `extract(epoch from ${time})::float8 * 1000`
 
 /** Parameters: the row's key, the source's id. */
-function factsSql(source: Source): string {
+function factsSql(source: Source, mayLeave: string): string {
   const column = `m.${ident(source.jsonColumn)}`
   return `
     with found as materialized (
       select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
-             ${mayLeaveSql(source)} as may_leave,
+             ${mayLeave} as may_leave,
              ${
                source.mode === 'document'
                  ? `case when pg_column_size(${column}) < ${openBytes} then ${column} end as doc`
@@ -127,16 +127,15 @@ function factsSql(source: Source): string {
 
 /** A row on which when_sql fails has all other facts all the same. */
 async function readFacts(db: Queryable, source: Source, rowId: string): Promise<Facts | undefined> {
-  const read = async (of: Source) => {
-    const { rows } = await db.query<Facts>({ text: factsSql(of), values: [rowId, of.id] })
+  const read = async (mayLeave: string) => {
+    const { rows } = await db.query<Facts>({ text: factsSql(source, mayLeave), values: [rowId, source.id] })
     return rows[0]
   }
-  if (source.whenSql === null) return read(source)
   try {
-    return await read(source)
+    return await read(mayLeaveSql(source))
   } catch (error) {
-    if (isNoRowsFault(error)) throw error
-    return read({ ...source, whenSql: 'null::boolean' })
+    if (source.whenFunction === null || isNoRowsFault(error)) throw error
+    return read('null::boolean')
   }
 }
 
@@ -146,7 +145,7 @@ export async function readRowStatus(db: Queryable, source: Source, rowId: string
   if (facts === undefined) return null
   const { rows: looks } = await db.query<LookRow>({
     // What is in it, whether or not it may leave now.
-    text: lookSql({ ...source, whenSql: null }),
+    text: lookSql({ ...source, whenFunction: null }),
     values: [
       arrayText([facts.row_id]),
       arrayText([facts.now_ms]),

@@ -72,9 +72,11 @@ export interface Source {
   maxWaitMs: number
   /** A payload of so many bytes waits for no others. */
   shipAloneBytes: number
-  /** True of a row `m` that may leave, see sql/functions/19_when.sql: use `mayLeaveSql`. Null: all may. */
-  whenSql: string | null
-  /** The same for people. */
+  /** Function that is true of a row that may leave, see sql/functions/19_when.sql: use `mayLeaveSql`. Null: all may. */
+  whenFunction: string | null
+  /** What it takes. */
+  whenColumns: string[]
+  /** The condition for people. */
   whenText: string | null
   /** False: it has no trigger, and rows are found by the sweep scan. */
   hasTrigger: boolean
@@ -142,8 +144,8 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            extract(epoch from coalesce(s.settle_for, d.settle_for))::float8 * 1000 as "settleMs",
            extract(epoch from coalesce(s.max_wait, d.max_wait))::float8 * 1000 as "maxWaitMs",
            coalesce(s.ship_alone_bytes, d.ship_alone_bytes) as "shipAloneBytes",
-           case when s.when_sql is not null then format('lighter.when_%s(%s)', s.id,
-             (select string_agg(format('m.%I', c), ', ' order by n) from unnest(s.when_columns) with ordinality w(c, n))) end as "whenSql",
+           case when s.when_sql is not null then format('lighter.when_%s', s.id) end as "whenFunction",
+           coalesce(s.when_columns, '{}')::text[] as "whenColumns",
            s.when_sql as "whenText",
            s.trigger as "hasTrigger",
            s.when_varies or not s.trigger as "isScanned",

@@ -1,7 +1,7 @@
 // Scan: finds rows that came to satisfy their table's when_sql without a write, since time has passed, and rows of tables
 // that have no trigger of ours. It looks through such a table in the order of its key, a part in each run, as a backfill does.
 import { enqueueRows } from '../backfill/enqueue.ts'
-import { type BackfillFilter, findHeavy } from '../backfill/page.ts'
+import { type BackfillFilter, type BackfillPage, findHeavy, keyAfter } from '../backfill/page.ts'
 import { queuedBackfill } from '../backfill/throttle.ts'
 import { isSourceFault } from '../errors.ts'
 import { isTrouble } from '../offload/narrow-down.ts'
@@ -46,7 +46,7 @@ async function scanSource(context: SweepContext, source: Source, counts: Counts)
     if ((await queuedBackfill(pool, mostQueued)) >= mostQueued) return
     const limit: number = fewer ?? size.rows()
     const started = performance.now()
-    let page: Awaited<ReturnType<typeof findHeavy>>
+    let page: BackfillPage
     try {
       page = await findHeavy(pool, source, everyRow, after, limit, false, byIndex)
     } catch (error) {
@@ -57,10 +57,11 @@ async function scanSource(context: SweepContext, source: Source, counts: Counts)
         fewer = Math.floor(limit / 10) || 1
         continue
       }
-      page = await findHeavy(pool, { ...source, whenSql: 'false' }, everyRow, after, 1, false)
-      if (!dryRun) await noteWhenFailure(pool, source, isSourceFault(error) ? null : page.last)
       counts.failed = (counts.failed ?? 0) + 1
-      if (isSourceFault(error)) return
+      const failing = isSourceFault(error) ? null : await keyAfter(pool, source, after)
+      if (!dryRun) await noteWhenFailure(pool, source, failing)
+      if (failing === null) return
+      page = { rows: [], seen: 1, last: failing, isActive: true }
       fewer = null
     }
     size.took(performance.now() - started)
@@ -70,7 +71,7 @@ async function scanSource(context: SweepContext, source: Source, counts: Counts)
     counts.rows_seen = (counts.rows_seen ?? 0) + page.seen
     counts.rows_queued = (counts.rows_queued ?? 0) + queued
     looked += page.seen
-    const isLast = page.last === null || (page.seen < limit && fewer === null)
+    const isLast = page.last === null || page.seen < limit
     if (page.last !== null) after = page.last
     // After the rows are queued: at worst a page is looked at twice.
     if (!dryRun) await savePosition(context, source, isLast ? null : after, page.seen, queued)
