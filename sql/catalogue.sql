@@ -60,7 +60,7 @@ functions as (
     from pg_proc p
     join pg_language l on l.oid = p.prolang
    -- Those of the triggers are made by attach, and looked at with their source.
-   where p.pronamespace = 'lighter'::regnamespace and p.proname !~ '^(enqueue|guard|heavy)_[0-9]+$'
+   where p.pronamespace = 'lighter'::regnamespace and p.proname !~ '^(enqueue|guard|heavy|when)_[0-9]+$'
 ),
 bodies as (
   select 'function', name, definition, false from functions

@@ -9,13 +9,13 @@ declare
       'give_back_space', 'set_pack_sizes', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'base_type', 'type_name', 'key_form', 'same_key_types', 'key_part_sql', 'row_key_sql', 'key_parts_of', 'canonical_key', 'longest_key', 'tenant_named', 'single_tenant', 'child_relations', 'as_timestamp', 'as_timestamptz', 'key_candidates',
-      'mode_obstacles', 'domains_of', 'column_type', 'dependents', 'source_relations', 'reads_beyond', 'heavy_body', 'stub_of', 'stub_id', 'pointers_in_text', 'with_current_names', 'name_of_column', 'note_partitions',
+      'when_obstacles', 'when_use_obstacles', 'when_function', 'when_text', 'scan_index', 'mode_obstacles', 'domains_of', 'column_type', 'dependents', 'source_relations', 'reads_beyond', 'heavy_body', 'stub_of', 'stub_id', 'pointers_in_text', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger', 'table_sizes'],
     -- For lighter.savings, which calls it.
     'lighter_reporter', array['table_sizes'],
     'service_role', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'is_frame_id', 'as_uuid', 'effective_threshold', 'envelope_value_limit',
       'wake_daemon', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of',
-      'base_type', 'type_name', 'key_form', 'same_key_types', 'key_part_sql', 'row_key_sql', 'key_parts_of', 'canonical_key', 'longest_key', 'tenant_named', 'single_tenant', 'child_relations', 'with_current_names', 'name_of_column', 'table_sizes'],
+      'base_type', 'type_name', 'key_form', 'same_key_types', 'key_part_sql', 'row_key_sql', 'key_parts_of', 'canonical_key', 'longest_key', 'tenant_named', 'single_tenant', 'child_relations', 'with_current_names', 'name_of_column', 'when_text', 'table_sizes'],
     'lighter_tenant', array['row_key', 'row_key_parts', 'tenant_of', 'frame_of', 'artifact', 'artifacts_get', 'as_uuid', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows',
       'api_register_object', 'api_touch_object', 'api_store_artifact', 'api_delete_artifact', 'api_begin_idempotent', 'api_extend_idempotent', 'api_end_idempotent']);
   table_owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = 'lighter.loose_artifacts'::regclass);
@@ -55,6 +55,13 @@ begin
     execute format('grant execute on function %s to public', signature);
   end loop;
 
+  for signature in
+    select p.oid::regprocedure from pg_proc p join lighter.sources s on p.proname = 'when_' || s.id
+     where p.pronamespace = 'lighter'::regnamespace
+  loop
+    execute format('grant execute on function %s to lighter_daemon', signature);
+  end loop;
+
   for role_name, signature in
     select r.rolname, p.oid::regprocedure
       from pg_proc p
@@ -92,7 +99,7 @@ begin
   grant insert, update on lighter.erasures to lighter_daemon;
   grant delete on lighter.idempotency_keys to lighter_daemon;
   grant insert, delete on lighter.pins to lighter_daemon;
-  grant insert, update, delete on lighter.backfills to lighter_daemon;
+  grant insert, update, delete on lighter.backfills, lighter.scans, lighter.when_failures to lighter_daemon;
   grant update (paused) on lighter.sources to lighter_daemon;
   grant insert (tenant_id, namespace, external_id), update (namespace, external_id) on lighter.tenants to lighter_daemon;
   -- Commits append to the logs of the reports, the rollup sweep adds them up.

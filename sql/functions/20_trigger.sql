@@ -210,12 +210,20 @@ begin
   end if;
   perform lighter.build_heavy(source);
   perform lighter.build_enqueue(source);
-  execute format('create or replace trigger %I after insert or update %s on %s for each row when (lighter.%I(new.%I)) execute function %s()',
-    format('lighter_enqueue_%s', source.id),
-    -- What a BEFORE trigger does to a column does not count as an update of that column.
-    -- Not of the key's columns: Postgres would refuse to change their type then.
-    case when not lighter.has_before_trigger(source.relation) then format('of %I', source.json_column) end,
-    source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
+  if source.trigger then
+    execute format('create or replace trigger %I after insert or update %s on %s for each row when (lighter.%I(new.%I)) execute function %s()',
+      format('lighter_enqueue_%s', source.id),
+      -- What a BEFORE trigger does to a column does not count as an update of that column.
+      -- Not of the key's columns: Postgres would refuse to change their type then. It does so of those that when_sql
+      -- reads; the condition itself is the daemon's to ask.
+      case when not lighter.has_before_trigger(source.relation)
+           then (select 'of ' || string_agg(quote_ident(c), ', ' order by c)
+                   from (select source.json_column as c union select unnest(source.when_columns)) x where c is not null) end,
+      source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
+  -- Only the table's owner may drop a trigger, so not for nothing.
+  elsif exists (select from pg_trigger where tgrelid = source.relation and tgname = format('lighter_enqueue_%s', source.id)) then
+    execute format('drop trigger %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
+  end if;
   -- Of a column that had another type before.
   for former in
     select p.oid::regprocedure from pg_proc p

@@ -448,6 +448,106 @@ comment on function lighter.trigger_obstacles(lighter.sources) is
   'Who else than the owner could have code run on the rewrite of a row: holders of TRIGGER, and owners of the functions of its triggers.';
 revoke all on function lighter.trigger_obstacles(lighter.sources) from public;
 
+-- Objects of Postgres itself are not among what a constraint or function depends on. An enum runs no code of its owner's.
+create or replace function lighter.when_use_obstacles(class oid, object oid, trust_owner boolean) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with uses as (
+    select distinct format('function %s', p.oid::regprocedure) as name, p.proowner as owner, p.oid as function
+      from pg_depend d join pg_proc p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
+     where d.classid = class and d.objid = object
+    union
+    select format('operator %s', o.oid::regoperator), p.proowner, p.oid
+      from pg_depend d join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid join pg_proc p on p.oid = o.oprcode
+     where d.classid = class and d.objid = object
+    union
+    select format('type %s', t.oid::regtype), t.typowner, null
+      from pg_depend d join pg_type t on d.refclassid = 'pg_type'::regclass and t.oid = d.refobjid and t.typtype <> 'e'
+     where d.classid = class and d.objid = object
+  )
+  select lighter.new_obstacle('insufficient_privilege',
+           format('when_sql uses %s, which belongs to "%s", who may not act as the owner of schema lighter. It would run with the rights of the daemon, which reads the rows of every tenant',
+             u.name, pg_get_userbyid(u.owner)),
+           'Use what belongs to Postgres; or, if that role may do whatever the daemon may: trust_owner => true (--trust-owner).',
+           not coalesce(trust_owner, false))
+    from uses u where not coalesce(lighter.is_trusted(u.owner), false)
+  union all
+  select lighter.new_obstacle('insufficient_privilege', format('when_sql uses %s, which lighter_daemon may not call', u.name),
+           format('grant execute on function %s to lighter_daemon;', u.function::regprocedure))
+    from uses u where not has_function_privilege('lighter_daemon', u.function, 'execute');
+end;
+comment on function lighter.when_use_obstacles(oid, oid, boolean) is
+  'What a when_sql uses, as a constraint or as its function, that belongs to somebody who is not trusted, or that the daemon may not call.';
+revoke all on function lighter.when_use_obstacles(oid, oid, boolean) from public;
+
+-- A row may leave by a condition that its leaving does not change.
+create or replace function lighter.when_obstacles(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  with reads as (
+    select distinct c as name from unnest(source.when_columns) c
+  ),
+  taken as (
+    select source.json_column as name
+    union select source.pointer_column
+    union select unnest(array[o.json_column, o.pointer_column]) from lighter.sources o where o.relation = source.relation
+  )
+  select lighter.new_obstacle('undefined_column', format('when_sql of %s reads a column that does not exist any more: %s', source.relation, source.when_sql),
+           'Pass another when_sql (--when), or an empty one.')
+   where exists (select from reads where name is null)
+  union all
+  select lighter.new_obstacle('invalid_parameter_value', format('when_sql reads %s.%I, which changes when a payload leaves', source.relation, r.name),
+           'Let it read columns that stay as they are.')
+    from reads r join taken t on t.name = r.name
+  union all
+  select lighter.new_obstacle('invalid_parameter_value', format('when_sql reads %s.%I, which is generated from %I and changes when a payload leaves', source.relation, r.name, source.json_column),
+           'Let it read columns that stay as they are.')
+    from reads r
+    join pg_attribute a on a.attrelid = source.relation and a.attname = r.name and a.attgenerated <> ''
+    join pg_attrdef f on f.adrelid = a.attrelid and f.adnum = a.attnum
+    join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid
+    join pg_attribute j on j.attrelid = a.attrelid and j.attnum = d.refobjsubid and j.attname = source.json_column
+  union all
+  select lighter.new_obstacle('invalid_parameter_value', format('mode whole of %s needs its trigger, which clears the pointer when a value is written', source.relation),
+           'Leave trigger => false (--no-trigger) out, or attach the column in mode stub.')
+   where source.mode = 'whole' and not source.trigger
+  union all
+  select lighter.new_obstacle('invalid_parameter_value', 'guard is a trigger, and there is to be none',
+           'Leave trigger => false (--no-trigger) out, or pass guard => ''off''.')
+   where source.guard <> 'off' and not source.trigger
+  union all
+  select o from lighter.when_use_obstacles('pg_proc'::regclass, lighter.when_function(source), source.trust_owner) o;
+end;
+comment on function lighter.when_obstacles(lighter.sources) is
+  'What keeps when_sql, or the wish to have no trigger, from being used.';
+revoke all on function lighter.when_obstacles(lighter.sources) from public;
+
+-- What attach says once, and doctor not every time.
+create or replace function lighter.when_warnings(source lighter.sources) returns setof lighter.obstacle
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select lighter.new_obstacle('warning',
+           format('the trigger also fires on the columns that when_sql reads (%s), so Postgres refuses to change their types or to drop them', x.names),
+           format('To change one later, attach with trigger => false (--no-trigger), change it, and attach with trigger => true. Table: %s.', source.relation), false)
+    from (select string_agg(distinct quote_ident(c), ', ') as names from unnest(source.when_columns) c) x
+   where source.trigger and x.names is not null and not lighter.has_before_trigger(source.relation)
+  union all
+  select lighter.new_obstacle('warning',
+           case when source.trigger then 'when_sql may come to hold without a write, so the sweep scan looks through the table for such rows'
+                else 'there is no trigger, so only the sweep scan finds rows to offload' end,
+           case when source.when_sql is null then 'See SWEEP_SCAN_CRON.'
+                when lighter.scan_index(source) is not null then format('It uses the index %s. See SWEEP_SCAN_CRON.', lighter.scan_index(source))
+                when source.when_varies then format('It goes through the whole table, a part at a time. An index makes it faster where a part of when_sql does not depend on time: create index concurrently on %s (%s) where <that part>; See SWEEP_SCAN_CRON.', source.relation, x.names)
+                else format('It goes through the whole table, a part at a time. An index makes it faster: create index concurrently on %s (%s) where %s; See SWEEP_SCAN_CRON.', source.relation, x.names, source.when_sql) end, false)
+    from (select string_agg(quote_ident(c), ', ' order by n) as names from unnest(source.key_columns) with ordinality k(c, n)) x
+   where source.when_varies or not source.trigger;
+end;
+comment on function lighter.when_warnings(lighter.sources) is 'What whoever attaches with when_sql, or without a trigger, should know.';
+revoke all on function lighter.when_warnings(lighter.sources) from public;
+
 create or replace function lighter.source_obstacles(source lighter.sources) returns setof lighter.obstacle
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -464,7 +564,9 @@ begin atomic
   union all
   select o from lighter.owner_obstacles(source) o
   union all
-  select o from lighter.trigger_obstacles(source) o;
+  select o from lighter.trigger_obstacles(source) o
+  union all
+  select o from lighter.when_obstacles(source) o;
 end;
 comment on function lighter.source_obstacles(lighter.sources) is
   'All that stands in the way of watching the column of a source, now: what attach refuses and doctor reports.';

@@ -45,6 +45,12 @@ begin
       from unnest(lighter.child_relations(source), source.parent_columns, source.parent_attnums) with ordinality p(relation, name, attnum, n) order by p.n);
   source.entity_column := lighter.name_of_column(source.relation, source.entity_attnum, source.entity_column, numbered);
   source.pointer_column := lighter.name_of_column(source.relation, source.pointer_attnum, source.pointer_column, numbered);
+  if source.when_parts is not null then
+    source.when_columns := array(
+      select lighter.name_of_column(source.relation, w.attnum, w.name, numbered)
+        from unnest(source.when_columns, source.when_attnums) with ordinality w(name, attnum, n) order by w.n);
+    source.when_sql := coalesce(lighter.when_text(source), source.when_sql);
+  end if;
   -- An integer key that became a bigint spells the same ids, and more of them.
   source.key_types := array(
     select case when c.type_name = any (lighter.same_key_types(k.type_name)) then c.type_name else k.type_name end
@@ -81,13 +87,13 @@ begin
     update lighter.sources s
        set (relation_oid, relation_schema, relation_name, json_column, key_columns, key_types, tenant_column,
             parent_key_columns, parent_columns, entity_column, json_attnum, key_attnums, tenant_attnum,
-            parent_key_attnums, parent_attnums, entity_attnum, pointer_column, pointer_attnum)
+            parent_key_attnums, parent_attnums, entity_attnum, pointer_column, pointer_attnum, when_columns, when_attnums, when_sql)
          = (select n.oid, n.nspname, n.relname,
                    coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns), current.key_types,
                    coalesce(current.tenant_column, s.tenant_column), n.parent_key_columns,
                    n.parent_columns, coalesce(current.entity_column, s.entity_column),
                    n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnums, n.parent_attnums, n.entity_attnum,
-                   coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum)
+                   coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum, n.when_columns, n.when_attnums, current.when_sql)
       from (select c.oid, ns.nspname, c.relname,
                    coalesce(lighter.number_of_column(c.oid, current.json_column), source.json_attnum) as json_attnum,
                    coalesce((select array_agg(lighter.number_of_column(c.oid, k.name) order by k.n)
@@ -101,18 +107,23 @@ begin
                    array(select coalesce(lighter.number_of_column(p.relation, p.name), p.attnum)
                            from unnest(lighter.child_relations(source), current.parent_columns, source.parent_attnums) with ordinality p(relation, name, attnum, n) order by p.n) as parent_attnums,
                    coalesce(lighter.number_of_column(c.oid, current.entity_column), source.entity_attnum) as entity_attnum,
-                   coalesce(lighter.number_of_column(c.oid, current.pointer_column), source.pointer_attnum) as pointer_attnum
+                   coalesce(lighter.number_of_column(c.oid, current.pointer_column), source.pointer_attnum) as pointer_attnum,
+                   case when source.when_parts is not null then
+                     array(select coalesce(w.now, w.was) from unnest(current.when_columns, source.when_columns) with ordinality w(now, was, n) order by w.n) end as when_columns,
+                   case when source.when_parts is not null then
+                     array(select coalesce(lighter.number_of_column(c.oid, w.name), w.attnum)
+                             from unnest(current.when_columns, source.when_attnums) with ordinality w(name, attnum, n) order by w.n) end as when_attnums
               from pg_class c join pg_namespace ns on ns.oid = c.relnamespace where c.oid = source.relation) n
      where s.id = source.id
        and (s.relation_oid, s.relation_schema, s.relation_name, s.json_column, s.key_columns, s.key_types, s.tenant_column,
             s.parent_key_columns, s.parent_columns, s.entity_column, s.json_attnum, s.key_attnums, s.tenant_attnum,
-            s.parent_key_attnums, s.parent_attnums, s.entity_attnum, s.pointer_column, s.pointer_attnum)
+            s.parent_key_attnums, s.parent_attnums, s.entity_attnum, s.pointer_column, s.pointer_attnum, s.when_columns, s.when_attnums, s.when_sql)
          is distinct from
            (n.oid, n.nspname, n.relname, coalesce(current.json_column, s.json_column), coalesce(current.key_columns, s.key_columns),
             current.key_types, coalesce(current.tenant_column, s.tenant_column), n.parent_key_columns,
             n.parent_columns, coalesce(current.entity_column, s.entity_column),
             n.json_attnum, n.key_attnums, n.tenant_attnum, n.parent_key_attnums, n.parent_attnums, n.entity_attnum,
-            coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum);
+            coalesce(current.pointer_column, s.pointer_column), n.pointer_attnum, n.when_columns, n.when_attnums, current.when_sql);
     get diagnostics changed = row_count;
     refreshed := refreshed + changed;
   end loop;
@@ -210,6 +221,9 @@ begin
   execute format('drop function if exists lighter.%I(%s)', format('heavy_%s', source.id), source.column_type);
   execute format('drop function if exists lighter.%I()', format('clear_%s', source.id));
   execute format('drop function if exists lighter.%I()', format('guard_%s', source.id));
+  if lighter.when_function(source) is not null then
+    execute format('drop function %s', lighter.when_function(source));
+  end if;
   -- The leases first: what is just being returned from one is then waiting, and goes too. What is just being claimed its
   -- daemon finds out.
   update lighter.leases l
@@ -221,6 +235,8 @@ begin
   delete from lighter.pins p where p.source_id = source.id;
   delete from lighter.backfills b where b.source_id = source.id;
   delete from lighter.flushes f where f.source_id = source.id;
+  delete from lighter.scans x where x.source_id = source.id;
+  delete from lighter.when_failures x where x.source_id = source.id;
   -- One that is out of sight may come back with pointers in its rows: attach takes it over.
   delete from lighter.source_partitions p
    where p.source_id = source.id

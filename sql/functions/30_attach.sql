@@ -88,7 +88,8 @@ return jsonb_build_object(
     'skip_triggers', true,
     'allow_dependents', false,
     'trust_owner', false,
-    'guard', 'off')
+    'guard', 'off',
+    'trigger', true)
   || case when existing.id is null then '{}' else
        -- A field or entity that the source does not have was decided too.
        jsonb_build_object('phase1_field', '', 'entity_column', '', 'entity_type', '') || jsonb_strip_nulls(to_jsonb(existing)) end
@@ -170,7 +171,7 @@ create or replace function lighter.describe_source(
   out existing lighter.sources,
   out obstacles lighter.obstacle[]
 )
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -186,6 +187,8 @@ declare
   column_kind text;
   tenant_table regclass;
   is_single boolean;
+  parsed record;
+  current lighter.sources;
 begin
   if target is null or json_column is null then
     raise exception 'table and column must be given' using errcode = 'null_value_not_allowed';
@@ -213,7 +216,7 @@ begin
 
   -- set_threshold rebuilds the trigger with the rights of our owner.
   schema_owner := (select pg_get_userbyid(nspowner) from pg_namespace where nspname = 'lighter');
-  if not has_table_privilege(schema_owner, target, 'trigger') then
+  if (options ->> 'trigger')::boolean and not has_table_privilege(schema_owner, target, 'trigger') then
     obstacles := obstacles || lighter.new_obstacle('insufficient_privilege',
       format('"%s", the owner of schema lighter, may not create a trigger on %s', schema_owner, target),
       format('grant trigger on %s to %I;', target, schema_owner));
@@ -424,8 +427,30 @@ begin
   elsif lighter.envelope_value_limit(s) < 40 then
     obstacles := obstacles || lighter.envelope_obstacle(s);
   end if;
+  s.trigger := (options ->> 'trigger')::boolean;
+  s.when_varies := false;
+  if btrim(said ->> 'when_sql') <> '' then
+    parsed := lighter.parse_when(target, said ->> 'when_sql', s.trust_owner);
+    s.when_sql := parsed.printed;
+    s.when_parts := parsed.parts;
+    s.when_columns := parsed.columns;
+    s.when_varies := coalesce(parsed.varies, false);
+    obstacles := obstacles || parsed.obstacles;
+    -- Code of somebody who is not trusted is not run to see how long it takes.
+    if not exists (select from unnest(parsed.obstacles) o where o.is_fatal) then
+      obstacles := obstacles || lighter.try_when(target, s.when_sql);
+    end if;
+  elsif not said ? 'when_sql' and existing.when_parts is not null then
+    current := lighter.with_current_names(existing);
+    s.when_sql := current.when_sql;
+    s.when_parts := existing.when_parts;
+    s.when_columns := current.when_columns;
+    s.when_varies := existing.when_varies;
+    -- By it the function that it has is found.
+    s.id := existing.id;
+  end if;
   source := s;
-  obstacles := obstacles || array(select o from lighter.source_obstacles(s) o)
+  obstacles := obstacles || array(select o from lighter.source_obstacles(s) o) || array(select o from lighter.when_warnings(s) o)
     || array(select o from lighter.change_obstacles(existing, s) o);
 end
 $$;
@@ -510,7 +535,8 @@ create or replace function lighter.attach_said(
   tenant_column name, tenant_path name[], entity_type text, entity_column name, phase1_field text, phase1_kind text,
   phase2_kind text, envelope_keys text[], threshold_bytes integer, min_bytes integer, settle_for interval, max_wait interval,
   ship_alone_bytes integer, skip_triggers boolean, allow_dependents boolean, trust_owner boolean, guard text, key_columns name[],
-  tenant_namespace uuid, single_tenant boolean, mode text, pointer_column name, create_pointer_column boolean
+  tenant_namespace uuid, single_tenant boolean, mode text, pointer_column name, create_pointer_column boolean,
+  when_sql text, trigger boolean
 ) returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -519,10 +545,10 @@ return jsonb_strip_nulls(jsonb_build_object('tenant_column', tenant_column, 'ten
   'phase2_kind', phase2_kind, 'envelope_keys', envelope_keys, 'threshold_bytes', threshold_bytes, 'min_bytes', min_bytes,
   'settle_for', settle_for, 'max_wait', max_wait, 'ship_alone_bytes', ship_alone_bytes, 'skip_triggers', skip_triggers, 'allow_dependents', allow_dependents, 'trust_owner', trust_owner,
   'guard', guard, 'key_columns', key_columns, 'tenant_namespace', tenant_namespace, 'single_tenant', single_tenant, 'mode', mode,
-  'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column));
-comment on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
+  'pointer_column', pointer_column, 'create_pointer_column', create_pointer_column, 'when_sql', when_sql, 'trigger', trigger));
+comment on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, text, boolean) is
   'The options of attach that were said.';
-revoke all on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
+revoke all on function lighter.attach_said(name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, text, boolean) from public;
 
 -- An option of attach as people read it: of one that follows lighter.settings, what holds.
 create or replace function lighter.option_text(name text, value text) returns text
@@ -574,7 +600,7 @@ begin atomic
     select w.key, w.value, e.value as was, place
      from unnest(array['mode', 'column_type', 'pointer_column', 'key_columns', 'key_types', 'single_tenant', 'tenant_column', 'tenant_namespace', 'parent_relations', 'parent_columns', 'parent_key_columns',
              'entity_type', 'entity_column', 'phase1_field', 'phase1_kind', 'phase2_kind', 'envelope_keys', 'threshold_bytes',
-             'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
+             'min_bytes', 'settle_for', 'max_wait', 'ship_alone_bytes', 'when_sql', 'trigger', 'skip_triggers', 'allow_dependents', 'trust_owner', 'guard']) with ordinality n(name, place)
       join jsonb_each_text(lighter.source_options(wanted)) w on w.key = n.name
       join jsonb_each_text(lighter.source_options(existing)) e on e.key = n.name
      where wanted.relation is not null
@@ -619,20 +645,23 @@ create or replace function lighter.check_attach(
   single_tenant boolean default null,
   mode text default null,
   pointer_column name default null,
-  create_pointer_column boolean default null
+  create_pointer_column boolean default null,
+  when_sql text default null,
+  trigger boolean default null
 ) returns table (what text, name text, found text, hint text)
-language sql stable
+language sql
 set search_path = pg_catalog, pg_temp
 begin atomic
   select r.*
     from lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, tenant_path, entity_type, entity_column,
            phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait,
-           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column)) d
+           ship_alone_bytes, skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column,
+           when_sql, trigger)) d
    cross join lateral lighter.attach_report(d.source, d.existing, d.obstacles) r;
 end;
-comment on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) is
+comment on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, text, boolean) is
   'What lighter.attach would do with the same arguments, without doing it: what it decides, what it would change of an attached column, what it warns of, and every obstacle, each with its remedy.';
-revoke all on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean) from public;
+revoke all on function lighter.check_attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, text, boolean) from public;
 
 -- Raises all of them as one error; with none that is fatal, only warns.
 create or replace function lighter.raise_obstacles(target regclass, json_column name, obstacles lighter.obstacle[]) returns void
@@ -690,6 +719,8 @@ create or replace function lighter.attach(
   mode text default null,
   pointer_column name default null,
   create_pointer_column boolean default null,
+  when_sql text default null,
+  trigger boolean default null,
   lock_timeout_ms integer default 5000
 ) returns integer
 language plpgsql
@@ -706,7 +737,8 @@ begin
   perform lighter.refresh_sources(target);
   described := lighter.describe_source(target, json_column, lighter.attach_said(tenant_column, tenant_path, entity_type, entity_column,
     phase1_field, phase1_kind, phase2_kind, envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes,
-    skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column));
+    skip_triggers, allow_dependents, trust_owner, guard, key_columns, tenant_namespace, single_tenant, mode, pointer_column, create_pointer_column,
+    when_sql, trigger));
   perform lighter.raise_obstacles(target, json_column, described.obstacles);
   wanted := described.source;
   source_id := (described.existing).id;
@@ -719,13 +751,14 @@ begin
         tenant_column, tenant_namespace, single_tenant, parent_relations,
         parent_key_columns, parent_columns, entity_type, entity_column, phase1_field, phase1_kind, phase2_kind,
         envelope_keys, threshold_bytes, min_bytes, settle_for, max_wait, ship_alone_bytes, skip_triggers, allow_dependents,
-        trust_owner, guard)
+        trust_owner, guard, when_sql, when_parts, when_columns, when_varies, trigger)
       select wanted.relation, wanted.json_column, wanted.mode, wanted.column_type, wanted.pointer_column, wanted.made_pointer_column, wanted.key_columns, wanted.key_types,
              wanted.tenant_column, wanted.tenant_namespace, wanted.single_tenant,
         wanted.parent_relations, wanted.parent_key_columns, wanted.parent_columns, wanted.entity_type,
         wanted.entity_column, wanted.phase1_field, wanted.phase1_kind, wanted.phase2_kind, wanted.envelope_keys,
         wanted.threshold_bytes, wanted.min_bytes, wanted.settle_for, wanted.max_wait, wanted.ship_alone_bytes,
-        wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard
+        wanted.skip_triggers, wanted.allow_dependents, wanted.trust_owner, wanted.guard,
+        wanted.when_sql, wanted.when_parts, wanted.when_columns, wanted.when_varies, wanted.trigger
       returning id into source_id;
     raise notice '%.% is attached (source %): %', target, wanted.json_column, source_id,
       (select string_agg(format('%s %s', r.name, r.found), ', ')
@@ -748,7 +781,8 @@ begin
            min_bytes = wanted.min_bytes, settle_for = wanted.settle_for, max_wait = wanted.max_wait,
            ship_alone_bytes = wanted.ship_alone_bytes,
            skip_triggers = wanted.skip_triggers, allow_dependents = wanted.allow_dependents, trust_owner = wanted.trust_owner,
-           guard = wanted.guard
+           guard = wanted.guard, when_sql = wanted.when_sql, when_parts = wanted.when_parts, when_columns = wanted.when_columns,
+           when_attnums = null, when_varies = wanted.when_varies, trigger = wanted.trigger
      where s.id = source_id
        and exists (select from lighter.attach_report(wanted, described.existing, '{}') r where r.what = 'changed');
   end if;
@@ -772,9 +806,11 @@ begin
   select * into wanted from lighter.sources s where s.id = source_id;
 
   -- Again for one already attached: mends what was lost, for instance in a dump restored without it.
+  perform lighter.build_when(wanted);
   perform lighter.build_trigger(wanted);
   perform lighter.build_guard(wanted);
   perform lighter.grant_source(wanted);
+  delete from lighter.when_failures f where f.source_id = wanted.id;
   -- It has another mode, or another pointer column, than before.
   if (described.existing).made_pointer_column and wanted.pointer_column is distinct from (described.existing).pointer_column then
     perform lighter.drop_pointer_column(described.existing);
@@ -782,9 +818,9 @@ begin
   return source_id;
 end
 $$;
-comment on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) is
+comment on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, text, boolean, integer) is
   'Starts watching a column of a table: jsonb, json, text or bytea; returns the source''s id. The caller must own the table. Finds the key (key_columns: the columns of a unique index; by default the primary key, else the narrowest unique index that fits) and the tenant: a column of the table (tenant_column, default tenant_id) or of a table it refers to, over one foreign key or several (tenant_path), of type uuid, or with names (text, varchar, smallint, integer, bigint), which become uuids by lighter.tenant_of in a namespace of the column they come from, or in tenant_namespace; or, with single_tenant, one tenant for all rows. Null: not said, so it is detected, or stays as it is. Attaching again mends trigger and grants and changes the settings that are said; a notice names them. phase1_field , envelope_keys {}, entity_column : none; threshold_bytes 0, settle_for -1 s, max_wait -1 s, ship_alone_bytes 0: the default of lighter.settings. allow_dependents accepts indexes, constraints and policies that read what leaves the row. guard: what happens at an update that edits inside an offloaded document and so changes nothing, makes the column null or removes its pointer: off (default), warn or error. mode: document (jsonb, the default there: pointers in the document), stub (json and text: a small pointer in the place of the value) or whole (bytea: null, and the artifact''s id in pointer_column, which create_pointer_column makes). Fails with all obstacles at once; lighter.check_attach names them without attaching. Takes an ACCESS EXCLUSIVE lock for a moment, waiting lock_timeout_ms at most.';
-revoke all on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, integer) from public;
+revoke all on function lighter.attach(regclass, name, name, name[], text, name, text, text, text, text[], integer, integer, interval, interval, integer, boolean, boolean, boolean, text, name[], uuid, boolean, text, name, boolean, text, boolean, integer) from public;
 
 -- What the daemon needs on a source, and not more: the columns it reads, the one it rewrites.
 create or replace function lighter.grant_source(source lighter.sources) returns void
@@ -808,7 +844,7 @@ begin
   end loop;
   execute format('grant select (%s), update (%s) on %s to lighter_daemon',
     (select string_agg(distinct quote_ident(c), ', ')
-       from unnest(array_remove(source.key_columns || array[source.json_column, source.pointer_column, source.entity_column,
+       from unnest(array_remove(source.key_columns || coalesce(source.when_columns, '{}') || array[source.json_column, source.pointer_column, source.entity_column,
               source.parent_columns[1], case when source.parent_relations = '{}' then source.tenant_column end,
               -- by which a backfill tells how old a row is
               case when lighter.column_type(source.relation, 'created_at') in

@@ -33,6 +33,11 @@ create table lighter.sources (
   settle_for interval check (settle_for between '0' and '30 days'),
   max_wait interval check (max_wait between '0' and '90 days'),
   ship_alone_bytes integer check (ship_alone_bytes >= 1024),
+  when_sql text,
+  when_parts text[],
+  when_columns name[],
+  when_varies boolean not null default false,
+  trigger boolean not null default true,
   skip_triggers boolean not null,
   allow_dependents boolean not null default false,
   trust_owner boolean not null default false,
@@ -49,6 +54,8 @@ create table lighter.sources (
   parent_attnums smallint[],
   entity_attnum smallint,
   pointer_attnum smallint,
+  when_attnums smallint[],
+  check ((when_sql is null) = (when_parts is null) and (when_sql is null) = (when_columns is null)),
   check ((mode = 'whole') = (pointer_column is not null)),
   unique (relation, json_column),
   constraint sources_parents check (cardinality(parent_relations) = cardinality(parent_columns) and cardinality(parent_relations) = cardinality(parent_key_columns)),
@@ -86,6 +93,12 @@ comment on column lighter.sources.min_bytes is 'A phase 1 field whose stored for
 comment on column lighter.sources.settle_for is 'A row leaves no sooner than so long after it was last written; null, as of the next two: lighter.settings has it.';
 comment on column lighter.sources.max_wait is 'How long a row may wait for its pack to fill, from when it was first seen.';
 comment on column lighter.sources.ship_alone_bytes is 'A payload of so many bytes waits for no others.';
+comment on column lighter.sources.when_sql is 'A row leaves only while this holds of it, as Postgres writes it; null: always. What is run is the function lighter.when_<id>.';
+comment on column lighter.sources.when_parts is 'The text of when_sql around the columns that it reads.';
+comment on column lighter.sources.when_columns is 'The columns that when_sql reads, one between each two of when_parts.';
+comment on column lighter.sources.when_attnums is 'Numbers of when_columns.';
+comment on column lighter.sources.when_varies is 'when_sql may come to hold without a write, as one with now() does: the sweep scan looks for such rows.';
+comment on column lighter.sources.trigger is 'False: the table has no trigger of ours, and only the sweep scan finds rows.';
 comment on column lighter.sources.skip_triggers is 'Keep the table''s other triggers from firing on our rewrite, where the role may do that.';
 comment on column lighter.sources.trust_owner is 'The table may belong to a role that may not act as our owner: what it puts there runs with the rights of the daemon.';
 comment on column lighter.sources.allow_dependents is 'The owner accepts that indexes, constraints and policies read inside the column and see only what stays in the row.';
@@ -167,6 +180,31 @@ comment on table lighter.pins is
 comment on column lighter.pins.id is 'The key, which a publication for all tables needs.';
 comment on column lighter.pins.tenant_id is 'All rows of the tenant, also those it will write; null: row_id says which.';
 comment on column lighter.pins.row_id is 'Primary key of one row, as its text.';
+
+create table lighter.scans (
+  source_id integer primary key,
+  position text,
+  rows_seen bigint not null default 0,
+  rows_queued bigint not null default 0,
+  started_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table lighter.scans is 'How far the sweep scan is in each table that it looks through: it goes on there, and begins again after the last row.';
+comment on column lighter.scans.position is 'Primary key, as text, of the last row that was looked at; null: it begins.';
+comment on column lighter.scans.rows_seen is 'Rows looked at since it last began.';
+comment on column lighter.scans.rows_queued is 'Rows queued since then.';
+comment on column lighter.scans.started_at is 'When it last began.';
+
+create table lighter.when_failures (
+  source_id integer primary key,
+  row_id text,
+  error text not null,
+  failed_at timestamptz not null default now()
+);
+comment on table lighter.when_failures is 'Sources whose when_sql failed on a row, and how it last did: such rows stay inline. Attaching the table again forgets it.';
+comment on column lighter.when_failures.row_id is 'Primary key of the row, as text; null: it fails on any row.';
+comment on column lighter.when_failures.error is 'What Postgres said.';
+comment on column lighter.when_failures.failed_at is 'When it last failed.';
 
 create table lighter.backfills (
   id integer generated always as identity primary key,

@@ -49,6 +49,18 @@ create or replace view lighter.missing_parts as
        and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
      where k.there
     union all
+    -- Its function takes them in their order, as they were.
+    select k.id, k.label, 'column of when_sql'::text as part, w.name, k.relation::oid as relation,
+           (select array[p.proargtypes[w.n - 1]] from pg_proc p where p.pronamespace = 'lighter'::regnamespace and p.proname = 'when_' || k.id) as types,
+           a.attname, a.atttypid, a.atttypid
+      from known k
+     cross join lateral (select distinct on (c.name) c.name, c.attnum, c.n
+                           from unnest(k.when_columns, k.when_attnums) with ordinality c(name, attnum, n) order by c.name, c.n) w
+      left join pg_attribute a
+        on a.attrelid = k.relation and a.attnum > 0 and not a.attisdropped
+       and case when k.numbered and w.attnum is not null then a.attnum = w.attnum else a.attname = w.name end
+     where k.there
+    union all
     select k.id, k.label, 'key column'::text as part, w.name, k.relation::oid as relation,
            case when w.type in ('smallint', 'integer', 'bigint') then array['smallint'::regtype::oid, 'integer'::regtype::oid, 'bigint'::regtype::oid]
                 when w.type in ('text', 'character varying') then array['text'::regtype::oid, 'character varying'::regtype::oid]
@@ -92,9 +104,17 @@ create or replace view lighter.missing_parts as
               else format('the column is of type %s now', format_type(c.atttypid, null)) end, true,
          case when c.part in ('column', 'pointer column') and c.attname is null
               then format('If its values were deleted on purpose: select lighter.forget_missing(%s);', c.id)
+              when c.part = 'column of when_sql'
+              then format('Attach it again with another when_sql, or with none: lighter attach %s --when ''''', c.label)
               else 'Change it back, or detach the table and attach it again: payloads from before then stay until they expire.' end
     from chosen c
    where c.attname is null or c.base_type <> all (c.types)
+  union all
+  select k.id, k.label, 'when_sql', format('lighter.when_%s', k.id), 'its function does not exist any more', true,
+         format('Attach it again with its when_sql: lighter attach %s --when <condition>', k.label)
+    from known k
+   where k.there and k.when_sql is not null
+     and not exists (select from pg_proc p where p.pronamespace = 'lighter'::regnamespace and p.proname = 'when_' || k.id)
   union all
   select k.id, k.label, 'column', k.json_column::text,
          format('a column of the name that %s had when it was attached is not attached', a.attname), false,

@@ -72,7 +72,7 @@ begin
         ('lighter.overdue_deletions', 'oldest', 'Since when the first of them should be gone.'),
         ('lighter.overdue_deletions', 'example', 'Key of one of them.'),
 
-        ('lighter.jobs lighter.inbox lighter.waiting lighter.failed_jobs lighter.flushes lighter.backfills lighter.pins lighter.failures lighter.queue_health', 'source_id', 'lighter.sources.id.'),
+        ('lighter.jobs lighter.inbox lighter.waiting lighter.failed_jobs lighter.flushes lighter.backfills lighter.scans lighter.when_failures lighter.pins lighter.failures lighter.queue_health', 'source_id', 'lighter.sources.id.'),
         ('lighter.jobs lighter.inbox lighter.waiting lighter.failed_jobs lighter.failures lighter.damaged_artifacts', 'row_id', 'Primary key of the row, as text.'),
         ('lighter.jobs lighter.inbox lighter.waiting lighter.failed_jobs lighter.failures', 'enqueued_at', 'When the transaction that queued it began.'),
         ('lighter.jobs lighter.waiting', 'last_error', 'Why the last attempt failed; null: none has.'),
@@ -128,7 +128,7 @@ begin
         ('lighter.backfills', 'tenant_id', 'Only rows of this tenant; null: of all.'),
         ('lighter.backfills', 'age_column', 'Column that older_than is about.'),
         ('lighter.backfills lighter.erasures lighter.sweep_cursors lighter.sweep_runs lighter.sweep_history', 'started_at', 'When it began.'),
-        ('lighter.backfills lighter.sweep_cursors', 'updated_at', 'When it last came further.'),
+        ('lighter.backfills lighter.scans lighter.sweep_cursors', 'updated_at', 'When it last came further.'),
         ('lighter.backfills lighter.sweep_runs lighter.sweep_history', 'finished_at', 'When it ended; null: it runs, or its process died.'),
         ('lighter.erasures lighter.sweep_runs lighter.sweep_history', 'counts', 'What it did, by name.'),
         ('lighter.sweep_cursors', 'sweep', 'The sweep.'),

@@ -2,7 +2,16 @@
 import type { Queryable } from '../db/pool.ts'
 import { bytesWithoutNumbersSql, hasLongNumbersSql } from '../offload/long-numbers.ts'
 import { heavyBytesSql } from '../offload/value-size.ts'
-import { documentSql, fieldSql, fromSql, ident, isFieldBlockedSql, tenantSql } from '../source/expressions.ts'
+import {
+  documentSql,
+  fieldSql,
+  fromSql,
+  ident,
+  isFieldBlockedSql,
+  mayLeaveSql,
+  rowsSql,
+  tenantSql,
+} from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import { isAfterSql, keyColumnsSql, keyNames, rowKeySql, selectKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
@@ -33,9 +42,10 @@ export interface BackfillPage {
 /**
  * Looks at the next `limit` rows after `after`: one statement, which takes no lock on a row and waits for none.
  *
- * A row is taken if the plan would find something to offload in it (so it has a tenant, and is not pinned), and
+ * A row is taken if the plan would find something to offload in it (so it has a tenant, when_sql holds, and it is not pinned), and
  * it is neither queued nor among the dead letters.
  * @param measured also says how many bytes would go; else long values that tell by their stored size are not opened
+ * @param byIndex only rows that may leave are looked at: for who knows that an index leads to them
  */
 export async function findHeavy(
   db: Queryable,
@@ -44,6 +54,7 @@ export async function findHeavy(
   after: string | null,
   limit: number,
   measured: boolean,
+  byIndex = false,
 ): Promise<BackfillPage> {
   const { rows } = await db.query<{
     rowId: string | null
@@ -52,7 +63,7 @@ export async function findHeavy(
     seen: number | null
     isActive: boolean
   }>({
-    text: pageSql(source, filter.ageColumn, measured),
+    text: pageSql(source, filter.ageColumn, measured, byIndex),
     values: [after, limit, filter.tenantId, ...(filter.ageColumn === null ? [] : [filter.cutoff])],
   })
   const end = rows.find(row => row.seen !== null)
@@ -68,21 +79,41 @@ export async function findHeavy(
   }
 }
 
-function pageSql(source: Source, ageColumn: string | null, measured: boolean): string {
+/** Key of the row after `after`; null: there is none. Nothing else of the row is looked at. */
+export async function keyAfter(db: Queryable, source: Source, after: string | null): Promise<string | null> {
+  const { rows } = await db.query<{ rowId: string }>({
+    text: `select ${rowKeySql(source)} as "rowId" from ${rowsSql(source)} m
+            where $1::text is null or ${isAfterSql(source, '$1::text')}
+            order by ${keyColumnsSql(source).join(', ')} limit 1`,
+    values: [after],
+  })
+  return rows[0]?.rowId ?? null
+}
+
+function pageSql(source: Source, ageColumn: string | null, measured: boolean, byIndex: boolean): string {
   return `
-    with page as materialized (
+    with found as materialized (
       select ${selectKeySql(source)}, ${rowKeySql(source)} as row_id, ${tenantSql(source)} as tenant_id, m.${ident(source.jsonColumn)} as stored,
-             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old
+             ${ageColumn === null ? 'true' : `m.${ident(ageColumn)} < $4::timestamptz`} as is_old${source.whenColumns
+               .map(
+                 (name, i) => `,
+             m.${ident(name)} as when_${i}`,
+               )
+               .join('')}
         from ${fromSql(source)}
-       where $1::text is null or ${isAfterSql(source, '$1::text')}
+       where ($1::text is null or ${isAfterSql(source, '$1::text')})${byIndex ? ` and ${mayLeaveSql(source)}` : ''}
        order by ${keyColumnsSql(source).join(', ')}
        -- with ties: a key may not be unique any more
        fetch first ($2) rows with ties
     ),
+    -- Not in the step before, which may look at rows behind the page.
+    page as materialized (
+      select f.*, ${mayLeaveSql(source, (_, i) => `f.when_${i}`)} as may_leave from found f
+    ),
     candidates as (
       select ${keyNames(source, 'p').join(', ')}, p.row_id, p.tenant_id, p.stored
         from page p
-       where p.stored is not null and p.is_old and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
+       where p.stored is not null and p.is_old and p.may_leave and p.tenant_id is not null and ($3::uuid is null or p.tenant_id = $3)
          and octet_length(p.row_id) <= lighter.longest_key()
          and not ${isPinnedSql(source, 'p.row_id', 'p.tenant_id')}
          and not exists (select from lighter.waiting w where w.source_id = ${source.id} and w.row_id = p.row_id)

@@ -56,7 +56,7 @@ export function createThrottle(
 }
 
 /** Counted up to `most` and no further: the rest makes no difference. */
-async function queuedBackfill(db: Queryable, most: number): Promise<number> {
+export async function queuedBackfill(db: Queryable, most: number): Promise<number> {
   const { rows } = await db.query<{ n: number }>({
     text: `select count(*)::int as n
              from (select from lighter.waiting where priority = ${backfillPriority} and tenant_id is null limit $1) queued`,

@@ -28,6 +28,8 @@ interface AttachOptions {
   settleFor?: string
   maxWait?: string
   shipAlone?: number
+  when?: string
+  trigger?: boolean
   skipTriggers?: boolean
   allowDependents?: boolean
   trustOwner?: boolean
@@ -102,6 +104,12 @@ export function addAttach(program: Command): void {
       'a row with so many bytes waits for no others (1024 or more); default: as all tables',
       bytesOrDefault(1024),
     )
+    .option(
+      '--when <condition>',
+      "rows leave only while this SQL condition over their columns holds, such as: status = 'finished'; empty: none",
+    )
+    .option('--trigger', 'a trigger queues rows as they are written (default)')
+    .option('--no-trigger', 'no trigger on the table: only the sweep scan finds rows')
     .option('--skip-triggers', "keep the table's other triggers from seeing the rewrite (default)")
     .option('--no-skip-triggers', "let the table's other triggers see the rewrite")
     .option('--allow-dependents', 'accept indexes, constraints and policies that read what leaves the row')
@@ -162,6 +170,8 @@ async function attach(
     ['settle_for', options.settleFor, 'interval'],
     ['max_wait', options.maxWait, 'interval'],
     ['ship_alone_bytes', options.shipAlone, 'int'],
+    ['when_sql', options.when, 'text'],
+    ['trigger', options.trigger, 'boolean'],
     ['skip_triggers', options.skipTriggers, 'boolean'],
     ['allow_dependents', options.allowDependents, 'boolean'],
     ['trust_owner', options.trustOwner, 'boolean'],

@@ -166,7 +166,7 @@ const slowSections: Record<keyof SlowSections, string> = {
   sweeps: `(
     select coalesce(json_agg(s order by s.sweep), '[]')
       from (select n.sweep, json_agg(r order by r.started_at desc) as runs
-              from unnest('{orphans,retention,release,compaction,verify,rollup,vacuum}'::text[]) n(sweep)
+              from unnest('{orphans,retention,release,compaction,verify,scan,rollup,vacuum}'::text[]) n(sweep)
              cross join lateral (
                select started_at, seconds, outcome, dry_run, counts, left(error, ${shownErrorCharacters}) as error
                  from lighter.sweep_history h where h.sweep = n.sweep order by started_at desc limit ${shownRuns}) r

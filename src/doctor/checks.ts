@@ -192,6 +192,7 @@ async function* privilegeChecks(client: pg.Client): AsyncGenerator<Check> {
              (coalesce(s.parent_relations[cardinality(s.parent_relations)], s.relation), s.tenant_column, 'select')
              union all select p.relation, p.name, 'select' from unnest(s.parent_relations, s.parent_key_columns) p(relation, name)
              union all select p.relation, p.name, 'select' from unnest(lighter.child_relations(s), s.parent_columns) p(relation, name)
+             union all select s.relation, w.name, 'select' from unnest(s.when_columns) w(name)
              union all select s.relation, k.name, 'select' from unnest(s.key_columns) k(name)) as c(relation, column_name, privilege)
      -- one that is gone is told of with its source
      where case when exists (select from pg_attribute a where a.attrelid = c.relation and a.attname = c.column_name)
@@ -211,6 +212,7 @@ interface SourceRow {
   table: string
   column: string
   triggerName: string
+  hasTrigger: boolean
   trigger: string | null
   isHeavyRight: boolean
   columnType: string
@@ -233,7 +235,7 @@ interface SourceRow {
 async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<Check> {
   const { rows } = await client.query<SourceRow>(`
     select s.id, ${tableNameSql('s.relation')} as table, s.json_column as column,
-           'lighter_enqueue_' || s.id as "triggerName", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
+           'lighter_enqueue_' || s.id as "triggerName", s.trigger as "hasTrigger", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
            coalesce(h.prosrc = lighter.heavy_body(s), false) as "isHeavyRight", s.column_type as "columnType",
            case when s.mode = 'whole' then coalesce((select g.tgenabled::text from pg_trigger g where g.tgrelid = s.relation and g.tgname = 'lighter_clear_' || s.id), 'gone') end as clears,
            coalesce(has_function_privilege('public', h.oid, 'execute'), false) as "mayAsk",
@@ -263,7 +265,30 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
     }
   }
   for (const row of rows) yield checkSource(row, config.thresholdBytes)
+  yield* whenChecks(client)
   yield* obstacleChecks(client)
+}
+
+/** Conditions that failed on a row. */
+async function* whenChecks(client: pg.Client): AsyncGenerator<Check> {
+  const { rows } = await client.query<{
+    table: string
+    when: string
+    rowId: string | null
+    error: string
+    at: string
+  }>(`
+    select s.relation::text as table, s.when_sql as when, f.row_id as "rowId", f.error, to_char(f.failed_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as at
+      from lighter.when_failures f
+      join lighter.sources s on s.id = f.source_id
+      join pg_class c on c.oid = s.relation
+     order by s.id`)
+  for (const { table, when, rowId, error, at } of rows)
+    yield warn(
+      `when_sql ${table}`,
+      `${when} failed ${rowId === null ? '' : `on row ${rowId} `}at ${at} UTC: ${error}. Such rows stay inline`,
+      `Mend the rows, or attach with another condition (lighter attach ${table} --when <condition>), then: lighter retry --table ${table}`,
+    )
 }
 
 /** What attach would say of them today: schemas change under what is attached. */
@@ -301,6 +326,7 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
   const { table, column } = row
   const name = `source ${table}.${column}`
   const attach = `Attach it again, with the settings it has: lighter attach ${table} --column ${column}`
+  if (!row.hasTrigger) return ok(name, 'has no trigger, as it was attached: the sweep scan finds its rows')
   if (row.trigger === null) return fail(name, 'its trigger is gone', attach)
   if (row.enabled === 'D' || row.enabled === 'R') {
     return fail(name, 'its trigger is disabled', `alter table ${table} enable trigger ${row.triggerName};`)

@@ -13,6 +13,7 @@ import {
   ident,
   isSourceSql,
   literal,
+  mayLeaveSql,
   passGuardSql,
   pointerStateSql,
   pointersSql,
@@ -178,7 +179,8 @@ function targetText({ target, job }: PlannedRow): string {
  * What the version does not cover is checked again: that the table is still attached, and in the way that it was
  * planned by (with a lower threshold, say, a row that had nothing may have something now), the tenant where it is the
  * parent's, whether the row's pointers are what they were (an artifact of that name may have come or gone), and that
- * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned).
+ * nobody has asked for the row to stay as it is since (the source paused, the row or its tenant pinned), and that when_sql
+ * holds: time has passed.
  */
 function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: PlannedRow[]): string {
   const column = ident(source.jsonColumn)
@@ -199,6 +201,7 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
          and m.xmin = r.xmin and m.ctid = r.place and m.tableoid = r.tbl and ${fileOfSql('m')} = r.file and ${serverStartSql} = r.server
        where not r.goes or (
                r.target is not null and ${tenantSql(source)} = r.tenant_id and not ${isPinnedSql(source, 'r.row_id', tenantSql(source))}
+               and ${mayLeaveSql(source)}
                and (r.pointer_ids is null or ${pointerStateSql(ids, 'r.tenant_id')} = r.pointer_state))
          for no key update of m skip locked
     ),

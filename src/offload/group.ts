@@ -16,7 +16,9 @@ import {
   ident,
   isFieldBlockedSql,
   literal,
+  mayLeaveSql,
   ownFieldSql,
+  rowsSql,
   tenantSql,
 } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
@@ -132,6 +134,8 @@ export interface LookRow {
   bytes: number
   isOverdue: boolean
   isFlushed: boolean
+  /** By its source's when_sql. */
+  mayLeave: boolean
   /** Beyond the bytes of one statement: it was not looked at. */
   isLater: boolean
 }
@@ -159,12 +163,14 @@ async function lookAtRows(
   })
   const later = new Set(rows.filter(row => row.isLater).map(row => row.ord))
   const looks: Look[] = []
+  const staying: { rowId: string; xmin: string }[] = []
   for (const [ord, found] of Map.groupBy(rows, row => row.ord)) {
     const job = jobs[ord - 1]
     const [row] = found
     // One of several rows with its key: the plan says so.
     if (job === undefined || row === undefined || found.length > 1 || later.has(ord)) continue
-    const { tenantId, phase, bytes, xmin, entityId, isOverdue, isFlushed } = row
+    const { tenantId, phase, bytes, xmin, entityId, isOverdue, isFlushed, mayLeave } = row
+    if (!mayLeave) staying.push({ rowId: job.rowId, xmin })
     if (tenantId === null || bytes === 0) continue
     looks.push({
       job,
@@ -180,11 +186,50 @@ async function lookAtRows(
       },
       goesAlone: isFlushed || source.maxWaitMs === 0 || bytes >= source.shipAloneBytes,
       isSettled:
-        source.settleMs === 0 || isFlushed || isOverdue || job.writtenBy === null || job.writtenBy === xmin,
+        source.settleMs === 0 ||
+        isFlushed ||
+        isOverdue ||
+        // What a backfill finds was there before. What a scan finds of a table without a trigger may have been written just now.
+        (job.writtenBy === null && source.hasTrigger) ||
+        job.writtenBy === xmin,
     })
   }
+  await stopWaiting(db, source, staying)
   const left = jobs.filter((_, index) => later.has(index + 1))
   return left.length === 0 ? looks : looks.concat(await lookAtRows(db, source, left, config))
+}
+
+/**
+ * Rows that had been let wait for others, and that when_sql holds back since they were written: they go out of the queue when
+ * the plan has found the same, and would stay in it here. Not where they were written again meanwhile: then somebody else
+ * has looked at them, and let them wait for a reason.
+ */
+async function stopWaiting(
+  db: Queryable,
+  source: Source,
+  staying: { rowId: string; xmin: string }[],
+): Promise<void> {
+  if (staying.length === 0) return
+  const rowIds = staying.map(({ rowId }) => rowId)
+  await db.query({
+    text: `
+      with stays as (
+        select c.* from unnest($1::text[], $2::text[]${partParameters(source, 3)}) as c(row_id, xmin${partList(source)})
+      ),
+      seen as materialized (
+        select w.source_id, w.row_id, w.row_xmin
+          from stays c
+          join lighter.waiting w on w.source_id = ${source.id} and w.row_id = c.row_id and w.tenant_id is not null
+         where exists (select from ${rowsSql(source)} m where ${isKeyedRowSql(source, 'c')} and m.xmin::text = c.xmin)
+      ),
+      locked as materialized (
+        select w.source_id, w.row_id from lighter.waiting w join seen using (source_id, row_id)
+         where w.row_xmin = seen.row_xmin
+         order by w.source_id, w.row_id collate "C" for update of w skip locked
+      )
+      delete from lighter.waiting w using locked l where w.source_id = l.source_id and w.row_id = l.row_id`,
+    values: [arrayText(rowIds), arrayText(staying.map(({ xmin }) => xmin)), ...partArrays(source, rowIds)],
+  })
 }
 
 /**
@@ -201,12 +246,12 @@ export function lookSql(source: Source): string {
        where ${seesAllRowsOfSql(source.id)}
     ),
     found as (
-      select c.*, r.tenant_id, r.entity_id, r.row_xmin, r.stored, ${raw} as raw,
-             ${isPinnedSql(source, 'c.row_id', 'r.tenant_id')} as pinned
+      select c.*, r.tenant_id, r.entity_id, r.row_xmin, r.stored, r.may_leave, ${raw} as raw,
+             ${isPinnedSql(source, 'c.row_id', 'r.tenant_id')} or not r.may_leave as stays
         from claimed c
        cross join lateral (
          select m.xmin::text as row_xmin, ${tenantSql(source)} as tenant_id, ${entitySql(source)} as entity_id,
-                m.${ident(source.jsonColumn)} as stored
+                m.${ident(source.jsonColumn)} as stored, ${mayLeaveSql(source)} as may_leave
            from ${fromSql(source)}
           where ${isKeyedRowSql(source, 'c')}
          offset 0) r
@@ -222,7 +267,7 @@ export function lookSql(source: Source): string {
            w.enqueued_at + $3 * interval '1 ms' <= clock_timestamp() as "isOverdue",
            exists (select from lighter.flushes f
                     where f.source_id = ${source.id} and (f.tenant_id is null or f.tenant_id = w.tenant_id)
-                      and f.flushed_at >= w.enqueued_at) as "isFlushed", w.later as "isLater"
+                      and f.flushed_at >= w.enqueued_at) as "isFlushed", w.later as "isLater", w.may_leave as "mayLeave"
       from weighed w`
 }
 
@@ -231,7 +276,7 @@ function weighValuesSql(source: Source): string {
   return `weighed as (
       select s.*, s.rest_bytes is not null as rest_goes
         from (select f.*, null::int as field_bytes,
-                     case when f.pinned or f.later then null when f.raw >= $4 then f.raw
+                     case when f.stays or f.later then null when f.raw >= $4 then f.raw
                           else ${heavyBytesSql(source, 'f.stored')} end as rest_bytes
                 from counted f) s offset 0
     )`
@@ -240,7 +285,7 @@ function weighValuesSql(source: Source): string {
 function weighDocumentsSql(source: Source): string {
   const rest = source.phase1Field === null ? 's.doc' : `s.doc - ${literal(source.phase1Field)}`
   return `opened as (
-      select f.*, case when not f.pinned and not f.later and f.raw < $4 then ${documentSql('f.stored')} end as doc
+      select f.*, case when not f.stays and not f.later and f.raw < $4 then ${documentSql('f.stored')} end as doc
         from counted f offset 0
     ),
     fields as (
@@ -255,7 +300,7 @@ function weighDocumentsSql(source: Source): string {
     ),
     weighed as (
       -- Text is at most six times as long as the binary form, numbers apart.
-      select s.*, case when s.doc is null then not s.pinned and s.raw >= $4
+      select s.*, case when s.doc is null then not s.stays and s.raw >= $4
                        when s.blocked or s.rest_bytes > ${source.thresholdBytes} then true
                        when s.rest_bytes <= ${Math.floor(source.thresholdBytes / 6)} then false
                        when ${hasLongNumbersSql('s.doc')} then ${bytesWithoutNumbersSql(rest)} > ${source.thresholdBytes}

@@ -6,9 +6,10 @@ import { waitedOf } from './group.ts'
 import type { Job } from './lease.ts'
 import { blame, type Failed, narrowDown } from './narrow-down.ts'
 import { type PlannedRow, planRows, type Tokens, textBytes } from './plan.ts'
-import { ambiguousKey, lostPointer, noTenant, rowsHidden, tooLarge } from './reasons.ts'
+import { ambiguousKey, lostPointer, noTenant, rowsHidden, tooLarge, whenFailed } from './reasons.ts'
 import { blameless, failure, faultRetryMs, notYet, wait } from './return-jobs.ts'
 import type { Returned } from './settle.ts'
+import { noteWhenFailure } from './when-failures.ts'
 
 /** A table that is locked as a whole, for an ALTER TABLE, is left alone for so long. */
 const lockedRetryMs = 30_000
@@ -64,15 +65,29 @@ export async function planAll(
             rowOf(source, job),
             payloads.some(payload => payload.bytes === null) ? 'streamed' : 'packed',
           )
-      returned.push(...(await blame(context, source, failures, planned.length)))
+      returned.push(
+        ...(await blame(context, source, await nameWhen(context, source, failures), planned.length)),
+      )
     } catch (error) {
       const retryMs = isLockTimeout(error) ? lockedRetryMs : isSourceFault(error) ? faultRetryMs : null
       if (retryMs === null) throw error
+      if (isSourceFault(error)) await noteWhenFailure(context.pool, source, null)
       // Rows of other tables go on.
       returned.push(...sourceJobs.map(job => blameless(job, error, retryMs)))
     }
   }
   return { rows, later }
+}
+
+/** Says of those on which when_sql fails that it does. */
+async function nameWhen(context: PipelineContext, source: Source, failures: Failed[]): Promise<Failed[]> {
+  if (source.whenFunction === null) return failures
+  const named: Failed[] = []
+  for (const { job, error } of failures) {
+    const message = await noteWhenFailure(context.pool, source, job.rowId)
+    named.push({ job, error: message === null ? error : new RowError('when_failed', whenFailed(message)) })
+  }
+  return named
 }
 
 /** Rows of this round out of which a value leaves. */

@@ -3,7 +3,7 @@
 import { pointersInPayload } from '../artifacts/pointers-in-payload.ts'
 import { seesAllRowsOfSql } from '../db/all-rows.ts'
 import { columnTypeOf } from '../source/column-types.ts'
-import { entitySql, fromSql, ident, tenantSql, versionSql } from '../source/expressions.ts'
+import { entitySql, fromSql, ident, mayLeaveSql, tenantSql, versionSql } from '../source/expressions.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import { isKeyedRowSql, partList, partParameters } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
@@ -39,14 +39,14 @@ export function planValuesSql(source: Source): string {
        cross join lateral (
          select ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
                 ${entitySql(source)} as entity_id,
-                m.${ident(source.jsonColumn)} as stored
+                m.${ident(source.jsonColumn)} as stored, ${mayLeaveSql(source)} as may_leave
            from ${fromSql(source)}
           where ${isKeyedRowSql(source, 'c')}
          offset 0) r
     ),
     opened as (
       select f.ord, f.version, f.tenant_id, f.entity_id,
-             case when not ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} then ${opened} end as value
+             case when f.may_leave and not ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} then ${opened} end as value
         from found f
        where f.stored_before < $3
       offset 0

@@ -16,6 +16,7 @@ import {
   ident,
   isFieldBlockedSql,
   lostPointerSql,
+  mayLeaveSql,
   ownFieldSql,
   pointerIdsSql,
   pointerStateSql,
@@ -56,7 +57,7 @@ export interface PlannedRow {
   job: Job
   source: Source
   /**
-   * offload: has payloads · nothing: no longer heavy, or pinned · gone: the row does not exist ·
+   * offload: has payloads · nothing: no longer heavy, pinned, or not to leave by when_sql · gone: the row does not exist ·
    * no-tenant: its tenant can't be found · lost-pointer: it points to what its tenant does not have ·
    * too-large: it, or the row with all its payloads, could not be read back ·
    * ambiguous: several rows have its key, or its tenant's · deferred: does not fit into this batch's bytes
@@ -284,14 +285,14 @@ function planSql(source: Source): string {
         from claimed c
        cross join lateral (
          select ${versionSql('m')} as version, ${tenantSql(source)} as tenant_id,
-                ${entitySql(source)} as entity_id, ${column} as stored
+                ${entitySql(source)} as entity_id, ${column} as stored, ${mayLeaveSql(source)} as may_leave
            from ${fromSql(source)}
           where ${isKeyedRowSql(source, 'c')}
          offset 0) r
     ),
     opened as (
       select f.ord, f.version, f.tenant_id, f.entity_id,
-             case when not ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} then ${documentSql('f.stored')} end as doc
+             case when f.may_leave and not ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} then ${documentSql('f.stored')} end as doc
         from found f
        where f.stored_before < $4
       offset 0

@@ -28,3 +28,5 @@ export function tooLarge(row: PlannedRow, maxPayloadBytes: number): string {
 export function lostPointer(): string {
   return 'lost_pointer: the row points to an artifact that its tenant does not have: it was moved here from another tenant, or what it points to has expired, or the pointer was made up. What was put on top of it could not be read back, so the row stays as it is: take the pointer away, or move the row back and restore it, then lighter retry'
 }
+
+export const whenFailed = (message: string): string => `when_sql fails on this row: ${message}`

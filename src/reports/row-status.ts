@@ -5,8 +5,9 @@
 import { formatBytes, formatCount } from '../cli/output.ts'
 import { arrayText } from '../db/array-text.ts'
 import type { Queryable } from '../db/pool.ts'
+import { isNoRowsFault } from '../errors.ts'
 import { type LookRow, lookSql } from '../offload/group.ts'
-import { followedIdsSql, fromSql, ident, tenantSql } from '../source/expressions.ts'
+import { followedIdsSql, fromSql, ident, mayLeaveSql, tenantSql } from '../source/expressions.ts'
 import { readPointersSql } from '../source/modes.ts'
 import { isPinnedSql } from '../source/pins.ts'
 import { isRowSql, partArrays, rowKeySql } from '../source/rows-by-key.ts'
@@ -27,6 +28,7 @@ type RowState =
   | 'pinned'
   | 'paused'
   | 'no_tenant'
+  | 'condition_not_met'
   | 'not_queued'
 
 export interface RowStatus {
@@ -74,6 +76,8 @@ interface Facts {
   tenant_id: string | null
   type: string | null
   pinned: boolean
+  /** Null: when_sql fails on it. */
+  may_leave: boolean | null
   pointers: RowStatus['pointers']
   jobs: JobFacts[]
   dead_letter: { attempts: number; last_error: string; failed_at: string } | null
@@ -84,11 +88,12 @@ interface Facts {
 const ms = (time: string) => `extract(epoch from ${time})::float8 * 1000`
 
 /** Parameters: the row's key, the source's id. */
-function factsSql(source: Source): string {
+function factsSql(source: Source, mayLeave: string): string {
   const column = `m.${ident(source.jsonColumn)}`
   return `
     with found as materialized (
       select ${rowKeySql(source)} as row_id, lighter.as_uuid(${tenantSql(source)}::text) as tenant_id,
+             ${mayLeave} as may_leave,
              ${
                source.mode === 'document'
                  ? `case when pg_column_size(${column}) < ${openBytes} then ${column} end as doc`
@@ -107,7 +112,7 @@ function factsSql(source: Source): string {
        group by j.place
     )
     select f.row_id, f.tenant_id, ${source.mode === 'document' ? 'jsonb_typeof(f.doc)' : 'f.type'} as type,
-           ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} as pinned,
+           ${isPinnedSql(source, 'f.row_id', 'f.tenant_id')} as pinned, f.may_leave,
            (select coalesce(json_agg(json_build_object('artifact_id', a.id, 'kind', a.kind, 'size_bytes', a.size_bytes) order by a.id), '[]')
               from unnest(${source.mode === 'document' ? followedIdsSql(source, 'f.doc') : 'f.ids'}) i(id)
               join public.artifact_refs a on a.tenant_id = f.tenant_id and a.frame_id = lighter.frame_of(i.id) and a.id = i.id) as pointers,
@@ -120,13 +125,27 @@ function factsSql(source: Source): string {
       from found f`
 }
 
+/** A row on which when_sql fails has all other facts all the same. */
+async function readFacts(db: Queryable, source: Source, rowId: string): Promise<Facts | undefined> {
+  const read = async (mayLeave: string) => {
+    const { rows } = await db.query<Facts>({ text: factsSql(source, mayLeave), values: [rowId, source.id] })
+    return rows[0]
+  }
+  try {
+    return await read(mayLeaveSql(source))
+  } catch (error) {
+    if (source.whenFunction === null || isNoRowsFault(error)) throw error
+    return read('null::boolean')
+  }
+}
+
 /** @param rowId as the key's type writes it @returns null: there is no such row */
 export async function readRowStatus(db: Queryable, source: Source, rowId: string): Promise<RowStatus | null> {
-  const { rows } = await db.query<Facts>({ text: factsSql(source), values: [rowId, source.id] })
-  const [facts] = rows
+  const facts = await readFacts(db, source, rowId)
   if (facts === undefined) return null
   const { rows: looks } = await db.query<LookRow>({
-    text: lookSql(source),
+    // What is in it, whether or not it may leave now.
+    text: lookSql({ ...source, whenFunction: null }),
     values: [
       arrayText([facts.row_id]),
       arrayText([facts.now_ms]),
@@ -256,6 +275,15 @@ function place(source: Source, facts: Facts, bytes: number, timing: Timing, grou
       state: 'paused',
       says: `Its table is paused since somebody restored it: it stays whole${jobs.length > 0 ? ', and queued' : ''}.`,
       hint: `Let the table go on: lighter unpin --all --table ${source.tableSql}`,
+    }
+  if (facts.may_leave !== true)
+    return {
+      state: 'condition_not_met',
+      says:
+        facts.may_leave === null
+          ? `It stays whole, since the condition of its table fails on it: ${oneLine(source.whenText ?? '')}.`
+          : `It stays whole until the condition of its table holds: ${oneLine(source.whenText ?? '')}. ${source.isScanned ? 'Then a write, or the sweep scan, queues it.' : 'The write that makes it hold queues it.'}`,
+      hint: `Change the condition: lighter attach ${source.tableSql} --when <condition>`,
     }
   const written = of('inbox')
   if (written !== undefined)

@@ -105,6 +105,17 @@ function tenantColumnSql(source: Source): string {
   return `${source.parents.length === 0 ? 'm' : `p${source.parents.length}`}.${ident(source.tenantColumn)}`
 }
 
+/**
+ * True of a row whose source lets it leave now, by its when_sql. `lighter flush` does not change that.
+ * @param columnSql a column of the row; default: of `m`
+ */
+export function mayLeaveSql(
+  { whenFunction, whenColumns }: Source,
+  columnSql: (name: string, index: number) => string = name => `m.${ident(name)}`,
+): string {
+  return whenFunction === null ? 'true' : `${whenFunction}(${whenColumns.map(columnSql).join(', ')})`
+}
+
 /** What the row belongs to, null where the source does not say. */
 export function entitySql({ entityColumn }: Source): string {
   return entityColumn === null ? 'null::uuid' : `m.${ident(entityColumn)}`

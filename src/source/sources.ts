@@ -72,6 +72,18 @@ export interface Source {
   maxWaitMs: number
   /** A payload of so many bytes waits for no others. */
   shipAloneBytes: number
+  /** Function that is true of a row that may leave, see sql/functions/19_when.sql: use `mayLeaveSql`. Null: all may. */
+  whenFunction: string | null
+  /** What it takes. */
+  whenColumns: string[]
+  /** The condition for people. */
+  whenText: string | null
+  /** False: it has no trigger, and rows are found by the sweep scan. */
+  hasTrigger: boolean
+  /** The sweep scan looks through it. */
+  isScanned: boolean
+  /** The rows of an index are read by it; else all. */
+  scansByIndex: boolean
   paused: boolean
   /** The rewrite must, and may, keep other triggers of the table from firing. */
   quietRewrite: boolean
@@ -132,6 +144,12 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
            extract(epoch from coalesce(s.settle_for, d.settle_for))::float8 * 1000 as "settleMs",
            extract(epoch from coalesce(s.max_wait, d.max_wait))::float8 * 1000 as "maxWaitMs",
            coalesce(s.ship_alone_bytes, d.ship_alone_bytes) as "shipAloneBytes",
+           case when s.when_sql is not null then format('lighter.when_%s', s.id) end as "whenFunction",
+           coalesce(s.when_columns, '{}')::text[] as "whenColumns",
+           s.when_sql as "whenText",
+           s.trigger as "hasTrigger",
+           s.when_varies or not s.trigger as "isScanned",
+           lighter.scan_index(s) is not null as "scansByIndex",
            s.paused,
            s.skip_triggers
              and has_parameter_privilege('session_replication_role', 'set')

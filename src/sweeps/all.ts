@@ -6,6 +6,7 @@ import { sweepOrphans } from './orphans.ts'
 import { sweepRelease } from './release.ts'
 import { sweepRetention } from './retention.ts'
 import { sweepRollup } from './rollup.ts'
+import { sweepScan } from './scan.ts'
 import { sweepVacuum } from './vacuum.ts'
 import { sweepVerify } from './verify.ts'
 
@@ -15,6 +16,7 @@ export const sweeps: Record<SweepName, Sweep> = {
   release: sweepRelease,
   compaction: sweepCompaction,
   verify: context => sweepVerify(context),
+  scan: sweepScan,
   rollup: context => sweepRollup(context),
   vacuum: context => sweepVacuum(context, false),
 }

@@ -16,6 +16,11 @@ const sweepDefaults = {
     cron: '27 2 * * *',
     purpose: 'When attached tables with many dead rows are vacuumed, unless they are busy',
   },
+  scan: {
+    cron: '*/5 * * * *',
+    purpose:
+      'When tables without a trigger, and those whose when_sql depends on time, are looked through for rows to offload',
+  },
   rollup: {
     cron: '*/15 * * * *',
     purpose: 'When what the reports are read from is added up; late or never, they are as exact and slower',

@@ -90,6 +90,7 @@ export function environmentOn(servers: Servers, database: string): TestEnvironme
     // Those that come several times a day: one must not fall into a test that counts its own.
     SWEEP_ORPHANS_CRON: 'off',
     SWEEP_ROLLUP_CRON: 'off',
+    SWEEP_SCAN_CRON: 'off',
     SWEEP_COMPACTION_CRON: 'off',
   }
   const config = (overrides: Record<string, string> = {}) => loadConfig({ ...env, ...overrides })

@@ -377,6 +377,7 @@ describe('values', () => {
           compaction: '47 * * * *',
           verify: '7 5 * * *',
           rollup: '*/15 * * * *',
+          scan: '*/5 * * * *',
           vacuum: '27 2 * * *',
         },
         batchSize: 500,
