@@ -196,18 +196,20 @@ async function findHeavyRows(
   }
 }
 
-/** Releases while a partition is out of sight, and time that passes: nothing may be given up. */
+/** Time passes, and all is swept that is given up, while a partition is out of sight: of its rows it must be nothing. */
 async function sweepBlindly({ world, findings, signal }: VerdictContext): Promise<void> {
   const config = world.calmConfig()
   const pool = createPool(config.databaseUrl, 4, () => undefined, { unlimited: true })
   const store = openStore(config.store)
   try {
-    for (let round = 0; round < 3; round++) {
+    for (let round = 0; round < blindRounds; round++) {
       await ageOnce(world.admin, 0)
-      await tortureSweep('release', { pool, store, config, signal }).catch(error => {
-        if (codeOf(error) !== 'rows_out_of_sight')
-          findings.add('leaked_objects', 'sweep release', messageOf(error))
-      })
+      for (const name of ['release', 'retention'] as const) {
+        await tortureSweep(name, { pool, store, config, signal }).catch(error => {
+          if (codeOf(error) !== 'rows_out_of_sight')
+            findings.add('leaked_objects', `sweep ${name}`, messageOf(error))
+        })
+      }
     }
   } finally {
     await pool.end()
@@ -215,6 +217,8 @@ async function sweepBlindly({ world, findings, signal }: VerdictContext): Promis
   }
 }
 
+/** Released, deleted, purged: each takes one. */
+const blindRounds = 4
 const mostRounds = 12
 
 async function sweepUntilQuiet(context: VerdictContext): Promise<void> {
