@@ -195,5 +195,6 @@ revoke all on function lighter.key_candidates(regclass) from public;
 -- where it has several columns.
 create or replace function lighter.longest_key() returns integer
 language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
 return 2600;
 comment on function lighter.longest_key() is 'Longest key of a row in bytes, as lighter.row_key writes it. Rows with a longer one stay whole.';
