@@ -20,12 +20,13 @@ begin
     -- Of few, as nearly always, expressions alone take a fifth of the time of a query.
     if jsonb_array_length(found) > 20 then
       return array(
-        select distinct lighter.as_uuid(v #>> '{}')
+        select distinct p.id
           from unnest(paths) each_path cross join jsonb_path_query(doc, each_path) v
-         where lighter.as_uuid(v #>> '{}') is not null);
+         cross join lateral (select coalesce(lighter.as_uuid(v #>> '{}'), lighter.stub_id(v #>> '{}')) as id) p
+         where p.id is not null);
     end if;
     for i in 0 .. jsonb_array_length(found) - 1 loop
-      id := lighter.as_uuid(found ->> i);
+      id := coalesce(lighter.as_uuid(found ->> i), lighter.stub_id(found ->> i));
       -- (What is null is unequal to all of nothing.)
       if id is not null and id <> all (ids) then
         ids := ids || id;
@@ -37,7 +38,7 @@ exception when statement_too_complex then
   -- Nested deeper than a path can follow (some 10,000 levels). Its text tells of at least as many pointers.
   return array(
     select distinct lighter.as_uuid(m[1])
-      from regexp_matches(doc::text, '_ref": "([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"', 'g') m);
+      from regexp_matches(doc::text, '": \\*"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})', 'g') m);
 end
 $$;
 comment on function lighter.pointers_in(jsonb, jsonpath[]) is
@@ -144,7 +145,7 @@ comment on function lighter.stub_id(text) is 'The id in a text that is a stub, w
 
 -- As src/artifacts/pointers-in-payload.ts does it of payloads. More may be found than is a pointer: that keeps an
 -- artifact longer than it need be. Names that are written with escapes may be any.
-create or replace function lighter.pointers_in_text(value text) returns uuid[]
+create or replace function lighter.pointers_in_text(value text, columns text[]) returns uuid[]
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
@@ -153,11 +154,14 @@ declare
   piece_bytes constant integer := 8 * 1024 * 1024;
   overlap constant integer := 1024;
   has_escapes constant boolean := strpos(value collate "C", '\u') > 0;
-  pattern constant text := case when has_escapes then ':' else '_ref"\s*:' end
-    || '\s*"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"';
+  pattern constant text := case when has_escapes then '' else
+      '(?:' || array_to_string(array['_ref'] || array(select regexp_replace(c, '[^[:alnum:]_]', '\\\&', 'g') from unnest(columns) c), '|') || ')\\*"\s*' end
+    || ':\s*\\*"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\\*"';
   bytes bytea;
 begin
-  if value is null or not has_escapes and strpos(value collate "C", '_ref"') = 0 then
+  if value is null or not has_escapes and not exists (
+       select from unnest(array['_ref'] || columns) name
+        where strpos(value collate "C", name || '"') > 0 or strpos(value collate "C", name || '\') > 0) then
     return case when value is not null then '{}'::uuid[] end;
   end if;
   if octet_length(value) <= piece_bytes then
@@ -171,4 +175,4 @@ begin
      cross join lateral regexp_matches(encode(substr(bytes, pieces.first_byte, piece_bytes + overlap), 'escape') collate "C", pattern, 'g') m);
 end
 $$;
-comment on function lighter.pointers_in_text(text) is 'Ids that pointers in a text of JSON may spell, at any depth, each once; null of null.';
+comment on function lighter.pointers_in_text(text, text[]) is 'Ids that pointers in a text of JSON may spell, at any depth, also in JSON that is a string of it, each once; null of null. columns: names of pointer columns.';

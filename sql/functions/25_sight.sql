@@ -216,6 +216,7 @@ begin
     execute format('drop trigger if exists %I on %s', format('lighter_enqueue_%s', source.id), source.relation);
     execute format('drop trigger if exists %I on %s', format('lighter_guard_%s', source.id), source.relation);
     execute format('drop trigger if exists %I on %s', format('lighter_clear_%s', source.id), source.relation);
+    execute format('drop trigger if exists %I on %s', format('lighter_clear_null_%s', source.id), source.relation);
   end if;
   execute format('drop function if exists lighter.%I()', format('enqueue_%s', source.id));
   execute format('drop function if exists lighter.%I(%s)', format('heavy_%s', source.id), source.column_type);

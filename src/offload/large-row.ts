@@ -11,10 +11,12 @@ import {
   isVersionSql,
   literal,
   pointersInSql,
+  pointerWords,
   restSql,
   targetSql,
   tenantSql,
 } from '../source/expressions.ts'
+import { pointerColumnsSql } from '../source/modes.ts'
 import { isRowSql } from '../source/rows-by-key.ts'
 import { type BatchResult, emptyResult, noteResult } from './batch-result.ts'
 import { commitAll, nothingUploaded } from './commit-uploaded.ts'
@@ -165,7 +167,7 @@ function payloadSql(row: PlannedRow, phase: 1 | 2) {
       contentType,
       extension,
       selectSql: selectPayloadSql(row, phase, value => `${value}::text`),
-      pointerNames: source.pointerNames.map(name => JSON.stringify(name)),
+      pointerNames: pointerWords(source),
       pointersSql: selectPayloadSql(
         row,
         phase,
@@ -179,8 +181,8 @@ function payloadSql(row: PlannedRow, phase: 1 | 2) {
     contentType,
     extension,
     selectSql: `select ${copySql(value)} ${fromVersionSql(row)}`,
-    pointerNames: isText ? pointerMarks : [],
-    pointersSql: `select array_to_string(lighter.pointers_in_text(${value}::text), ',') as ids ${fromVersionSql(row)}`,
+    pointerNames: isText ? pointerMarks(source.pointerColumns) : [],
+    pointersSql: `select array_to_string(lighter.pointers_in_text(${value}::text, ${pointerColumnsSql(source)}), ',') as ids ${fromVersionSql(row)}`,
   }
 }
 

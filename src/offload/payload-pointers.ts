@@ -9,6 +9,7 @@ import {
   ident,
   isVersionSql,
   pointersInSql,
+  pointerWords,
   restSql,
   tenantSql,
 } from '../source/expressions.ts'
@@ -23,7 +24,7 @@ export async function notePointers(
   rows: PlannedRow[],
   tokens: Tokens,
 ): Promise<void> {
-  const names = source.pointerNames.map(name => Buffer.from(JSON.stringify(name)))
+  const names = pointerWords(source).map(word => Buffer.from(word))
   const own = Buffer.from(`: "${tokens.field}"`)
   const asked: PlannedRow[] = []
   for (const row of rows) {

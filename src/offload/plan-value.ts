@@ -82,5 +82,5 @@ export function planValuesSql(source: Source): string {
 
 /** Artifacts that the value itself points to: they must live as long as it does. */
 export function pointersInValue(source: Source, bytes: Buffer | null): string[] {
-  return bytes === null || !columnTypeOf(source).isText ? [] : pointersInPayload(bytes)
+  return bytes === null || !columnTypeOf(source).isText ? [] : pointersInPayload(bytes, source.pointerColumns)
 }

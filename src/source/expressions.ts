@@ -294,12 +294,24 @@ export function pointersSql(source: Source, doc: string): string {
 
 /** The ids that the pointers in `doc` spell at any depth, as uuid[]. Reading follows only those of `followedIdsSql`. */
 export function pointersInSql(source: Source, doc: string): string {
-  const paths = [...source.pointerNames, ...source.stubNames].map(name => {
+  const members = [...source.pointerNames, ...source.stubNames, ...source.pointerColumns].map(name => {
     const member = `@.${JSON.stringify(name)}`
-    return literal(`strict $.** ? (exists(${member})).${JSON.stringify(name)} ? (@.type() == "string")`)
+    return `strict $.** ? (exists(${member})).${JSON.stringify(name)} ? (@.type() == "string")`
   })
+  // A row that is copied as JSON has the stub of a text as a string.
+  const strings = source.stubNames.map(
+    name =>
+      `strict $.** ? (@.type() == "string" && @ starts with ${JSON.stringify(`{${JSON.stringify(name)}: "`)})`,
+  )
+  const paths = [...members, ...strings].map(literal)
   return `lighter.pointers_in(${doc}, array[${paths.join(', ')}]::jsonpath[])`
 }
+
+/** Only a document with one of these in its text has any of those pointers. */
+export const pointerWords = ({ pointerNames, stubNames, pointerColumns }: Source): string[] => [
+  ...[...pointerNames, ...stubNames, ...pointerColumns].map(name => JSON.stringify(name)),
+  ...stubNames.map(name => `${name}\\"`),
+]
 
 /** The ids of the pointers in `doc` that reading may follow, as uuid[]. */
 export function pointerIdsSql(source: Source, doc: string): string {

@@ -7,7 +7,7 @@
 //
 // In the last two the value leaves as a whole, and what the row is to hold is told by the artifact's id alone.
 import { columnTypeOf } from './column-types.ts'
-import { ident, inPlaceIdsSql, pointerIdsSql, pointersInSql, tenantSql } from './expressions.ts'
+import { ident, inPlaceIdsSql, literal, pointerIdsSql, pointersInSql, tenantSql } from './expressions.ts'
 import type { Source } from './sources.ts'
 
 interface ValueMode {
@@ -72,6 +72,10 @@ const isOwnArtifactSql = (source: Source, id: string, tenant: string) => `exists
   select from public.artifact_refs a
    where a.tenant_id = ${tenant} and a.frame_id = lighter.frame_of(${id}) and a.id = ${id} and a.source_id in (${sourceIdsSql(source)}))`
 
+/** SQL, text[]: names of the pointer columns of all sources. */
+export const pointerColumnsSql = ({ pointerColumns }: Source) =>
+  `array[${pointerColumns.map(literal).join(', ')}]::text[]`
+
 /** SQL, uuid[]: what row `m` refers to, at any depth and whoever may read it. Null, or empty, of none. */
 export function pointersOfRowSql(source: Source): string {
   const column = columnSql(source)
@@ -79,7 +83,7 @@ export function pointersOfRowSql(source: Source): string {
     source.columnType === 'jsonb'
       ? pointersInSql(source, column)
       : columnTypeOf(source).isText
-        ? `lighter.pointers_in_text(${column}::text)`
+        ? `lighter.pointers_in_text(${column}::text, ${pointerColumnsSql(source)})`
         : `'{}'::uuid[]`
   if (source.mode !== 'whole') return inside
   return `(array_remove(array[m.${pointerColumnSql(source)}], null) || coalesce(${inside}, '{}'))`

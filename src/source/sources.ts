@@ -59,6 +59,8 @@ export interface Source {
   pointerNames: string[]
   /** Names of pointers that some column holds in the place of a value; none where no source is of mode stub. */
   stubNames: string[]
+  /** Names of the pointer columns of all sources: a row may have been copied into a document, or into a text. */
+  pointerColumns: string[]
   phase1Kind: string
   phase2Kind: string
   envelopeKeys: string[]
@@ -135,6 +137,10 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
              || array['artifact_metadata_ref'] as "pointerNames",
            case when exists (select from lighter.sources o where o.mode = 'stub')
                   or exists (select from lighter.former_sources f where f.mode = 'stub') then array['artifact_ref'] else '{}' end as "stubNames",
+           array(select o.pointer_column::text from lighter.sources o where o.pointer_column is not null
+                 union
+                 select f.pointer_column::text from lighter.former_sources f where f.pointer_column is not null
+                 order by 1) as "pointerColumns",
            s.phase1_kind as "phase1Kind",
            s.phase2_kind as "phase2Kind",
            s.envelope_keys as "envelopeKeys",

@@ -8,6 +8,7 @@ import { releasedTwice } from '../support/sweep.ts'
 import {
   attachValueTable,
   heavyValue,
+  hydratedValue,
   insertValue,
   newValueTable,
   rawValue,
@@ -113,4 +114,22 @@ test('a pointer column that attach made goes with the last detach, whatever was 
   expect(await columns(`public.${table.name}`)).toEqual(before)
   // Nothing of it stands in the way of another mode.
   await attachValueTable(environment, { ...table, mode: 'stub' })
+})
+
+test('an id beside a value, written where triggers are off, does not bring the old value back', async () => {
+  const { admin } = environment
+  const table = await newValueTable(environment, 'text', 'whole')
+  const id = await insertValue(environment, table, heavyValue('text'))
+  await drained(environment)
+  const client = await admin.connect()
+  try {
+    await client.query('set session_replication_role = replica')
+    await client.query(`update public.${table.name} set value = 'newer' where id = $1`, [id])
+  } finally {
+    await client.query('reset session_replication_role')
+    client.release()
+  }
+  await updateValue(environment, table, id, null)
+  expect(await rawValue(environment, table, id)).toEqual({ bytes: null, pointer: null })
+  expect(await hydratedValue(environment, table, id)).toBe(null)
 })

@@ -280,7 +280,7 @@ describe('privileges', () => {
     'heavy_body(lighter.sources)': ['lighter_daemon'],
     'stub_of(uuid)': ['lighter_daemon'],
     'stub_id(text)': ['lighter_daemon'],
-    'pointers_in_text(text)': ['lighter_daemon'],
+    'pointers_in_text(text,text[])': ['lighter_daemon'],
     'requeue(regclass,text[],name)': backEnd,
     'require_own_artifacts()': [],
     'require_tenant()': [],

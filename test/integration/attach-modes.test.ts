@@ -305,7 +305,7 @@ test('attaching again makes the triggers again, and changes no mode of offloaded
       admin,
       `select count(*)::int from pg_trigger where tgrelid = 'public.${table.name}'::regclass`,
     ),
-  ).toBe(2)
+  ).toBe(3)
   for (const args of [`mode => 'stub'`, `pointer_column => 'another', create_pointer_column => true`])
     expect(
       await errorOf(admin.query(`select lighter.attach('public.${table.name}', 'value', ${args})`)),

@@ -351,6 +351,7 @@ describe('the pointer column', () => {
     const { admin } = environment
     await admin.query(`
       drop trigger lighter_clear_${table.sourceId} on public.${table.name};
+      drop trigger lighter_clear_null_${table.sourceId} on public.${table.name};
       drop trigger lighter_enqueue_${table.sourceId} on public.${table.name};
       alter table public.${table.name} alter column value_artifact_id type text`)
     expect(await value(admin, 'select reason from lighter.missing_parts')).toBe(
