@@ -500,10 +500,7 @@ begin atomic
   select lighter.new_obstacle('invalid_parameter_value', format('when_sql reads %s.%I, which is generated from %I and changes when a payload leaves', source.relation, r.name, source.json_column),
            'Let it read columns that stay as they are.')
     from reads r
-    join pg_attribute a on a.attrelid = source.relation and a.attname = r.name and a.attgenerated <> ''
-    join pg_attrdef f on f.adrelid = a.attrelid and f.adnum = a.attnum
-    join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid
-    join pg_attribute j on j.attrelid = a.attrelid and j.attnum = d.refobjsubid and j.attname = source.json_column
+   where source.json_column in (select lighter.generated_from(source.relation, r.name))
   union all
   select lighter.new_obstacle('invalid_parameter_value', format('mode whole of %s needs its trigger, which clears the pointer when a value is written', source.relation),
            'Leave trigger => false (--no-trigger) out, or attach the column in mode stub.')
