@@ -192,20 +192,6 @@ $build$;
 comment on function lighter.build_enqueue(lighter.sources) is 'Creates or replaces the function that queues the rows of a source; locks nothing.';
 revoke all on function lighter.build_enqueue(lighter.sources) from public;
 
-create or replace function lighter.generated_from(target regclass, column_name name) returns setof name
-language sql stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-  select b.attname
-    from pg_attribute a
-    join pg_attrdef f on f.adrelid = a.attrelid and f.adnum = a.attnum
-    join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid
-    join pg_attribute b on b.attrelid = a.attrelid and b.attnum = d.refobjsubid and b.attnum <> a.attnum
-   where a.attrelid = target and a.attname = column_name and a.attgenerated <> '';
-end;
-comment on function lighter.generated_from(regclass, name) is 'Columns that a generated column is made of.';
-revoke all on function lighter.generated_from(regclass, name) from public;
-
 -- Creates (again) the functions and the trigger of one source.
 create or replace function lighter.build_trigger(source lighter.sources) returns void
 language plpgsql
@@ -229,10 +215,7 @@ begin
       -- reads; the condition itself is the daemon's to ask.
       case when not lighter.has_before_trigger(source.relation)
            then (select 'of ' || string_agg(quote_ident(c), ', ' order by c)
-                   from (select source.json_column as c
-                         union select unnest(source.when_columns)
-                         union select lighter.generated_from(source.relation, w) from unnest(source.when_columns) w) x
-                  where c is not null) end,
+                   from (select source.json_column as c union select unnest(source.when_columns)) x where c is not null) end,
       source.relation, format('heavy_%s', source.id), source.json_column, format('lighter.enqueue_%s', source.id));
   -- Only the table's owner may drop a trigger, so not for nothing.
   elsif exists (select from pg_trigger where tgrelid = source.relation and tgname = format('lighter_enqueue_%s', source.id)) then
