@@ -9,7 +9,7 @@ declare
       'give_back_space', 'set_pack_sizes', 'wake_daemon', 'daemon_says', 'lock_holders', 'requeue', 'retry', 'flush', 'current_tenant', 'entity_frames', 'own_entity_frames', 'artifact_get', 'artifact_list', 'artifacts_for_entity', 'artifacts_of', 'offloaded_rows', 'retention_policy_of', 'forget_tenant',
       'source_obstacles', 'new_obstacle', 'inheritance_obstacles', 'owner_obstacles', 'trigger_obstacles', 'is_trusted', 'key_obstacles', 'dependent_obstacles', 'reader_obstacles',
       'base_type', 'type_name', 'key_form', 'same_key_types', 'key_part_sql', 'row_key_sql', 'key_parts_of', 'canonical_key', 'longest_key', 'tenant_named', 'single_tenant', 'child_relations', 'as_timestamp', 'as_timestamptz', 'key_candidates',
-      'when_obstacles', 'when_use_obstacles', 'when_function', 'when_text', 'scan_index', 'mode_obstacles', 'domains_of', 'column_type', 'dependents', 'source_relations', 'reads_beyond', 'heavy_body', 'stub_of', 'stub_id', 'pointers_in_text', 'with_current_names', 'name_of_column', 'note_partitions',
+      'when_obstacles', 'generated_from', 'when_use_obstacles', 'when_function', 'when_text', 'scan_index', 'mode_obstacles', 'domains_of', 'column_type', 'dependents', 'source_relations', 'reads_beyond', 'heavy_body', 'stub_of', 'stub_id', 'pointers_in_text', 'with_current_names', 'name_of_column', 'note_partitions',
       'pointers_in', 'array_pointers', 'array_rest', 'array_envelope', 'payload_bytes', 'has_before_trigger', 'table_sizes'],
     -- For lighter.savings, which calls it.
     'lighter_reporter', array['table_sizes'],

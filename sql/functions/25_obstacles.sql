@@ -481,6 +481,20 @@ comment on function lighter.when_use_obstacles(oid, oid, boolean) is
   'What a when_sql uses, as a constraint or as its function, that belongs to somebody who is not trusted, or that the daemon may not call.';
 revoke all on function lighter.when_use_obstacles(oid, oid, boolean) from public;
 
+create or replace function lighter.generated_from(target regclass, column_name name) returns setof name
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+  select b.attname
+    from pg_attribute a
+    join pg_attrdef f on f.adrelid = a.attrelid and f.adnum = a.attnum
+    join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid
+    join pg_attribute b on b.attrelid = a.attrelid and b.attnum = d.refobjsubid and b.attnum <> a.attnum
+   where a.attrelid = target and a.attname = column_name and a.attgenerated <> '';
+end;
+comment on function lighter.generated_from(regclass, name) is 'Columns that a generated column is made of.';
+revoke all on function lighter.generated_from(regclass, name) from public;
+
 -- A row may leave by a condition that its leaving does not change.
 create or replace function lighter.when_obstacles(source lighter.sources) returns setof lighter.obstacle
 language sql stable
@@ -505,10 +519,7 @@ begin atomic
   select lighter.new_obstacle('invalid_parameter_value', format('when_sql reads %s.%I, which is generated from %I and changes when a payload leaves', source.relation, r.name, source.json_column),
            'Let it read columns that stay as they are.')
     from reads r
-    join pg_attribute a on a.attrelid = source.relation and a.attname = r.name and a.attgenerated <> ''
-    join pg_attrdef f on f.adrelid = a.attrelid and f.adnum = a.attnum
-    join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid
-    join pg_attribute j on j.attrelid = a.attrelid and j.attnum = d.refobjsubid and j.attname = source.json_column
+   where source.json_column in (select lighter.generated_from(source.relation, r.name))
   union all
   select lighter.new_obstacle('invalid_parameter_value', format('mode whole of %s needs its trigger, which clears the pointer when a value is written', source.relation),
            'Leave trigger => false (--no-trigger) out, or attach the column in mode stub.')

@@ -1,6 +1,6 @@
 // A when_sql that fails on a row when it is asked: the row stays inline, and doctor names its source.
 import type { Queryable } from '../db/pool.ts'
-import { isNoRowsFault, messageOf } from '../errors.ts'
+import { isNoRowsFault, messageOf, sqlState } from '../errors.ts'
 import { mayLeaveSql, rowsSql } from '../source/expressions.ts'
 import { isRowSql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
@@ -25,6 +25,8 @@ export async function noteWhenFailure(
     return null
   } catch (error) {
     if (isNoRowsFault(error)) throw error
+    // The table itself is gone, which others say.
+    if (sqlState(error) === '42P01') return null
     const message = messageOf(error).slice(0, 2000)
     await db.query({
       text: `insert into lighter.when_failures (source_id, row_id, error)

@@ -129,6 +129,24 @@ describe('attach refuses', () => {
     await admin.query(`drop owned by ${role} cascade; drop role ${role}`)
   })
 
+  test('before any of that code has run', async () => {
+    const role = uniqueRole('traps')
+    const { name } = await newTable(null)
+    await insert({ name })
+    await admin.query(`
+      create role ${role};
+      create schema ${role} authorization ${role};
+      set role ${role};
+      create function ${role}.trap(n integer) returns boolean language plpgsql immutable as
+        'begin raise exception ''it ran as %'', current_user; end';
+      reset role`)
+    // Of a constant Postgres would work it out as soon as it plans.
+    expect(await refusals(name, `when_sql => '${role}.trap(1)'`)).toEqual([
+      expect.stringContaining(`belongs to "${role}"`),
+    ])
+    await admin.query(`drop owned by ${role} cascade; drop role ${role}`)
+  })
+
   test('a function that the daemon may not call', async () => {
     const { name } = await newTable(null)
     const secret = `secret_${randomUUID().slice(0, 8)}`
@@ -170,6 +188,18 @@ describe('attach again', () => {
     expect(await column(admin, `select oid from pg_proc where proname = 'when_${table.sourceId}'`)).toEqual(
       [],
     )
+  })
+
+  test.each(['stored', 'virtual'])('a %s generated column fires it by what it is made of', async kind => {
+    const { name } = await newTable(null)
+    await admin.query(`alter table ${name} add column old boolean generated always as (n > 5) ${kind}`)
+    const table = { name, sourceId: await attachTable(name, `when_sql => 'old'`) }
+    const id = await insert(table, { n: 1 })
+    await work()
+    expect(await isInline(table, id)).toBe(true)
+    await set(table, id, 'n = 6')
+    await work()
+    expect(await isInline(table, id)).toBe(false)
   })
 
   test('detach removes its function', async () => {
