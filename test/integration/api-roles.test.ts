@@ -148,6 +148,8 @@ describe('privileges', () => {
     'lighter.sweep_cursors': daemonWrites,
     'lighter.sweep_history': reports,
     'lighter.sweep_runs': daemonWrites,
+    'lighter.scans': daemonWrites,
+    'lighter.when_failures': daemonWrites,
     'lighter.sweep_runs_id_seq': {},
     'lighter.tenants': {
       service_role: write,
@@ -176,18 +178,29 @@ describe('privileges', () => {
     'artifacts_of(uuid,jsonb)': everybody,
     'as_uuid(jsonb)': everybody,
     'as_uuid(text)': everybody,
-    'attach(regclass,name,name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,integer)':
+    'attach(regclass,name,name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,text,boolean,integer)':
       [],
     'attach_options(lighter.sources,jsonb)': [],
     'attach_report(lighter.sources,lighter.sources,lighter.obstacle[])': [],
-    'attach_said(name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
+    'attach_said(name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,text,boolean)':
       [],
     'build_guard(lighter.sources)': [],
     'build_heavy(lighter.sources)': [],
     'build_trigger(lighter.sources)': [],
+    'build_when(lighter.sources)': [],
+    'called_functions(text)': [],
+    'parse_when(regclass,text,boolean)': [],
+    'try_when(regclass,text)': [],
+    'when_warnings(lighter.sources)': [],
+    'generated_from(regclass,name)': ['lighter_daemon'],
+    'scan_index(lighter.sources)': ['lighter_daemon'],
+    'when_function(lighter.sources)': ['lighter_daemon'],
+    'when_obstacles(lighter.sources)': ['lighter_daemon'],
+    'when_text(lighter.sources)': backEnd,
+    'when_use_obstacles(oid,oid,boolean)': ['lighter_daemon'],
     'build_triggers()': [],
     'change_obstacles(lighter.sources,lighter.sources)': [],
-    'check_attach(regclass,name,name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean)':
+    'check_attach(regclass,name,name,name[],text,name,text,text,text,text[],integer,integer,interval,interval,integer,boolean,boolean,boolean,text,name[],uuid,boolean,text,name,boolean,text,boolean)':
       [],
     'check_envelope(lighter.sources)': [],
     'column_type(regclass,name)': ['lighter_daemon'],

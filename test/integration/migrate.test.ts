@@ -109,6 +109,7 @@ describe('an empty database', () => {
         'lighter.prices',
         'lighter.request_days',
         'lighter.retention_policies',
+        'lighter.scans',
         'lighter.schema_migrations',
         'lighter.settings',
         'lighter.source_partitions',
@@ -120,6 +121,7 @@ describe('an empty database', () => {
         'lighter.sweep_runs',
         'lighter.tenants',
         'lighter.waiting',
+        'lighter.when_failures',
       ].sort(),
     )
     expect(await column(client, 'select name from lighter.schema_migrations order by applied_at')).toEqual(
@@ -498,6 +500,7 @@ describe('a migrated database', () => {
       'forget_frames',
       'forget_tenant',
       'frame_of',
+      'generated_from',
       'give_back_space',
       'has_before_trigger',
       'heavy_body',
@@ -533,6 +536,7 @@ describe('a migrated database', () => {
       'row_key_parts',
       'row_key_sql',
       'same_key_types',
+      'scan_index',
       'set_pack_sizes',
       'set_threshold',
       'single_tenant',
@@ -546,6 +550,10 @@ describe('a migrated database', () => {
       'trigger_obstacles',
       'type_name',
       'wake_daemon',
+      'when_function',
+      'when_obstacles',
+      'when_text',
+      'when_use_obstacles',
       'with_current_names',
     ])
     // Which lighter.savings calls, with the rights of who reads it.
