@@ -462,7 +462,7 @@ begin atomic
       from pg_depend d join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid join pg_proc p on p.oid = o.oprcode
      where d.classid = class and d.objid = object
     union
-    select format('type %s', t.oid::regtype), t.typowner, null
+    select format('type %s', t.oid::regtype), t.typowner, null::oid as oid
       from pg_depend d join pg_type t on d.refclassid = 'pg_type'::regclass and t.oid = d.refobjid and t.typtype <> 'e'
      where d.classid = class and d.objid = object
   )
