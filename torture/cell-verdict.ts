@@ -124,7 +124,11 @@ export async function checkRestoredCells({
   signal,
 }: RestoreContext): Promise<void> {
   for (const table of ['public.events', 'public.files']) {
-    const { code, said } = await command.run(['restore', '--table', table], signal)
+    const args = ['restore', '--table', table]
+    let { code, said } = await command.run(args, signal)
+    // A kill at a request of the command may be left over from the storm.
+    for (let again = 0; again < 2 && code === null && !signal.aborted; again++)
+      ({ code, said } = await command.run(args, signal))
     // Exit status 1: some row could not be restored. Which ones is seen below.
     if (code === null || code > 1) findings.add('stuck_jobs', `restore ${table}`, said)
   }
