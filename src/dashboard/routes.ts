@@ -1,6 +1,5 @@
 // The dashboard: pages, figures, and the few things that can be done there. Everything but the login and the assets
 // needs a session; what changes something, or tells a payload, must also come from a page of ours, with its token.
-
 import cookie from '@fastify/cookie'
 import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -52,7 +51,7 @@ const uuid = z
   .transform(value => value.toLowerCase())
 /** A key of texts is as long as an index entry lets it be, and its escapes are longer. */
 const mostKeyCharacters = 20_000
-const rowKey = { source_id: z.coerce.number().int().min(1), row_id: z.string().max(mostKeyCharacters) }
+const rowKey = { source_id: z.coerce.number().int().min(1), row_id: z.string().min(1).max(mostKeyCharacters) }
 const artifactKey = { tenant_id: uuid, id: uuid }
 
 export async function dashboardRoutes(
