@@ -216,7 +216,8 @@ interface SourceRow {
   trigger: string | null
   isHeavyRight: boolean
   columnType: string
-  clears: string | null
+  /** Of mode whole: a trigger that clears the pointer column, and does not. */
+  clearsNot: { trigger: string; state: string } | null
   mayAsk: boolean
   enabled: string | null
   threshold: number
@@ -237,7 +238,11 @@ async function* sourceChecks(client: pg.Client, config: Config): AsyncGenerator<
     select s.id, ${tableNameSql('s.relation')} as table, s.json_column as column,
            'lighter_enqueue_' || s.id as "triggerName", s.trigger as "hasTrigger", pg_get_triggerdef(t.oid) as trigger, t.tgenabled as enabled,
            coalesce(h.prosrc = lighter.heavy_body(s), false) as "isHeavyRight", s.column_type as "columnType",
-           case when s.mode = 'whole' then coalesce((select g.tgenabled::text from pg_trigger g where g.tgrelid = s.relation and g.tgname = 'lighter_clear_' || s.id), 'gone') end as clears,
+           case when s.mode = 'whole' then (
+             select json_build_object('trigger', n.name, 'state', coalesce(g.tgenabled::text, 'gone'))
+               from unnest(array['lighter_clear_' || s.id, 'lighter_clear_null_' || s.id]) n(name)
+               left join pg_trigger g on g.tgrelid = s.relation and g.tgname = n.name
+              where coalesce(g.tgenabled, 'D') in ('D', 'R') order by g.tgenabled nulls first, n.name limit 1) end as "clearsNot",
            coalesce(has_function_privilege('public', h.oid, 'execute'), false) as "mayAsk",
            lighter.effective_threshold(s) as threshold, s.threshold_bytes is not null as "ownThreshold",
            s.skip_triggers as skip, has_parameter_privilege('session_replication_role', 'set') as "maySkip",
@@ -341,11 +346,12 @@ function checkSource(row: SourceRow, configuredThreshold: number | undefined): C
       `grant execute on function lighter.heavy_${row.id}(${row.columnType}) to public;`,
     )
   }
-  if (row.clears === 'gone' || row.clears === 'D' || row.clears === 'R') {
+  if (row.clearsNot !== null) {
+    const isGone = row.clearsNot.state === 'gone'
     return fail(
       name,
-      `its trigger that clears the pointer column is ${row.clears === 'gone' ? 'gone' : 'disabled'}: after a value is written, a null may bring back the one before`,
-      row.clears === 'gone' ? attach : `alter table ${table} enable trigger lighter_clear_${row.id};`,
+      `its trigger that clears the pointer column is ${isGone ? 'gone' : 'disabled'}: after a value is written, a null may bring back the one before`,
+      isGone ? attach : `alter table ${table} enable trigger ${row.clearsNot.trigger};`,
     )
   }
   if (row.guard !== 'off' && (row.guardEnabled === null || row.guardEnabled === 'D')) {

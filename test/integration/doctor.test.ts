@@ -428,6 +428,12 @@ describe('a source', () => {
     create table notes (id bigint primary key, tenant_id uuid, body text);
     select lighter.attach('notes', 'body', mode => 'whole', create_pointer_column => true);`
   test.each([
+    ['drop trigger lighter_clear_null_2 on notes', /gone/, /lighter attach notes --column body/],
+    [
+      'alter table notes disable trigger lighter_clear_null_2',
+      /disabled/,
+      /^alter table notes enable trigger lighter_clear_null_2;$/,
+    ],
     ['drop trigger lighter_clear_2 on notes', /gone/, /lighter attach notes --column body/],
     [
       'alter table notes disable trigger lighter_clear_2',
