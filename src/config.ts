@@ -198,6 +198,17 @@ export const environmentSchema = z.object({
     .describe(
       'Claim with the tenant, dots for what is nested (Supabase: app_metadata.tenant_id, never user_metadata)',
     ),
+  API_TENANT_NAMESPACE: z
+    .string()
+    .regex(
+      /^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$/,
+      'the tenant_namespace of an attached table',
+    )
+    .transform(value => value.toLowerCase())
+    .optional()
+    .describe(
+      'Set: tokens and x-tenant-id name tenants as the application does, within this namespace (lighter.sources.tenant_namespace); unset: by their uuid',
+    ),
   SERVICE_API_KEY: z
     .string()
     .refine(
@@ -442,6 +453,8 @@ export interface ApiConfig {
   port: number
   publicUrl: string | undefined
   auth: AuthConfig
+  /** Within it requests name tenants; undefined: by their uuids. */
+  tenantNamespace: string | undefined
   serviceKeys: string[]
   kinds: string[]
   bodyLimitBytes: number
@@ -590,6 +603,7 @@ export function loadConfig(
       port: e.API_PORT,
       publicUrl: e.API_PUBLIC_URL?.replace(/\/+$/, ''),
       auth,
+      tenantNamespace: e.API_TENANT_NAMESPACE,
       serviceKeys: list(e.SERVICE_API_KEY),
       kinds: list(e.ARTIFACT_KINDS),
       bodyLimitBytes: e.API_BODY_LIMIT_BYTES,

@@ -15,6 +15,7 @@ import {
 import type { ApiConfig, AuthConfig } from '../config.ts'
 import { messageOf } from '../errors.ts'
 import { asTenantId, type TenantId } from '../ids.ts'
+import { tenantIdOf } from '../source/tenant-id.ts'
 import { ApiError } from './errors.ts'
 
 /**
@@ -25,25 +26,46 @@ export type Authenticate = (headers: IncomingHttpHeaders, said?: unknown) => Pro
 
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
+/** Whom a claim, a header or a parameter names; null: no tenant. */
+export type ReadTenant = (named: unknown) => TenantId | null
+
+/**
+ * By its uuid, or, within a namespace, by the name that the application has for it. Then a uuid is a name too, and a whole
+ * number the name that is its text.
+ */
+export function tenantReader(namespace: string | undefined): ReadTenant {
+  if (namespace === undefined)
+    return named => (typeof named === 'string' && uuid.test(named) ? asTenantId(named.toLowerCase()) : null)
+  return named => {
+    const name = Number.isSafeInteger(named) ? String(named) : named
+    return typeof name === 'string' && name !== '' ? tenantIdOf(namespace, name) : null
+  }
+}
+
 /** Clocks of issuer and daemon may differ by so much. */
 const clockToleranceSeconds = 30
 
-export function createAuthenticator(config: Pick<ApiConfig, 'auth' | 'serviceKeys'>): Authenticate {
+export function createAuthenticator(
+  config: Pick<ApiConfig, 'auth' | 'serviceKeys' | 'tenantNamespace'>,
+): Authenticate {
   const { auth } = config
+  const readTenant = tenantReader(config.tenantNamespace)
+  const tenant = config.tenantNamespace === undefined ? 'the uuid of a tenant' : 'the name of a tenant'
   switch (auth.mode) {
     case 'jwt':
-      return jwtAuthenticator(auth)
+      return jwtAuthenticator(auth, readTenant)
     case 'service':
       return async headers => {
         requireServiceKey(headers, config.serviceKeys)
-        return saidTenant(headers['x-tenant-id'], 'the header x-tenant-id must be the uuid of a tenant')
+        return saidTenant(readTenant, headers['x-tenant-id'], `the header x-tenant-id must be ${tenant}`)
       }
     case 'dev':
       return async (headers, said) => {
         requireLoopbackName(headers)
         return saidTenant(
+          readTenant,
           headers['x-tenant-id'] ?? said,
-          'the header x-tenant-id, or tenant_id in the query or the body, must be the uuid of a tenant',
+          `the header x-tenant-id, or tenant_id in the query or the body, must be ${tenant}`,
         )
       }
     case 'off':
@@ -69,7 +91,7 @@ export function matchServiceKey(text: string, keys: string[]): string | null {
 
 const digest = (text: string) => createHash('sha256').update(text).digest()
 
-function jwtAuthenticator(auth: Extract<AuthConfig, { mode: 'jwt' }>): Authenticate {
+function jwtAuthenticator(auth: Extract<AuthConfig, { mode: 'jwt' }>, readTenant: ReadTenant): Authenticate {
   const { key } = auth
   const options = {
     algorithms: auth.algorithms,
@@ -103,11 +125,11 @@ function jwtAuthenticator(auth: Extract<AuthConfig, { mode: 'jwt' }>): Authentic
         cause: error,
       })
     }
-    const claim = claimOf(payload, auth.tenantClaim)
-    if (typeof claim !== 'string' || !uuid.test(claim)) {
+    const tenantId = readTenant(claimOf(payload, auth.tenantClaim))
+    if (tenantId === null) {
       throw new ApiError(403, 'no_tenant', `the token's claim ${auth.tenantClaim.join('.')} names no tenant`)
     }
-    return asTenantId(claim.toLowerCase())
+    return tenantId
   }
 }
 
@@ -195,16 +217,17 @@ export function namesTenant(headers: IncomingHttpHeaders, said: unknown): boolea
   return headers['x-tenant-id'] !== undefined || said !== undefined
 }
 
-function saidTenant(said: unknown, message: string): TenantId {
-  if (typeof said !== 'string' || !uuid.test(said))
-    throw new ApiError(400, 'tenant_required', message, { field: 'x-tenant-id' })
-  return asTenantId(said.toLowerCase())
+function saidTenant(readTenant: ReadTenant, said: unknown, message: string): TenantId {
+  const tenantId = readTenant(said)
+  if (tenantId === null) throw new ApiError(400, 'tenant_required', message, { field: 'x-tenant-id' })
+  return tenantId
 }
 
-/** What a client says beside its credential must be what the credential says. @throws {ApiError} 403 */
-export function requireSameTenant(tenantId: TenantId, said: unknown): void {
+/** What a client says beside its credential, also by the uuid, must be what the credential says. @throws {ApiError} 403 */
+export function requireSameTenant(readTenant: ReadTenant, tenantId: TenantId, said: unknown): void {
   if (said === undefined || said === null || said === '') return
   if (typeof said === 'string' && said.toLowerCase() === tenantId) return
+  if (readTenant(said) === tenantId) return
   throw new ApiError(
     403,
     'tenant_mismatch',

@@ -25,7 +25,7 @@ import type { ObjectStore } from '../store/object-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { Tracing } from '../telemetry/tracing.ts'
 import { version } from '../version.ts'
-import { createAuthenticator, namesTenant, requireSameTenant } from './auth.ts'
+import { createAuthenticator, namesTenant, requireSameTenant, tenantReader } from './auth.ts'
 import { lingerOnClose, watchConnections } from './connections.ts'
 import type { ApiContext } from './context.ts'
 import { ApiError, logError, sendError, toApiError } from './errors.ts'
@@ -84,6 +84,7 @@ export async function createApi(parts: {
   const { api } = config
   let address: string | null = null
   let closing = false
+  const readTenant = tenantReader(api.tenantNamespace)
   const context: ApiContext = {
     ...parts,
     config: api,
@@ -280,14 +281,14 @@ export async function createApi(parts: {
         // With AUTH_MODE=dev a JSON body may be the first to name the tenant: it is looked at when it is there.
         if (api.auth.mode === 'dev' && hasJsonBody(request) && !namesTenant(request.headers, said)) return
         request.tenantId = await context.authenticate(request.headers, said)
-        requireSameTenant(request.tenantId, request.headers['x-tenant-id'])
-        requireSameTenant(request.tenantId, said)
+        requireSameTenant(readTenant, request.tenantId, request.headers['x-tenant-id'])
+        requireSameTenant(readTenant, request.tenantId, said)
       })
       scope.addHook('preValidation', async request => {
         if (request.routeOptions.config.open) return
         const said = memberOf(request.body, 'tenant_id')
         if (request.tenantId === '') request.tenantId = await context.authenticate(request.headers, said)
-        requireSameTenant(request.tenantId, said)
+        requireSameTenant(readTenant, request.tenantId, said)
       })
       await limitRate(scope, api)
       const bodies = createByteBudget(api.bodyLimitBytes * 8, api.bodyLimitBytes * 4, api.bodyLimitBytes)

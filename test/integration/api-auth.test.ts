@@ -237,6 +237,64 @@ describe('JWT_TENANT_CLAIM', () => {
   })
 })
 
+describe('API_TENANT_NAMESPACE', () => {
+  const namespace = '6ba7b810-9dad-11d1-80b4-00c04fd430c8'
+  afterAll(() =>
+    environment.admin.query('delete from lighter.loose_artifacts where tenant_id <> all ($1::uuid[])', [
+      [mine, theirs],
+    ]),
+  )
+  const secret = randomBytes(32).toString('hex')
+  const token = (tenant: unknown) =>
+    bearer(
+      forgeToken({ alg: 'HS256' }, JSON.stringify({ exp: inSeconds(300), tenant_id: tenant }), hmac(secret)),
+    )
+  const named = async (name: string): Promise<string> => {
+    const { rows } = await environment.admin.query<{ id: string }>(
+      `insert into artifact_refs (tenant_id, kind, r2_key)
+       select t, 'agent_trace', 'tenants/' || t || '/agent_trace/' || gen_random_uuid() from lighter.tenant_of($1, $2) t
+       returning tenant_id as id`,
+      [namespace, name],
+    )
+    return rows[0]?.id ?? ''
+  }
+
+  test('set, tokens name tenants as the application does, whatever the name looks like', async () => {
+    const api = await start({ AUTH_MODE: 'jwt', JWT_SECRET: secret, API_TENANT_NAMESPACE: namespace })
+    for (const [claim, name] of [
+      ['acme', 'acme'],
+      [7, '7'],
+      ['Ünïcode "quoted"', 'Ünïcode "quoted"'],
+      [theirs, theirs],
+    ] as const) {
+      const tenant = await named(name)
+      const answer = await list(api, token(claim))
+      expect([answer.status, tenantsIn(answer)], name).toEqual([200, [tenant]])
+      // Beside the token by its name or its uuid; another one is refused.
+      expect((await list(api, token(claim), `?tenant_id=${encodeURIComponent(name)}`)).status).toBe(200)
+      expect((await list(api, token(claim), `?tenant_id=${tenant}`)).status).toBe(200)
+      expectError(await list(api, token(claim), `?tenant_id=${mine}`), 403, 'tenant_mismatch')
+    }
+    for (const claim of ['', null, 1.5, ['acme'], { name: 'acme' }, true, undefined])
+      expectError(await list(api, token(claim)), 403, 'no_tenant')
+  })
+
+  test('set, a service names them in the header likewise', async () => {
+    const key = randomBytes(32).toString('hex')
+    const api = await start({ AUTH_MODE: 'service', SERVICE_API_KEY: key, API_TENANT_NAMESPACE: namespace })
+    const tenant = await named('globex')
+    const answer = await list(api, { ...bearer(key), 'x-tenant-id': 'globex' })
+    expect([answer.status, tenantsIn(answer)]).toEqual([200, [tenant]])
+    expectError(await list(api, bearer(key)), 400, 'tenant_required')
+  })
+
+  test('unset, a name is no tenant', async () => {
+    const api = await start({ AUTH_MODE: 'jwt', JWT_SECRET: secret })
+    expectError(await list(api, token('acme')), 403, 'no_tenant')
+    expectError(await list(api, token(7)), 403, 'no_tenant')
+  })
+})
+
 describe('AUTH_MODE=jwt with a key set at a URL', () => {
   let server: Server
   let url: string

@@ -354,6 +354,7 @@ describe('values', () => {
         port: 4001,
         publicUrl: undefined,
         auth: { mode: 'off' },
+        tenantNamespace: undefined,
         serviceKeys: [],
         kinds: [],
         bodyLimitBytes: 8 * 1024 ** 2,

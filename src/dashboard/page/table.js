@@ -45,11 +45,12 @@ export function createTable({ caption, columns, key, empty, version = row => row
     ),
   )
   const nothing = h('div', {}, empty)
-  // Reached by the keyboard only where there is something to scroll to.
-  new ResizeObserver(() => {
+  // Reached by the keyboard only where there is something to scroll to: the table may have grown, or the window shrunk.
+  const sizes = new ResizeObserver(() => {
     if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0
     else scroller.removeAttribute('tabindex')
-  }).observe(scroller)
+  })
+  for (const sized of [scroller, ...scroller.children]) sizes.observe(sized)
   const element = h('div', {}, nothing)
   /** @type {Map<string, {version: string, row: HTMLTableRowElement}>} */
   let shown = new Map()
