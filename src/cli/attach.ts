@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander'
-import type pg from 'pg'
+import pg from 'pg'
 import { requireCurrentSchema } from '../db/migrate.ts'
 import { describeDeparture, type Timing, timingSql } from '../reports/departure.ts'
 import { waitsForOthers } from '../source/sources.ts'
@@ -129,10 +129,12 @@ export function addAttach(program: Command): void {
       '\nOf an attached table only the options that are given change.\nExit status of --dry-run: 1 when something stands in the way.',
     )
     .action(async (table: string, options: AttachOptions) => {
-      const { report, sourceId, timing } = await withAdminClient(client => attach(client, table, options))
-      if (options.json) printJson(reportJson(table, options, report, sourceId))
+      const { report, statement, sourceId, timing } = await withAdminClient(client =>
+        attach(client, table, options),
+      )
+      if (options.json) printJson(reportJson(table, options, report, statement, sourceId))
       else {
-        print(renderReport(`${table}.${options.column}`, report, sourceId))
+        print(renderReport(`${table}.${options.column}`, report, statement, sourceId))
         if (timing !== null)
           print(
             `${describeDeparture('Rows written from now on', timing)}${waitsForOthers(timing) ? ' To let them leave now: lighter flush.' : ''} To see where a row is: lighter status ${table} <id>`,
@@ -142,12 +144,12 @@ export function addAttach(program: Command): void {
     })
 }
 
-/** What was found, and the source's id and when its rows leave; null after a dry run. @throws with all obstacles */
+/** What was found, and how to say it in SQL; the source's id and when its rows leave, null after a dry run. @throws with all obstacles */
 async function attach(
   client: pg.Client,
   table: string,
   options: AttachOptions,
-): Promise<{ report: ReportLine[]; sourceId: number | null; timing: Timing | null }> {
+): Promise<{ report: ReportLine[]; statement: string; sourceId: number | null; timing: Timing | null }> {
   await requireCurrentSchema(client)
   const given: [string, unknown, string][] = [
     ['json_column', options.column, 'name'],
@@ -196,10 +198,24 @@ async function attach(
   }
   const { rows: timings } = await client.query<Timing>(timingSql, [sourceId])
   await client.query('commit')
-  return { report, sourceId, timing: timings[0] ?? null }
+  const literals = passed.map(([name, value, type]) => `, ${name} => ${literal(value, type)}`).join('')
+  const statement = `select lighter.attach(${pg.escapeLiteral(table)}${literals});`
+  return { report, statement, sourceId, timing: timings[0] ?? null }
 }
 
-function reportJson(table: string, options: AttachOptions, report: ReportLine[], sourceId: number | null) {
+function literal(value: unknown, type: string): string {
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value)
+  if (!Array.isArray(value)) return pg.escapeLiteral(String(value))
+  return `array[${value.map(each => pg.escapeLiteral(String(each))).join(', ')}]::${type}`
+}
+
+function reportJson(
+  table: string,
+  options: AttachOptions,
+  report: ReportLine[],
+  statement: string,
+  sourceId: number | null,
+) {
   const named = (what: ReportLine['what']) =>
     Object.fromEntries(report.filter(line => line.what === what).map(line => [line.name, line.found]))
   const said = (what: ReportLine['what']) =>
@@ -208,6 +224,7 @@ function reportJson(table: string, options: AttachOptions, report: ReportLine[],
     table,
     column: options.column,
     sourceId,
+    statement,
     decided: named('decided'),
     changed: named('changed'),
     warnings: said('warning'),
@@ -215,7 +232,12 @@ function reportJson(table: string, options: AttachOptions, report: ReportLine[],
   }
 }
 
-function renderReport(name: string, report: ReportLine[], sourceId: number | null): string {
+function renderReport(
+  name: string,
+  report: ReportLine[],
+  statement: string,
+  sourceId: number | null,
+): string {
   const of = (what: ReportLine['what']) => report.filter(line => line.what === what)
   const said = (line: ReportLine) => `${line.what}: ${line.found}${line.hint ? `\n  hint: ${line.hint}` : ''}`
   const obstacles = of('obstacle')
@@ -230,6 +252,8 @@ function renderReport(name: string, report: ReportLine[], sourceId: number | nul
     ...of('changed').map(line => `changed: ${line.name}: ${line.found}`),
     ...of('warning').map(said),
     ...obstacles.map(said),
+    // For whoever attaches tables in migrations.
+    ...(sourceId === null && obstacles.length === 0 ? [`in SQL: ${statement}`] : []),
     last,
   ].join('\n')
 }

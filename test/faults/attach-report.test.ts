@@ -155,6 +155,26 @@ describe('once rows are offloaded', () => {
   })
 })
 
+test('a dry run says the statement that attaches the table in the same way', async () => {
+  await createTable(environment, table, '(id uuid primary key, tenant_id uuid, metadata jsonb)')
+  const options = [
+    '--envelope-keys',
+    `a,b'c,"d"`,
+    '--settle-for',
+    '10m',
+    '--no-skip-triggers',
+    '--kind',
+    'note',
+  ]
+  const dry = JSON.parse(await lighterOk(environment, ['attach', table, ...options, '--dry-run', '--json']))
+  expect(await source()).toEqual([])
+  await environment.admin.query(dry.statement)
+  expect(await source()).toHaveLength(1)
+  const again = JSON.parse(await lighterOk(environment, ['attach', table, '--dry-run', '--json']))
+  expect(again.decided).toEqual(dry.decided)
+  expect(again.decided).toMatchObject({ envelope_keys: expect.stringContaining("b'c"), phase2_kind: 'note' })
+})
+
 describe('when rows leave', () => {
   const defaults = (settleFor: string, maxWait: string) =>
     environment.admin.query('select lighter.set_defaults($1, $2)', [settleFor, maxWait])
