@@ -591,7 +591,11 @@ describe('retry', () => {
   })
 
   test('of a table that is not attached, or not there, is an error', async () => {
-    expectError(await lighter(['retry', '--table', 'no_such_table']), /"no_such_table" does not exist/)
+    expectError(
+      await lighter(['retry', '--table', 'no_such_table']),
+      'no_such_table is not attached',
+      /Attached: /,
+    )
     expectError(
       await lighter(['retry', '--table', 'conversations']),
       'conversations is not attached',
