@@ -126,6 +126,10 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
      select t, n::text, 'f', now() from unnest($1::uuid[]) t, generate_series(1, 30) n`,
     [[gone.tenantId, stays.tenantId]],
   )
+  await environment.admin.query(
+    'insert into lighter.when_failures (source_id, row_id, error) select id, $1, $1 from lighter.sources',
+    [gone.rowIds[0]],
+  )
   await daemon.stop()
   const job = (tenant: TenantData, table: string, columns: string, values: string) =>
     environment.admin.query(
@@ -211,6 +215,7 @@ test('a tenant: artifacts, objects, uploads, jobs and settings go, its rows stay
   )
   expect(objects).toEqual([])
   expect(await bucketMismatches(environment)).toEqual({ unregistered: [], missing: [] })
+  expect(await column(environment.admin, 'select error from lighter.when_failures')).toEqual([])
 })
 
 test('an entity: its bytes leave shared packs at once, and everything else in them is readable', async () => {
