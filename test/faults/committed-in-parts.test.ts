@@ -56,7 +56,7 @@ test('what a later part commits is an artifact like what the first one did', asy
   const { ids, pool, commit, keys } = await uploadedTogether()
   const artifacts = async () => {
     const { rows } = await pool.query<{ n: number }>(
-      'select count(*)::int as n from artifact_refs where r2_key = any ($1)',
+      'select count(*)::int as n from public.artifact_refs where r2_key = any ($1)',
       [keys],
     )
     return rows[0]?.n
