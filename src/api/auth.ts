@@ -50,14 +50,20 @@ export function createAuthenticator(
 ): Authenticate {
   const { auth } = config
   const readTenant = tenantReader(config.tenantNamespace)
-  const tenant = config.tenantNamespace === undefined ? 'the uuid of a tenant' : 'the name of a tenant'
+  const isNamed = config.tenantNamespace !== undefined
   switch (auth.mode) {
     case 'jwt':
       return jwtAuthenticator(auth, readTenant)
     case 'service':
       return async headers => {
         requireServiceKey(headers, config.serviceKeys)
-        return saidTenant(readTenant, headers['x-tenant-id'], `the header x-tenant-id must be ${tenant}`)
+        return saidTenant(
+          readTenant,
+          headers['x-tenant-id'],
+          isNamed
+            ? 'the header x-tenant-id must be the name of a tenant'
+            : 'the header x-tenant-id must be the uuid of a tenant',
+        )
       }
     case 'dev':
       return async (headers, said) => {
@@ -65,7 +71,9 @@ export function createAuthenticator(
         return saidTenant(
           readTenant,
           headers['x-tenant-id'] ?? said,
-          `the header x-tenant-id, or tenant_id in the query or the body, must be ${tenant}`,
+          isNamed
+            ? 'the header x-tenant-id, or tenant_id in the query or the body, must be the name of a tenant'
+            : 'the header x-tenant-id, or tenant_id in the query or the body, must be the uuid of a tenant',
         )
       }
     case 'off':

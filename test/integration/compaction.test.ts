@@ -336,7 +336,8 @@ test('artifacts that are deleted while their frame is written anew are gone, and
       }),
   })
   expect(written).toBeGreaterThan(0)
-  expect(counts).toMatchObject({ objects_written: written, artifacts_moved: expected.size })
+  // What is left of a pack may be so little that it is written once more at once.
+  expect(counts).toMatchObject({ objects_written: written, artifacts_moved: written * expected.size })
   expect(await payloadsOf(tenantId)).toEqual(expected)
   // What was written with them is written once more without them, by the erasure deadline.
   await age(environment, '24 days')
