@@ -205,7 +205,8 @@ $$;
 comment on function lighter.build_when(lighter.sources) is 'Creates, replaces or drops the function that tells whether a row of a source may leave; locks nothing.';
 revoke all on function lighter.build_when(lighter.sources) from public;
 
--- One on the key, with a condition that when_sql contains: then a scan reads the rows of that index only.
+-- One on the key, with a condition without which when_sql does not hold: then a scan reads the rows of that index only. Such a
+-- condition is all of when_sql, or the first or the last of what its outermost AND joins, by the text that Postgres writes.
 create or replace function lighter.scan_index(source lighter.sources) returns regclass
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -215,7 +216,8 @@ return (
    cross join lateral (select pg_get_expr(i.indpred, i.indrelid) as condition) c
    where i.indrelid = source.relation and i.indisvalid and i.indpred is not null and i.indexprs is null
      and (c.condition = source.when_sql
-          or source.when_sql !~* '\m(or|not|case)\M' and position(c.condition in source.when_sql) > 0)
+          or starts_with(source.when_sql, format('(%s AND ', c.condition))
+          or right(source.when_sql, length(c.condition) + 6) = format(' AND %s)', c.condition))
      and array(select a.attname from generate_series(0, i.indnkeyatts - 1) n
                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[n] order by n)::name[] = source.key_columns
    order by i.indexrelid limit 1

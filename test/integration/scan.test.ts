@@ -104,6 +104,22 @@ describe('the sweep scan', () => {
     expect(source?.scansByIndex).toBe(true)
   })
 
+  test.each([
+    [`status = 'finished' and done_at < now()`, true],
+    [`done_at < now() and n = 1 and status = 'finished'`, true],
+    [`(status = 'finished') = false and done_at < now()`, false],
+    [`n = 1 and (status = 'finished') is distinct from true`, false],
+    [`status = 'finished' or n = 1`, false],
+    [`not (status = 'finished' and n = 1)`, false],
+  ])('takes an index for its own only if nothing else can hold: %s', async (when, isUsed) => {
+    const table = await newTable(`when_sql => $when$${when}$when$, trigger => false`)
+    await admin.query(`create index on ${table.name} (id) where (status = 'finished')`)
+    const source = (await loadSources(environment.worker)).get(table.sourceId)
+    expect(source?.scansByIndex).toBe(isUsed)
+    await insert(table, { status: isUsed ? 'finished' : 'open', n: 1, done_at: new Date(Date.now() - 1000) })
+    expect(await scan()).toMatchObject({ rows_queued: 1 })
+  })
+
   test('leaves out a row on which the condition fails, and finds those behind it', async () => {
     const table = await newTable(`when_sql => '1 / n > 0', trigger => false`)
     const good = await insert(table, { n: 1 })
