@@ -38,7 +38,9 @@ export function tenantReader(namespace: string | undefined): ReadTenant {
     return named => (typeof named === 'string' && uuid.test(named) ? asTenantId(named.toLowerCase()) : null)
   return named => {
     const name = Number.isSafeInteger(named) ? String(named) : named
-    return typeof name === 'string' && name !== '' ? tenantIdOf(namespace, name) : null
+    // What Postgres can have as a text: anything else would be read as some other name.
+    const isName = typeof name === 'string' && name !== '' && !name.includes('\0') && name.isWellFormed()
+    return isName ? tenantIdOf(namespace, name) : null
   }
 }
 
@@ -59,7 +61,7 @@ export function createAuthenticator(
         requireServiceKey(headers, config.serviceKeys)
         return saidTenant(
           readTenant,
-          headers['x-tenant-id'],
+          headerTenant(headers),
           isNamed
             ? 'the header x-tenant-id must be the name of a tenant'
             : 'the header x-tenant-id must be the uuid of a tenant',
@@ -70,7 +72,7 @@ export function createAuthenticator(
         requireLoopbackName(headers)
         return saidTenant(
           readTenant,
-          headers['x-tenant-id'] ?? said,
+          headerTenant(headers) ?? said,
           isNamed
             ? 'the header x-tenant-id, or tenant_id in the query or the body, must be the name of a tenant'
             : 'the header x-tenant-id, or tenant_id in the query or the body, must be the uuid of a tenant',
@@ -229,6 +231,16 @@ function saidTenant(readTenant: ReadTenant, said: unknown, message: string): Ten
   const tenantId = readTenant(said)
   if (tenantId === null) throw new ApiError(400, 'tenant_required', message, { field: 'x-tenant-id' })
   return tenantId
+}
+
+/** @throws {ApiError} 400: programs send other characters in one encoding or another, and that would be another tenant */
+function headerTenant(headers: IncomingHttpHeaders): unknown {
+  const said = headers['x-tenant-id']
+  if (typeof said === 'string' && /[^\x20-\x7e]/.test(said))
+    throw new ApiError(400, 'tenant_required', 'the header x-tenant-id may have ASCII characters only', {
+      field: 'x-tenant-id',
+    })
+  return said
 }
 
 /** What a client says beside its credential, also by the uuid, must be what the credential says. @throws {ApiError} 403 */

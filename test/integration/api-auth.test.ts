@@ -275,7 +275,7 @@ describe('API_TENANT_NAMESPACE', () => {
       expect((await list(api, token(claim), `?tenant_id=${tenant}`)).status).toBe(200)
       expectError(await list(api, token(claim), `?tenant_id=${mine}`), 403, 'tenant_mismatch')
     }
-    for (const claim of ['', null, 1.5, ['acme'], { name: 'acme' }, true, undefined])
+    for (const claim of ['', null, 1.5, ['acme'], { name: 'acme' }, true, undefined, 'a\0b', '\ud800'])
       expectError(await list(api, token(claim)), 403, 'no_tenant')
   })
 
@@ -286,6 +286,8 @@ describe('API_TENANT_NAMESPACE', () => {
     const answer = await list(api, { ...bearer(key), 'x-tenant-id': 'globex' })
     expect([answer.status, tenantsIn(answer)]).toEqual([200, [tenant]])
     expectError(await list(api, bearer(key)), 400, 'tenant_required')
+    // As UTF-8 or as Latin-1: nobody can tell.
+    expectError(await list(api, { ...bearer(key), 'x-tenant-id': 'gl\u00f6bex' }), 400, 'tenant_required')
   })
 
   test('unset, a name is no tenant', async () => {
