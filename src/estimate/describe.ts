@@ -51,16 +51,12 @@ export interface Description {
 const described = z.object({
   source: z.object({
     relation: z.string().nullable(),
-    key_type: z.string().nullish(),
-    key_types: z.array(z.string()).nullish(),
+    key_types: z.array(z.string()).nullable(),
     tenant_column: z.string().nullable(),
-    parent_relation: z.string().nullish(),
-    parent_key_column: z.string().nullish(),
-    parent_column: z.string().nullish(),
-    parent_relations: z.array(z.string()).nullish(),
-    parent_key_columns: z.array(z.string()).nullish(),
-    parent_columns: z.array(z.string()).nullish(),
-    mode: z.enum(['document', 'stub', 'whole']).nullish(),
+    parent_relations: z.array(z.string()).nullable(),
+    parent_key_columns: z.array(z.string()).nullable(),
+    parent_columns: z.array(z.string()).nullable(),
+    mode: z.enum(['document', 'stub', 'whole']).nullable(),
     phase1_field: z.string().nullable(),
     phase2_kind: z.string().nullable(),
     envelope_keys: z.array(z.string()).nullable(),
@@ -92,7 +88,7 @@ export async function describeTable(
     json_column: pg.escapeLiteral(column),
     said: pg.escapeLiteral(JSON.stringify(said)),
   }
-  await db.query('savepoint described; set local search_path = pg_catalog, pg_temp')
+  await db.query('savepoint described')
   let answer: string
   try {
     answer = (await mayAsk(db)) ? await askInstalled(db, values) : await askText(db, values)
@@ -111,7 +107,7 @@ export async function describeTable(
       source.relation === null
         ? null
         : {
-            uuidKey: (source.key_types ?? [source.key_type]).join() === 'uuid',
+            uuidKey: source.key_types?.join() === 'uuid',
             tenantColumn: source.tenant_column,
             tenantPath: tenantPathOf(source),
             mode: source.mode ?? 'document',
@@ -128,14 +124,11 @@ export async function describeTable(
   }
 }
 
-/** Attach records one parent, or several of them. */
 function tenantPathOf(source: z.infer<typeof described>['source']): Step[] {
-  const relations = source.parent_relations ?? [source.parent_relation]
-  const keys = source.parent_key_columns ?? [source.parent_key_column]
-  const columns = source.parent_columns ?? [source.parent_column]
-  return relations.flatMap((parentSql, i) => {
-    const [parentKeyColumn, column] = [keys[i], columns[i]]
-    return parentSql && parentKeyColumn && column ? [{ parentSql, parentKeyColumn, column }] : []
+  const { parent_relations: relations, parent_key_columns: keys, parent_columns: columns } = source
+  return (relations ?? []).flatMap((parentSql, i) => {
+    const [parentKeyColumn, column] = [keys?.[i], columns?.[i]]
+    return parentKeyColumn && column ? [{ parentSql, parentKeyColumn, column }] : []
   })
 }
 

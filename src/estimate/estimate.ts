@@ -82,7 +82,7 @@ export async function estimate(client: pg.Client, options: EstimateOptions): Pro
         ? null
         : await sampleStoredShare(client, facts, Math.max(100, limits.timeoutMs / 4))
     const { prices, from } = await readPrices(client)
-    const { bytes: after } = await readTableFacts(client, options.table, options.column)
+    const { bytes: after } = await readTableFacts(client, facts.tableSql, options.column)
     await client.query('commit')
 
     const factor = expansion(facts, sample)

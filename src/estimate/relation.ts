@@ -55,14 +55,19 @@ const kinds: Record<string, string> = {
   t: 'a TOAST table',
 }
 
-/** @param column null: none is meant @throws {LighterError} `table_not_found`, `not_a_table`, `column_not_found` */
-/** @param column null: none is meant */
+/**
+ * In a transaction of the caller's. The table is found by the login's own search_path; from then on names are Postgres's own,
+ * since a function that somebody has put into schema public may fit an argument better, and would run as this login.
+ * @param column null: none is meant
+ * @throws {LighterError} `table_not_found`, `not_a_table`, `column_not_found`
+ */
 export async function readTableFacts(
   db: Queryable,
   table: string,
   column: string | null,
 ): Promise<TableFacts> {
   const found = await findTable(db, table)
+  await db.query('set local search_path = pg_catalog, pg_temp')
   const { rows } = await db.query<
     Omit<TableFacts, 'jsonColumn' | 'jsonType' | 'columns'> & { columns: (TableColumn & { type: string })[] }
   >({

@@ -320,6 +320,32 @@ test('an attached table can be estimated, by the settings of its database', asyn
   expect(there.as_attached.leaving.artifacts).toBeLessThan(here.as_attached.leaving.artifacts)
 })
 
+describe('in schema public, where others may make functions', () => {
+  // As anybody may on a server that was upgraded: each fits its argument better than Postgres's own.
+  const foreign = `
+    create function public.pg_column_size(jsonb) returns integer language plpgsql as 'begin raise exception ''somebody else runs here''; end';
+    create function public.pg_column_size(uuid) returns integer language plpgsql as 'begin raise exception ''somebody else runs here''; end';
+    create function public.octet_length(character varying) returns integer language plpgsql as 'begin raise exception ''somebody else runs here''; end';
+    create function public.pg_relation_size(oid) returns bigint language plpgsql as 'begin raise exception ''somebody else runs here''; end';
+    create function public.jsonb_typeof(jsonb, text) returns text language sql as 'select ''x''';`
+  beforeAll(async () => {
+    await bare.admin.query(`
+      ${foreign}
+      create table public.things (id uuid primary key default gen_random_uuid(), tenant_id uuid, metadata jsonb, created_at timestamptz default now());
+      insert into public.things (tenant_id, metadata) select gen_random_uuid(), jsonb_build_object('tool_interactions', jsonb_build_array(repeat(md5(n::text), 60))) from generate_series(1, 500) n;`)
+  })
+
+  test('none of them is run, and a table needs no schema before its name', async () => {
+    const env = { DATABASE_URL: bare.urls.admin }
+    const found = await estimated(['things', '--json'], env)
+    expect(found.stderr).toBe('')
+    expect(found.json()).toMatchObject({ table: 'public.things', sample: { rows: 500 } })
+    const reclaimed = await runCli(['reclaim', 'things', '--json'], { env })
+    expect(reclaimed.stderr).toBe('')
+    expect(JSON.parse(reclaimed.stdout)).toMatchObject({ table: 'public.things' })
+  })
+})
+
 test('a read replica answers as well', { timeout: 60_000 }, async () => {
   const primary = await startOwnPostgres()
   const [, runs] = estimatedTables
