@@ -179,8 +179,8 @@ interface WaitedRow {
 }
 
 /**
- * The rows of some groups, those that have waited longest first; those of an entity together, as far as that is known. What another daemon is just taking is left out; a group of
- * which too little is left stays.
+ * The rows of some groups, those that have waited longest first; those of an entity together, as far as that is known. What
+ * another daemon is just taking is left out; a group of which too little is left stays.
  */
 export async function claimGroups(
   db: Queryable,
