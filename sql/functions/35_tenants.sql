@@ -51,11 +51,11 @@ begin
   if cardinality(found) = 1 then
     return found[1];
   end if;
-  raise exception 'no tenant can be told by the name "%"%', name,
-      case when cardinality(found) > 1 then format(': it is one of %s', array_to_string(found, ', ')) else '' end
+  raise exception '% named "%"%', case when cardinality(found) > 1 then 'several tenants are' else 'no tenant is' end, name,
+      case when cardinality(found) > 1 then ': ' || array_to_string(found, ', ') else '' end
     using errcode = case when cardinality(found) > 1 then 'ambiguous_parameter' else 'invalid_parameter_value' end,
           hint = case when cardinality(found) > 1 then 'Pass one of these uuids. Which is whose: select tenant_id, namespace from lighter.tenants where external_id = the name;'
-                      else 'Pass the uuid of the tenant. Names are known where a table is attached whose tenants have names.' end;
+                      else 'Pass the uuid of the tenant. A name is known only if an attached table has tenants with names.' end;
 end
 $$;
 comment on function lighter.tenant_named(text) is

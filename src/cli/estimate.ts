@@ -55,12 +55,7 @@ export function addEstimate(program: Command): void {
       'column with the time of the first write (default: found by type and name)',
     )
     .option('--tenants <n>', 'number of tenants (default: by the sample)', positiveNumber)
-    .option(
-      '--kept-days <days>',
-      'the bill is of a table whose rows are kept for so long',
-      positiveNumber,
-      90,
-    )
+    .option('--kept-days <days>', 'days that rows are kept, for the bill', positiveNumber, 90)
     .option('--sample-pages <n>', 'pages of the table that are read at most', positiveNumber, 2000)
     .option(
       '--sample-bytes <bytes>',

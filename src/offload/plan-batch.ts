@@ -99,8 +99,8 @@ const rowOf = ({ tableSql }: Source, { rowId }: Job) => `${tableSql} ${rowId}`
 const streamedRowRetryMs = 5000
 
 /**
- * Two columns of one row can not leave in one round: the first rewrite makes another version of the row, and what was
- * uploaded for the second would be in vain. @returns the others; adds to `later` and `returned`
+ * Two columns of one row cannot leave in one round: the first rewrite makes another version of the row, so the upload of the
+ * second would be wasted. @returns the others; adds to `later` and `returned`
  */
 function putOff(source: Source, jobs: Job[], leaving: Leaving, later: Job[], returned: Returned[]): Job[] {
   if (leaving.size === 0) return jobs

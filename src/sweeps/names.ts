@@ -19,7 +19,7 @@ const sweepDefaults = {
   scan: {
     cron: '*/5 * * * *',
     purpose:
-      'When tables without a trigger, and those whose when_sql depends on time, are looked through for rows to offload',
+      'Schedule of the scan for rows to offload, in tables without a trigger and in those with a when_sql that depends on time',
   },
   rollup: {
     cron: '*/15 * * * *',

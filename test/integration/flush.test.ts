@@ -60,7 +60,7 @@ describe('without a daemon', () => {
 
   test.each([
     [['--table', 'nowhere'], /^error: nowhere is not attached\nhint: Attached: /],
-    [['--tenant', 'x'], /^error: no tenant can be told by the name "x"\nhint: Pass the uuid of the tenant/],
+    [['--tenant', 'x'], /^error: no tenant is named "x"\nhint: Pass the uuid of the tenant/],
   ])('%j is an error', async (args, expected) => {
     const { code, stderr } = await flush(...args)
     expect(code).toBe(1)

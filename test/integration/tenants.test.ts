@@ -115,7 +115,7 @@ describe('a tenant that is named', () => {
     })
     expect(await lighter(environment, ['restore', '--tenant', '1'])).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/no tenant can be told by the name "1".*\nhint: Pass one of these uuids/),
+      stderr: expect.stringMatching(/several tenants are named "1": .*\nhint: Pass one of these uuids/),
     })
     await lighterOk(environment, ['restore', '--tenant', project])
     expect(await value(admin, `select metadata ? 'tool_interactions' from files`)).toBe(true)
@@ -190,7 +190,7 @@ describe('a tenant that is named', () => {
     await admin.query(`select lighter.detach('notes')`)
     expect(await lighter(environment, ['flush', '--tenant', 'nobody'])).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/no tenant can be told by the name "nobody"\nhint: Pass the uuid/),
+      stderr: expect.stringMatching(/no tenant is named "nobody"\nhint: Pass the uuid/),
     })
   })
 
