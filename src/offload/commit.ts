@@ -7,7 +7,9 @@ import { inTransactionWithRetry, type Queryable } from '../db/pool.ts'
 import { RowError, StoreError } from '../errors.ts'
 import type { ArtifactId } from '../ids.ts'
 import {
+  asApplicationSql,
   documentSql,
+  endOfRewriteSql,
   fileOfSql,
   fromSql,
   ident,
@@ -122,7 +124,9 @@ async function rewriteRows(
     prepare: true,
     values: p.values,
   })
-  if (source.quietRewrite) await db.query('set local session_replication_role = origin')
+  await db.query(
+    source.quietRewrite ? `${endOfRewriteSql}; set local session_replication_role = origin` : endOfRewriteSql,
+  )
   const undone = answered.find(row => !row.intact)
   if (undone !== undefined) {
     throw new RowError(
@@ -192,7 +196,7 @@ function rewriteSql(source: Source, p: Parameters, ordered: PlannedRow[], gone: 
     with read as (
       select r.*, r.has_field or r.has_rest as goes
         from ${p.unnest(ordered, { ...readColumns, ...keyPartColumns(source) }, targets)} as r(${namesOf(readColumns)}${partList(source)}, target)
-       where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, p.one(source.version))})
+       where ${seesAllRowsOfSql(source.id)} and (select ${isSourceSql(source, p.one(source.version))}) and ${asApplicationSql(source)}
     ),
     locked as (
       select ${selectKeySql(source)}, m.ctid as place, m.tableoid as tbl, r.row_id, r.goes, r.has_field, r.has_rest, r.target

@@ -5,7 +5,14 @@ import { inTransactionWithRetry } from '../db/pool.ts'
 import { RowError } from '../errors.ts'
 import { unqueueRows } from '../offload/unqueue.ts'
 import { columnTypeOf } from '../source/column-types.ts'
-import { ident, isVersionSql, passGuardSql, rowsSql } from '../source/expressions.ts'
+import {
+  asApplicationSql,
+  endOfRewriteSql,
+  ident,
+  isVersionSql,
+  passGuardSql,
+  rowsSql,
+} from '../source/expressions.ts'
 import { valueModeOf } from '../source/modes.ts'
 import { hasKeySql, isRowSql, keyNames, selectKeySql } from '../source/rows-by-key.ts'
 import type { Source } from '../source/sources.ts'
@@ -42,6 +49,7 @@ export async function writeRestored(pool: pg.Pool, source: Source, rows: Restore
                 arrayText(rows.map(row => textOf(source, row.document))),
               ],
       })
+      await db.query(endOfRewriteSql)
       const undone = written.find(row => !row.intact)
       if (undone !== undefined) {
         throw new RowError(
@@ -74,7 +82,7 @@ function writeSql(source: Source, single: boolean): string {
     ? `select $1::text as row_id, $2::text as version, $3::${parameter.type} as document`
     : 'select * from unnest($1::text[], $2::text[], $3::text[]) as w(row_id, version, document)'
   return `
-    with wanted as (${wanted}),
+    with wanted as (select * from (${wanted}) w where ${asApplicationSql(source)}),
     locked as (
       select ${selectKeySql(source)}, m.ctid as place, m.tableoid as tbl, w.row_id, w.version, w.document
         from ${rowsSql(source)} m

@@ -8,6 +8,7 @@ import {
   metadataKindKey,
   metadataRefKey,
 } from '../artifacts/pointer-keys.ts'
+import { steadySettings } from '../db/settings.ts'
 import { hasLongNumbersSql } from '../offload/long-numbers.ts'
 import type { Parent, Source } from './sources.ts'
 
@@ -47,6 +48,16 @@ const parentJoinsSql = (source: Source, rows: (parent: Parent) => string): strin
 
 /** For a transaction that rewrites rows: the guard of the table (sql/functions/22_guard.sql) lets it pass. */
 export const passGuardSql = `set local lighter.guard = 'off'`
+
+/**
+ * True; from then on names mean what they mean for the application, whose triggers and checks our rewrite runs. In a condition
+ * before the rewrite of the same statement: that is bound to Postgres's own names already, by the search_path of db/settings.ts.
+ */
+export const asApplicationSql = ({ applicationPath }: Source) =>
+  `(select set_config('search_path', ${literal(applicationPath)}, true)) is not null`
+
+/** After that statement: what the application defers to the commit is run, and names are Postgres's own again. */
+export const endOfRewriteSql = `set constraints all immediate; set local search_path = ${steadySettings.search_path}`
 
 /**
  * A jsonb column, detoasted. The empty path changes nothing, but its result is in memory: a bare column would

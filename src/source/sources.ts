@@ -30,6 +30,8 @@ export interface Source {
   formerIds: number[]
   /** Quoted and qualified, ready to stand in a statement; so are the other `…Sql` names. */
   tableSql: string
+  /** The search_path for the application's own code, which often names its tables and functions without a schema. */
+  applicationPath: string
   /** Its rows are those of its partitions; a plain table's are its own, and not those of tables that inherit. */
   isPartitioned: boolean
   jsonColumn: string
@@ -113,6 +115,7 @@ export async function loadSources(db: Queryable): Promise<Map<number, Source>> {
                         is not distinct from s.pointer_column
                   order by f.id) as "formerIds",
            format('%I.%I', n.nspname, c.relname) as "tableSql",
+           format('pg_catalog, %I, public', n.nspname) as "applicationPath",
            c.relkind = 'p' as "isPartitioned",
            s.json_column as "jsonColumn",
            s.column_type as "columnType",
